@@ -1,0 +1,5 @@
+"""2D crystals made in the project: known monolayers and decorated structure prototypes."""
+
+from dd2d_jax.prototypes.generate import generate
+
+__all__ = ["generate"]
