@@ -233,8 +233,8 @@ def _vacuum_axis(cell: np.ndarray, frac: np.ndarray, pbc: np.ndarray) -> int:
             return axis
     if gaps[widest] >= MIN_GAP:
         return widest
-    tilted = [index for index in np.ndindex(3, 3, 3) if index > (1, 1, 1)]
-    if any(_gap_along(np.array(index) - 1, cell, frac) >= MIN_GAP for index in tilted):
+    tilted = [index for index in np.ndindex(5, 5, 5) if index > (2, 2, 2)]
+    if any(_gap_along(np.array(index) - 2, cell, frac) >= MIN_GAP for index in tilted):
         raise StructureError(
             "not flat in the cell",
             "the layer lies across the cell; choose two of the cell's vectors in its plane",
