@@ -75,9 +75,7 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
 def read(
     source: str, path: Path | None, root: Path
 ) -> tuple[list[dict[str, Any]], list[Layer], dict[str, Any]]:
-    """Infos, layers and the report of a source; prepared below `root` first where they are
-    missing.
-    """
+    """Infos, layers and the report of a source, prepared below `root` where they are missing."""
     manual = root / "downloads" / "manual"
     if source == "c2db" and path is None:
         path = manual / "c2db.db"

@@ -141,8 +141,7 @@ def load(
 
 
 def from_atoms(entries: Iterable[sources.Entry]) -> CrystalSet:
-    """A set in memory of (ase.Atoms, info) pairs; info holds `uid`, and may hold `known` and
-    `prototype`.
+    """A set in memory of (ase.Atoms, info) pairs; info may hold `uid`, `known` and `prototype`.
 
     Crystals that cannot be used are left out and counted in `report`: rows, kept, skipped ({reason:
     {count, examples}}), and duplicates (kept, but with the same structure as one before). Raises
@@ -161,8 +160,9 @@ def new_report() -> dict[str, Any]:
 def usable(
     entries: Iterable[sources.Entry], report: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Layer]]:
-    """The usable crystals (info, Layer) of `entries`, one at a time; `report` is filled on the
-    way.
+    """The usable crystals (info, Layer) of `entries`; `report` is filled on the way.
+
+    Raises ValueError at the end where there was none.
     """
     uids: set[str] = set()
     seen: dict[bytes, list[tuple[str, Layer]]] = {}
@@ -201,19 +201,17 @@ def usable(
 def print_report(report: dict[str, Any], title: str) -> None:
     """Shows a report on stderr."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "crystals", "for example", title=title, title_justify="left")
+    table = Table("", "crystals", "for example", title=escape(title), title_justify="left")
     table.add_row("kept", str(report["kept"]), "")
-    doubles = report["duplicates"]
-    table.add_row(
-        "  structural duplicates among them",
-        str(doubles["count"]),
-        "; ".join(doubles["examples"][:2]),
-    )
+    twins = report["duplicates"]
+    example = escape("; ".join(twins["examples"][:2]))
+    table.add_row("  structural duplicates among them", str(twins["count"]), example)
     for reason, entry in sorted(report["skipped"].items(), key=lambda item: -item[1]["count"]):
-        table.add_row(f"skipped: {reason}", str(entry["count"]), entry["examples"][0])
-    Console(stderr=True).print(table, markup=False)
+        table.add_row(f"skipped: {reason}", str(entry["count"]), escape(entry["examples"][0]))
+    Console(stderr=True).print(table)
 
 
 def split(
@@ -223,9 +221,9 @@ def split(
     limit: int | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> dict[str, np.ndarray]:
-    """Disjoint sorted indices {"train", "validation", "test"} of the crystals, or of `limit` drawn
-    at random.
+    """Disjoint sorted indices of the parts "train", "validation" and "test".
 
+    limit: so many crystals are drawn at random first; None takes all.
     kind: "random", or "formula": no reduced formula in two of them. Train and validation are
     rounded down, test has the rest (of 7951: 6360, 795, 796); with "formula" the sizes are met as
     nearly as whole formulas allow. The same seed gives the same split. Raises ValueError for

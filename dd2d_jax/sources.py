@@ -1,5 +1,4 @@
-"""Where crystals come from: one iterator for each source, with what cannot be read passed on as an
-error.
+"""Where crystals come from: one iterator for each source; what cannot be read becomes an error.
 
 An entry is (atoms, info): `info` holds `uid` (text), `known` (bool: the crystal was made, not only
 computed) and `prototype` (text, empty where it does not apply). In place of `atoms` a
@@ -26,8 +25,7 @@ JARVIS_URL = "https://ndownloader.figshare.com/files/38521268"  # d2-12-12-2022.
 
 
 def ase_db(path: Path) -> tuple[Iterator[Entry], int]:
-    """Every row of an ASE database (SQLite); keys `uid`, `known` and `prototype` are used where a
-    row has them.
+    """Every row of an ASE database (SQLite), with its keys `uid`, `known` and `prototype`.
 
     Raises ValueError where the file is no such database.
     """
@@ -43,7 +41,7 @@ def ase_db(path: Path) -> tuple[Iterator[Entry], int]:
 
     def rows() -> Iterator[Entry]:
         for row in database.select(include_data=False):
-            uid = str(row.get("uid") or f"{path.stem}-{row.id}")
+            uid = str(row.get("uid", f"{path.stem}-{row.id}"))
             try:
                 atoms = row.toatoms()
             except (KeyError, ValueError, IndexError) as error:
@@ -110,9 +108,7 @@ def dd2d_json(path: Path) -> tuple[Iterator[Entry], int]:
 
 
 def jarvis_2d(path: Path) -> tuple[Iterator[Entry], int]:
-    """The JARVIS-DFT 2D archive (CC BY 4.0): its zip with one JSON list, or that JSON. The uid is
-    `jid`.
-    """
+    """The JARVIS-DFT 2D archive (CC BY 4.0): a zip with one JSON list, or that; uid is `jid`."""
     records = _json(path)
     if not isinstance(records, list):
         raise ValueError(

@@ -204,19 +204,20 @@ def _flatten(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
         raise StructureError(
             "no lattice", "the cell's vectors lie in one plane; give three independent ones"
         )
-    pbc = np.where(atoms.cell.any(1), atoms.pbc, False)
+    missing = np.flatnonzero(~atoms.cell.any(1))
+    pbc = np.ones(3, bool) if sum(atoms.pbc) != 2 else atoms.pbc
     frac = atoms.positions @ np.linalg.inv(cell)
-    axis = _vacuum_axis(cell, frac, pbc)
+    axis = int(missing[0]) if missing.size else _vacuum_axis(cell, frac, pbc)
     first, second = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
     normal = np.cross(first, second)
     normal /= np.linalg.norm(normal)
     height = abs(cell[axis] @ normal)
     along = frac[:, axis]
-    spread = np.sort(along)
     positions = atoms.positions
-    if pbc[axis] or (len(spread) > 1 and np.diff(spread).max() * height >= MIN_GAP):
-        # in one piece: cut in the vacuum, move whole cells (the vector may be tilted, so all of it)
-        _, cut = _gap(along)
+    # files cut layers along open axes, too, but atoms more than a cell apart were never wrapped
+    hole = np.diff(np.sort(along), prepend=along.min()).max() * height
+    if not missing.size and (pbc[axis] or (np.ptp(along) < 1 and hole >= MIN_GAP)):
+        _, cut = _gap(along)  # the vector that joins the layer may be tilted, so move by all of it
         positions = positions + np.round((along - cut) % 1.0 + cut - along)[:, None] * cell[axis]
     x = first / np.linalg.norm(first)
     frame = np.array([x, np.cross(normal, x), normal]).T

@@ -41,7 +41,7 @@ def mixed() -> list[tuple[ase.Atoms | StructureError, dict]]:
         (bulk("Ni"), {"uid": "nickel"}),
         (clash, {"uid": "clash"}),
         (twice, {"uid": "graphene"}),
-        (StructureError("unreadable", "torn"), {"uid": "torn"}),
+        (StructureError("unreadable", "torn [/]"), {"uid": "torn"}),
     ]
 
 
@@ -56,7 +56,7 @@ def same(one: CrystalSet, two: CrystalSet) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-def test_the_report_adds_up():
+def test_the_report_adds_up(capsys):
     made = from_atoms(mixed())
     report = made.report
     skipped = {reason: entry["count"] for reason, entry in report["skipped"].items()}
@@ -70,6 +70,9 @@ def test_the_report_adds_up():
     assert report["kept"] + sum(skipped.values()) == report["rows"]
     assert report["duplicates"] == {"count": 1, "examples": ["graphene again = graphene"]}
     assert report["skipped"]["bulk"]["examples"][0].startswith("copper: ")
+    datasets.print_report(report, "[/] mixed")
+    shown = capsys.readouterr().err
+    assert "[/] mixed" in shown and "torn: torn [/]" in shown
 
 
 def test_a_source_without_one_usable_crystal_is_an_error():

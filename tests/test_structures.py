@@ -164,6 +164,8 @@ def test_an_open_axis_needs_no_vacuum():
     flat = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=(True, True, False))
     flat.cell[2] = 0
     assert difference(layer(atoms), layer(flat)) < 1e-6
+    flat.cell[2] = [0, 0, 2]  # shorter than the layer is thick
+    assert difference(layer(atoms), layer(flat)) < 1e-6
 
 
 def test_layers_stacked_at_van_der_waals_distance_are_one_layer():
