@@ -1,0 +1,154 @@
+"""Checkpoints: the only module that speaks of Orbax.
+
+A checkpoint folder holds `config.json`, `latest/` (the whole training state) and `best/` (the
+parameters with the best validation accuracy).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another model; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A training state read back.
+
+    Attributes:
+        step: the number of steps that it has seen.
+        state: the tree that was saved.
+        metrics: what was saved beside it.
+    """
+
+    step: int
+    state: Any
+    metrics: dict
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside and move into place, so that no reader sees half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def write_config(directory: Path, config: ConfigDict) -> None:
+    """Write the config as JSON."""
+    write_json(directory / "config.json", config.to_dict())
+
+
+def read_config(directory: Path) -> ConfigDict:
+    """The config of a checkpoint folder.
+
+    Raises:
+        CheckpointError: no such folder, or not a checkpoint.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory}: no checkpoint here (config.json is missing)")
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+
+
+def _manager(directory: Path, keep: int):
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManager(
+        Path(directory).absolute(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=False
+        ),
+    )
+
+
+def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep: int = 1) -> None:
+    """Save a tree of arrays as step `step` of `directory/name`; older steps go once it is whole."""
+    import orbax.checkpoint as ocp
+
+    manager = _manager(Path(directory) / name, keep)
+    host = jax.tree.map(np.asarray, state)
+    if step not in manager.all_steps():
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host), metrics=ocp.args.JsonSave(metrics)
+            ),
+        )
+    manager.wait_until_finished()
+    manager.close()
+
+
+def restore(directory: Path, name: str, like: Any) -> Restored | None:
+    """The newest step of `directory/name` that can be read, None where there is none.
+
+    Args:
+        directory: the checkpoint folder.
+        name: "latest" or "best".
+        like: a tree of arrays or shapes of the saved form.
+
+    Raises:
+        CheckpointError: steps are there but none can be read.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(directory) / name
+    if not folder.is_dir():
+        return None
+    manager = _manager(folder, 1000)  # a reader deletes nothing
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    problems = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            found = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(template), metrics=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # noqa: BLE001  Orbax raises many kinds for damaged files
+            problems.append(f"step {step}: {str(error).splitlines()[0][:200]}")
+            continue
+        manager.close()
+        _check_shapes(folder, template, found.state)
+        return Restored(step, found.state, found.metrics)
+    manager.close()
+    if problems:
+        raise CheckpointError(f"{folder}: damaged or of another model ({'; '.join(problems)})")
+    return None
+
+
+def _check_shapes(folder: Path, template: Any, found: Any) -> None:
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(found), strict=True
+    ):
+        if np.shape(a) != np.shape(b):
+            raise CheckpointError(
+                f"{folder}: {jax.tree_util.keystr(path)} has shape {np.shape(b)}, the config says "
+                f"{np.shape(a)}"
+            )
+
+
+def fingerprint(params: Any) -> str:
+    """A short hash that names these parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

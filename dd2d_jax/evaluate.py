@@ -1,0 +1,157 @@
+"""Accuracy and speed of the three methods side by side: neural, physics, neural+rerank."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dd2d_jax.corrupt import LEVELS, Disturbance, observe
+from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.ranks import accuracy, rank
+from dd2d_jax.score import NEURAL_WEIGHT, Table, score, simulate_table, take
+from dd2d_jax.spots import Conditions, Spots, strongest_rods
+from dd2d_jax.trained import Model
+
+METHODS = ("neural", "physics", "neural+rerank")
+# Candidates of the network that are compared by simulation.
+RERANK = 100
+# Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
+QUERY_PAIRS = 128
+# Rods are sought a little beyond q_max: strain may bring them in.
+_MARGIN = 1.04
+
+
+def make_queries(
+    crystals: CrystalSet, conditions: Conditions, amount: Disturbance, seed: int
+) -> Spots:
+    """A pattern (n, QUERY_PAIRS) of each crystal, disturbed, in the crystal's own setting."""
+    wide = dataclasses.replace(conditions, q_max=conditions.q_max * _MARGIN)
+    count = QUERY_PAIRS * 5 // 4
+    hk = jnp.asarray(strongest_rods(crystals.crystal, wide, count), jnp.int32)
+    many = dataclasses.replace(conditions, tokens=QUERY_PAIRS)
+    batch, parts = crystals.crystal, []
+    look = jax.jit(observe)
+    for number, start in enumerate(range(0, len(crystals), 256)):
+        rows = np.minimum(np.arange(start, start + 256), len(crystals) - 1)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        spots = look(key, batch[rows], hk[rows], many, amount)
+        real = min(256, len(crystals) - start)
+        parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], spots))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def strongest(spots: Spots, tokens: int) -> Spots:
+    """The first `tokens` pairs: spots are sorted by strength."""
+    pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
+    return Spots(**pairs, lattice=spots.lattice)
+
+
+def evaluate(
+    model: Model,
+    queries: CrystalSet,
+    library: CrystalSet,
+    level: str,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict:
+    """Accuracies in percent and milliseconds a query of the three methods.
+
+    Args:
+        model: the trained model.
+        queries: crystals whose patterns are looked for; each uid must be in the library.
+        library: the gallery.
+        level: "clean" or "perturbed".
+        seed: of the disturbance.
+        report: called with a line at each stage.
+
+    Returns:
+        {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
+        "ms_per_query"}}, "setup_s": {"embed", "simulate"}}.
+
+    Raises:
+        ValueError: an unknown level, no queries, or a query that is not in the library.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    truth = _places(queries, library)
+    conditions = model.conditions
+    spots = make_queries(queries, conditions, LEVELS[level], seed)
+    few = strongest(spots, conditions.tokens)
+
+    report(f"embedding {len(library)} crystals")
+    begin = time.perf_counter()
+    gallery = model.embed_crystals(library.crystal)
+    embed_s = time.perf_counter() - begin
+    report(f"simulating {len(library)} crystals")
+    begin = time.perf_counter()
+    table = simulate_table(library.crystal, conditions)
+    simulate_s = time.perf_counter() - begin
+
+    report(f"{len(queries)} queries")
+    methods = {}
+    model.embed_patterns(few)  # compiled, so that the times are the methods' own
+    begin = time.perf_counter()
+    cosines = model.embed_patterns(few) @ gallery.T
+    ranks = np.array([rank(row, t) for row, t in zip(cosines, truth, strict=True)])
+    neural_ms = 1000 * (time.perf_counter() - begin) / len(queries)
+    methods["neural"] = {**accuracy(ranks), "ms_per_query": neural_ms}
+
+    ranks, ms = _timed(lambda i: physics_rank(table, _row(spots, i), truth[i]), len(queries))
+    methods["physics"] = {**accuracy(ranks), "ms_per_query": ms}
+
+    ranks, ms = _timed(
+        lambda i: rerank_rank(table, _row(spots, i), cosines[i], truth[i]), len(queries)
+    )
+    methods["neural+rerank"] = {**accuracy(ranks), "ms_per_query": ms + neural_ms}
+    return {
+        "level": level,
+        "library": len(library),
+        "queries": len(queries),
+        "methods": methods,
+        "setup_s": {"embed": embed_s, "simulate": simulate_s},
+    }
+
+
+def physics_rank(table: Table, query: Spots, truth: int) -> int:
+    """Rank of the true crystal when every library pattern is compared."""
+    return rank(np.asarray(score(table, query)), truth)
+
+
+def rerank_rank(table: Table, query: Spots, cosines: np.ndarray, truth: int) -> int:
+    """Rank when the network's first candidates are compared; the others keep its order."""
+    count = min(RERANK, len(cosines))
+    first = np.argpartition(-cosines, count - 1)[:count]
+    scores = np.asarray(score(take(table, first), query)) + NEURAL_WEIGHT * cosines[first]
+    place = np.flatnonzero(first == truth)
+    if len(place):
+        return rank(scores, int(place[0]))
+    return max(rank(cosines, truth), count + 1)
+
+
+def _timed(function: Callable[[int], int], count: int) -> tuple[np.ndarray, float]:
+    function(0)
+    begin = time.perf_counter()
+    ranks = np.array([function(i) for i in range(count)])
+    return ranks, 1000 * (time.perf_counter() - begin) / count
+
+
+def _row(spots: Spots, index: int) -> Spots:
+    return jax.tree.map(lambda x: x[index], spots)
+
+
+def _places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:
+    if len(queries) == 0:
+        raise ValueError("there are no queries")
+    where = {uid: i for i, uid in enumerate(library.uid)}
+    missing = [str(uid) for uid in queries.uid if uid not in where]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(queries)} queries are not in the library, the first is uid "
+            f"{missing[0]!r}; every query needs its crystal there"
+        )
+    return np.array([where[uid] for uid in queries.uid])

@@ -1,0 +1,41 @@
+"""Ranks and top-k accuracy, as the design measures them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+TOP = (1, 3, 5, 10, 50)
+
+
+def rank(scores: np.ndarray, truth: int) -> int:
+    """1 + the number of other candidates that score at least as high as the true one.
+
+    Args:
+        scores: (n,), higher is better.
+        truth: the true candidate's place.
+
+    A score that is not a number never wins, neither for the true candidate nor for another.
+    """
+    scores = np.nan_to_num(scores, nan=-np.inf)
+    return int((scores >= scores[truth]).sum())
+
+
+def embedding_ranks(queries: np.ndarray, gallery: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Ranks (m,) of the true rows of a gallery by cosine.
+
+    Args:
+        queries: (m, D) unit vectors.
+        gallery: (n, D) unit vectors.
+        truth: (m,) rows of the gallery.
+    """
+    out = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), 256):
+        scores = queries[start : start + 256] @ gallery.T
+        for i, row in enumerate(scores):
+            out[start + i] = rank(row, truth[start + i])
+    return out
+
+
+def accuracy(ranks: np.ndarray) -> dict[str, float]:
+    """Top-1/3/5/10/50 accuracies in percent."""
+    return {f"top{k}": 100 * float(np.mean(ranks <= k)) for k in TOP}

@@ -1,0 +1,239 @@
+"""From a pattern to a ranked list of crystals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ase
+import jax
+import numpy as np
+from ase.data import atomic_numbers
+
+from dd2d_jax import lattice as lattices
+from dd2d_jax.lattice import PatternError
+from dd2d_jax.library import Library
+from dd2d_jax.patterns import as_pattern
+from dd2d_jax.refine import Fit, fit, r_factors
+from dd2d_jax.score import NEURAL_WEIGHT, score, simulate_table
+from dd2d_jax.spots import Spots
+from dd2d_jax.trained import Model, load
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import rich.table
+
+# Spot pairs that the comparison by simulation sees.
+_PAIRS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A crystal that may have made the pattern.
+
+    Attributes:
+        uid: its name in the library.
+        formula: reduced formula.
+        structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
+        score: higher is better; the cosine of the spots' log intensities, lessened by the misfit
+            of the lattices.
+        similarity: cosine of the network's embeddings.
+        r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
+        r_before: R1 before refinement; the same as r_factor without.
+        b_iso: angstrom^2, of the simulation that r_factor belongs to.
+        prototype: where the library knows it.
+        known: True for a crystal that the library lists as known.
+        simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
+        query: the pattern in that setting.
+    """
+
+    uid: str
+    formula: str
+    structure: ase.Atoms
+    score: float
+    similarity: float
+    r_factor: float
+    r_before: float
+    b_iso: float
+    prototype: str
+    known: bool
+    simulated: np.ndarray
+    query: Spots
+
+
+@dataclasses.dataclass(frozen=True)
+class Found(Sequence[Candidate]):
+    """Candidates, the best first.
+
+    Attributes:
+        candidates: at most k.
+        indexed: the pattern's spots and their lattice.
+        searched: number of crystals that were compared.
+    """
+
+    candidates: tuple[Candidate, ...]
+    indexed: lattices.Indexed
+    searched: int
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __getitem__(self, index):
+        return self.candidates[index]
+
+    def table(self) -> rich.table.Table:
+        """A table for the terminal: `rich.print(found.table())`."""
+        from dd2d_jax.output import candidate_table
+
+        return candidate_table(self)
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """The pattern beside the first candidates and their structures."""
+        from dd2d_jax.figures import plot_found
+
+        return plot_found(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `dd2d retrieve --json` prints."""
+        from dd2d_jax.output import found_dict
+
+        return found_dict(self)
+
+    def write(self, directory: str | Path) -> None:
+        """Write CIF and POSCAR files, found.json, found.csv and found.png into a new folder.
+
+        Raises:
+            FileExistsError: something is there already.
+        """
+        from dd2d_jax.output import write_found
+
+        write_found(self, Path(directory))
+
+
+def retrieve(
+    pattern: Any,
+    library: Library | str | Path | None = None,
+    model: Model | None = None,
+    k: int = 10,
+    elements: Sequence[str] | None = None,
+    rerank: int = 100,
+    refine: bool = False,
+) -> Found:
+    """Rank the crystals of a library by how well each explains a pattern.
+
+    The lattice is found from the spots; the pattern may have any in-plane rotation and either
+    side up. The network proposes, simulation decides.
+
+    Args:
+        pattern: a `dx.Pattern`, a path (see `read_pattern`), an array of (qx, qy, intensity) rows
+            in 1/angstrom, or a calibrated hyperspy signal.
+        library: a `Library` or its folder; None takes the one in the package.
+        model: from `dd2d_jax.load`; None takes the weights in the package.
+        k: number of candidates to return.
+        elements: keep candidates made only of these, e.g. ["Mo", "S"].
+        rerank: number of the network's candidates that are simulated and compared; 0 leaves the
+            network's order.
+        refine: fit the first k candidates' strain, atoms and B to the intensities.
+
+    Raises:
+        PatternError: the pattern is empty, not finite, or has no lattice.
+        LibraryError: the library is damaged or was built by another model.
+        ValueError: k or rerank out of range, an unknown element, or no crystal of these elements.
+    """
+    if k < 1 or rerank < 0:
+        raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
+    indexed = lattices.find(as_pattern(pattern))
+    model = load() if model is None else model
+    if not isinstance(library, Library):
+        library = _loaded(library)
+    library.check(model)
+    rows = _allowed(library, elements)
+    conditions = model.conditions
+
+    settings = lattices.canonical_spots(indexed, conditions.q_max, _PAIRS)
+    few = lattices.canonical_spots(indexed, conditions.q_max, conditions.tokens)
+    similarity = model.embed_patterns(few) @ library.embeddings[rows].T
+    best_setting, similarity = similarity.argmax(0), similarity.max(0)
+    order = np.argsort(-similarity, kind="stable")[: max(k, rerank)]
+    value = similarity[order]
+    setting = best_setting[order]
+    if rerank:
+        order = order[: max(rerank, k)]
+        value, setting = _compare(model, library, rows[order], settings)
+        value = value + NEURAL_WEIGHT * similarity[order]
+        again = np.argsort(-value, kind="stable")
+        order, value, setting = order[again], value[again], setting[again]
+    order, value, setting = order[:k], value[:k], setting[:k]
+    queries = jax.tree.map(lambda x: x[setting], settings)
+    chosen = library.crystals.take(rows[order])
+    fits = (fit if refine else r_factors)(chosen, queries, conditions)
+    candidates = [
+        _candidate(chosen, i, value[i], similarity[order[i]], fits, queries)
+        for i in range(len(order))
+    ]
+    if refine:
+        candidates.sort(key=lambda c: c.r_factor)
+    return Found(tuple(candidates), indexed, len(rows))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(directory: str | Path | None) -> Library:
+    return Library.load(directory)
+
+
+def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
+    """Rows of the library made only of `elements`."""
+    if elements is None:
+        return np.arange(len(library))
+    if isinstance(elements, str):
+        elements = [e.strip() for e in elements.split(",")]
+    unknown = [e for e in elements if e not in atomic_numbers or e == "X"]
+    if unknown:
+        raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
+    numbers = [0] + [atomic_numbers[e] for e in elements]
+    rows = np.flatnonzero(np.isin(library.crystals.numbers, numbers).all(1))
+    if not len(rows):
+        raise ValueError(f"the library has no crystal made only of {', '.join(elements)}")
+    return rows
+
+
+def _compare(
+    model: Model, library: Library, rows: np.ndarray, settings: Spots
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (n,) of candidates by simulation and the setting that each fits best."""
+    # The last row is repeated up to a power of two: few shapes are compiled.
+    size = 1 << (len(rows) - 1).bit_length()
+    filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
+    table = simulate_table(library.crystals.take(filled).crystal, model.conditions, together=True)
+    scores = np.stack(
+        [np.asarray(score(table, jax.tree.map(lambda x, s=s: x[s], settings)))
+         for s in range(len(settings.q))]
+    )[:, : len(rows)]
+    return scores.max(0), scores.argmax(0)
+
+
+def _candidate(
+    chosen, i: int, value: float, similarity: float, fits: Fit, queries: Spots
+) -> Candidate:
+    structure = fits.crystals[i].to_ase()
+    structure.info["uid"] = str(chosen.uid[i])
+    return Candidate(
+        uid=str(chosen.uid[i]),
+        formula=str(chosen.formula[i]),
+        structure=structure,
+        score=float(value),
+        similarity=float(similarity),
+        r_factor=float(fits.r_factor[i]),
+        r_before=float(fits.r_before[i]),
+        b_iso=float(fits.b_iso[i]),
+        prototype=str(chosen.prototype[i]),
+        known=bool(chosen.known[i]),
+        simulated=fits.intensity[i],
+        query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
+    )
+
+
+__all__ = ["Candidate", "Found", "PatternError", "retrieve"]

@@ -1,0 +1,121 @@
+"""Physics alone: how well a simulated pattern explains a query's spots."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.spots import Conditions, Spots, groups, pair_intensities
+
+# log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
+SOFT = 0.01
+# Standard deviations of what the lattice of a true candidate may differ by.
+STRAIN = 0.012
+SHEAR = 0.003
+# Weight of the lattice's log-likelihood against the cosine of the intensities.
+LATTICE_WEIGHT = 0.0005
+# Weight of the network's cosine when it votes on the candidates that it proposed.
+NEURAL_WEIGHT = 0.1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Clean patterns of n crystals, for look-up by Miller index.
+
+    Attributes:
+        levels: (total, 2) log1p(I / SOFT) at (h, k) and (-h, -k), all crystals one after another.
+        offset: (n,) where each crystal begins.
+        extent: (n, 2) largest h and |k|; (h, k) stands at offset + h (2 K + 1) + k + K.
+        norm: (n,) length of each crystal's levels.
+        lattice: (n, 2, 2) angstrom.
+    """
+
+    levels: jax.Array
+    offset: jax.Array
+    extent: jax.Array
+    norm: jax.Array
+    lattice: jax.Array
+
+
+def levels(intensity: jax.Array) -> jax.Array:
+    """log1p(I / SOFT) of intensities relative to the strongest."""
+    return jnp.log1p(intensity / SOFT)
+
+
+def simulate_table(
+    crystals: dx.Crystal, conditions: Conditions, together: bool = False
+) -> Table:
+    """Simulate every crystal's whole pattern.
+
+    Args:
+        crystals: a batch of n in canonical setting, concrete.
+        conditions: radiation, q_max and B.
+        together: simulate all of them at one size; for a hundred crystals of any kind one
+            compilation costs more than the padding.
+    """
+    lattice, numbers = np.asarray(crystals.lattice), np.asarray(crystals.numbers)
+    length = np.linalg.norm(lattice, axis=-1)
+    extent = np.floor(conditions.q_max * length + 1e-6).astype(np.int64)
+    size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
+    offset = np.concatenate([[0], np.cumsum(size)])
+    values = np.zeros((offset[-1], 2), np.float32)
+    norm = np.zeros(len(numbers), np.float32)
+    for rows, crystal, hk in groups(crystals, conditions, together):
+        _, intensity = pair_intensities(crystal, jnp.asarray(hk), conditions)
+        intensity = np.asarray(intensity)[: len(rows)]
+        strongest = intensity.max((1, 2), keepdims=True)
+        level = np.log1p(intensity / np.where(strongest > 0, strongest, 1) / SOFT)
+        norm[rows] = np.sqrt((level**2).sum((1, 2)))
+        h, k = np.moveaxis(hk[: len(rows)].astype(np.int64), -1, 0)
+        place = offset[rows, None] + h * (2 * extent[rows, 1:] + 1) + k + extent[rows, 1:]
+        real = (h != 0) | (k != 0)
+        values[place[real]] = level[real]
+    return Table(
+        jnp.asarray(values),
+        jnp.asarray(offset[:-1], jnp.int32),
+        jnp.asarray(extent, jnp.int32),
+        jnp.asarray(norm),
+        jnp.asarray(lattice),
+    )
+
+
+@jax.jit
+def score(table: Table, query: Spots) -> jax.Array:
+    """Scores (n,) of all crystals of a table for one query (T pairs); higher is better.
+
+    The cosine between log1p(I / SOFT) of query and candidate over all their spots, plus the
+    weighted log-likelihood of the strain between their lattices. Both are in the same setting.
+    """
+    h, k = query.hk[:, 0], query.hk[:, 1]
+    extent_h, extent_k = table.extent[:, :1], table.extent[:, 1:]
+    inside = (h >= 0) & (h <= extent_h) & (jnp.abs(k) <= extent_k) & query.mask
+    place = table.offset[:, None] + h * (2 * extent_k + 1) + k + extent_k
+    found = jnp.where(inside[..., None], table.levels[jnp.where(inside, place, 0)], 0.0)
+    seen = jnp.where(query.measured, levels(query.intensity), 0.0)
+    cosine = jnp.sum(found * seen, (1, 2)) / (table.norm * jnp.sqrt(jnp.sum(seen**2)) + 1e-9)
+    return cosine + LATTICE_WEIGHT * lattice_likelihood(table.lattice, query.lattice)
+
+
+def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
+    """Log-likelihood (...) of the strain that takes candidate cells (..., 2, 2) to a query's."""
+    # Metric tensors: rotations do not count.
+    a = jnp.einsum("...ik,...jk->...ij", candidate, candidate)
+    b = jnp.einsum("...ik,...jk->...ij", query, query)
+    ratio = jnp.linalg.solve(a, jnp.broadcast_to(b, a.shape))
+    trace = ratio[..., 0, 0] + ratio[..., 1, 1]
+    det = ratio[..., 0, 0] * ratio[..., 1, 1] - ratio[..., 0, 1] * ratio[..., 1, 0]
+    stretch = jnp.log(jnp.maximum(det, 1e-6)) / 4
+    shear = jnp.arccosh(jnp.maximum(trace / (2 * jnp.sqrt(jnp.maximum(det, 1e-12))), 1.0)) / 2
+    return -0.5 * ((stretch / STRAIN) ** 2 + (shear / SHEAR) ** 2)
+
+
+def take(table: Table, rows: np.ndarray) -> Table:
+    """The table of some of its crystals; the levels are shared."""
+    return Table(
+        table.levels, table.offset[rows], table.extent[rows], table.norm[rows], table.lattice[rows]
+    )

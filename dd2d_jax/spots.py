@@ -1,0 +1,210 @@
+"""What both encoders read: the strongest spots of a pattern, as Friedel pairs.
+
+Spots at q and -q carry nearly the same intensity; a pair is one token with two levels, so that a
+token costs one place in the attention and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+
+# Intensities, relative to the strongest spot, below this are read as this.
+FLOOR = 1e-4
+# A part of a batch is simulated at once up to this many (spot, atom) pairs.
+_BUDGET = 4_000_000
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spots:
+    """Friedel pairs of a pattern in the canonical setting of its lattice, batch axes in front.
+
+    Attributes:
+        q: (..., T, 2) of the pair's spot in the upper half plane, 1/angstrom.
+        hk: (..., T, 2) its indices in the reduced cell.
+        intensity: (..., T, 2) of the spots at q and -q, relative to the strongest of the pattern.
+        measured: (..., T, 2) True where that spot of the pair was seen.
+        lattice: (..., 2, 2) the cell in angstrom that the spots' positions give.
+    """
+
+    q: jax.Array
+    hk: jax.Array
+    intensity: jax.Array
+    measured: jax.Array
+    lattice: jax.Array
+
+    @property
+    def mask(self) -> jax.Array:
+        """(..., T) True where at least one spot of the pair was seen."""
+        return self.measured.any(-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """How patterns are taken.
+
+    Attributes:
+        radiation: `dx.Electrons` or `dx.Xrays`.
+        q_max: 1/angstrom.
+        b_iso: angstrom^2.
+        tokens: number of spot pairs that the encoders read.
+    """
+
+    radiation: dx.Electrons | dx.Xrays
+    q_max: float
+    b_iso: float
+    tokens: int = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def from_config(cls, config) -> Conditions:
+        """From the `diffraction` part of a config."""
+        return cls(dx.Electrons(config.energy), config.q_max, config.b_iso, config.tokens)
+
+
+def half_plane(lattice: np.ndarray, q_max: float) -> np.ndarray:
+    """Rods (..., K, 2) of `dx.reflections`, one of each Friedel pair, padded with (0, 0)."""
+    hk = dx.reflections(lattice, q_max)
+    upper = (hk[..., 0] > 0) | ((hk[..., 0] == 0) & (hk[..., 1] > 0))
+    order = np.argsort(~upper, axis=-1, kind="stable")
+    size = int(upper.sum(-1).max())
+    out = np.take_along_axis(np.where(upper[..., None], hk, 0), order[..., None], -2)
+    return out[..., :size, :]
+
+
+@jax.jit
+def pair_intensities(
+    crystal: dx.Crystal, hk: jax.Array, conditions: Conditions, b_iso: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """q (..., T, 2) of rods `hk` and the intensities (..., T, 2) at q and -q, zero for padding."""
+    count = hk.shape[-2]
+    pattern = dx.simulate(
+        crystal,
+        conditions.radiation,
+        conditions.q_max,
+        conditions.b_iso if b_iso is None else b_iso,
+        hk=jnp.concatenate([hk, -hk], -2),
+    )
+    plus, minus = pattern.intensity[..., :count], pattern.intensity[..., count:]
+    return pattern.q[..., :count, :], jnp.stack([plus, minus], -1)
+
+
+def select(
+    q: jax.Array, hk: jax.Array, intensity: jax.Array, measured: jax.Array, tokens: int
+) -> Spots:
+    """The `tokens` strongest pairs (..., T), intensities relative to the strongest spot.
+
+    The lattice is fitted to the selected spots' positions.
+    """
+    shortfall = tokens - hk.shape[-2]
+    if shortfall > 0:
+        q, hk, intensity, measured = (
+            jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, shortfall), (0, 0)])
+            for x in (q, hk, intensity, measured)
+        )
+    intensity = jnp.where(measured, intensity, 0.0)
+    strongest = intensity.max((-1, -2), keepdims=True)
+    intensity = intensity / jnp.where(strongest > 0, strongest, 1.0)
+    _, index = jax.lax.top_k(intensity.max(-1), tokens)
+    q, hk, intensity, measured = (
+        jnp.take_along_axis(x, index[..., None], -2) for x in (q, hk, intensity, measured)
+    )
+    measured = measured & (hk != 0).any(-1, keepdims=True)
+    return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)))
+
+
+def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:
+    """Least-squares cell (..., 2, 2) in angstrom of spots q (..., T, 2) indexed hk (..., T, 2)."""
+    weight = mask.astype(q.dtype)[..., None]
+    indices = hk.astype(q.dtype) * weight
+    normal = jnp.einsum("...ti,...tj->...ij", indices, indices, precision="highest")
+    mixed = jnp.einsum("...ti,...tj->...ij", indices, q * weight, precision="highest")
+    # q = hk B and A = B^-T, hence A = (mixed^-1 normal)^T.
+    return jnp.einsum("...ij,...jk->...ki", _inverse(mixed), normal, precision="highest")
+
+
+def _inverse(m: jax.Array) -> jax.Array:
+    a, b, c, d = m[..., 0, 0], m[..., 0, 1], m[..., 1, 0], m[..., 1, 1]
+    rows = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], -2)
+    det = a * d - b * c
+    return rows / jnp.where(jnp.abs(det) > 1e-12, det, 1.0)[..., None, None]
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _strongest(
+    crystal: dx.Crystal, hk: jax.Array, conditions: Conditions, count: int
+) -> jax.Array:
+    _, intensity = pair_intensities(crystal, hk, conditions)
+    _, index = jax.lax.top_k(intensity.max(-1), min(count, hk.shape[-2]))
+    return jnp.take_along_axis(hk, index[..., None], -2)
+
+
+def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> np.ndarray:
+    """The `count` strongest Friedel pairs of each crystal's clean pattern.
+
+    Args:
+        crystals: a batch of n, concrete.
+        conditions: radiation, q_max and B.
+        count: rods to keep for each crystal.
+
+    Returns:
+        (n, count, 2) int16, padded with (0, 0).
+    """
+    out = np.zeros((len(crystals), count, 2), np.int16)
+    for rows, crystal, hk in groups(crystals, conditions):
+        best = np.asarray(_strongest(crystal, jnp.asarray(hk), conditions, count))
+        out[rows, : best.shape[1]] = best[: len(rows)]
+    return out
+
+
+def groups(
+    crystals: dx.Crystal, conditions: Conditions, together: bool = False
+) -> Iterator[tuple[np.ndarray, dx.Crystal, np.ndarray]]:
+    """A batch in parts of like size, so that small cells do not pay for large ones.
+
+    With `together`, the sizes are those of the largest crystal for all.
+
+    Yields:
+        rows (m,) of the batch; those crystals, atoms cut to the largest; and their rods
+        (M, K, 2), one of each Friedel pair. M >= m: sizes are powers of two, so that few
+        shapes are compiled, and the part is filled up by repetition.
+    """
+    lattice, numbers, positions = (
+        np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
+    )
+    # Slots up to the last atom: padding may stand anywhere.
+    last = numbers.shape[1] - (numbers[:, ::-1] > 0).argmax(1)
+    atoms = _power(np.maximum(last, 4))
+    area = np.abs(np.linalg.det(lattice))
+    rods = _power(np.maximum(area * np.pi * conditions.q_max**2 / 2 * 1.1, 16))
+    if together:
+        rods, atoms = np.full_like(rods, rods.max()), np.full_like(atoms, atoms.max())
+    for shape in np.unique(np.stack([rods, atoms], -1), axis=0):
+        members = np.flatnonzero((rods == shape[0]) & (atoms == shape[1]))
+        size = min(int(shape[1]), numbers.shape[1])
+        chunk = max(1, _BUDGET // int(2 * shape[0] * size))
+        chunk = int(min(_power(np.array(chunk)), _power(np.array(len(members)))))
+        for start in range(0, len(members), chunk):
+            index = members[np.arange(start, start + chunk) % len(members)]
+            hk = half_plane(lattice[index], conditions.q_max)
+            width = int(_power(np.array(max(hk.shape[1], shape[0]))))
+            hk = np.pad(hk, [(0, 0), (0, width - hk.shape[1]), (0, 0)])
+            part = dx.Crystal(
+                jnp.asarray(lattice[index]),
+                jnp.asarray(positions[index, :size]),
+                jnp.asarray(numbers[index, :size]),
+            )
+            yield members[start : start + chunk], part, hk
+
+
+def _power(x: np.ndarray) -> np.ndarray:
+    """The next power of two."""
+    return (2 ** np.ceil(np.log2(x))).astype(np.int64)

@@ -1,0 +1,123 @@
+"""A trained twin tower, ready to embed crystals and patterns."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import diffraction as dx
+from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, restore
+from dd2d_jax.corrupt import clean_spots
+from dd2d_jax.model import TwoTower
+from dd2d_jax.spots import Conditions, Spots, strongest_rods
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
+# Rows that go through the network at once.
+CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Parameters and the config that they belong to.
+
+    Attributes:
+        config: of the training run.
+        params: a tree of arrays.
+    """
+
+    config: ConfigDict
+    params: Any
+
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions under which crystals are simulated for this model."""
+        return Conditions.from_config(self.config.diffraction)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short hash that names these parameters."""
+        return fingerprint(self.params)
+
+    @functools.cached_property
+    def _functions(self) -> tuple[Callable, Callable]:
+        tower, conditions = TwoTower.from_config(self.config.model), self.conditions
+
+        @jax.jit
+        def crystals(params, crystal, hk):
+            spots = clean_spots(crystal, hk, conditions)
+            return tower.apply({"params": params}, crystal, spots, method="encode_crystal")
+
+        @jax.jit
+        def patterns(params, spots):
+            return tower.apply({"params": params}, spots, method="encode_pattern")
+
+        return crystals, patterns
+
+    def embed_crystals(self, crystals: dx.Crystal, hk: np.ndarray | None = None) -> np.ndarray:
+        """Unit vectors (n, D) of a batch of n crystals in canonical setting.
+
+        Args:
+            crystals: batch axis (n,).
+            hk: (n, C, 2) their strongest rods, where known.
+        """
+        if hk is None:
+            hk = strongest_rods(crystals, self.conditions, self.conditions.tokens)
+        function, _ = self._functions
+        return _in_chunks(lambda c, h: function(self.params, c, h), (crystals, jnp.asarray(hk)))
+
+    def embed_patterns(self, spots: Spots) -> np.ndarray:
+        """Unit vectors (n, D) of a batch of n patterns."""
+        _, function = self._functions
+        return _in_chunks(lambda s: function(self.params, s), (spots,))
+
+
+def _in_chunks(function: Callable, trees: tuple) -> np.ndarray:
+    """Apply a jitted function to slices of one size; the last slice is filled up with its end."""
+    count = jax.tree.leaves(trees)[0].shape[0]
+    size = min(CHUNK, 1 << (count - 1).bit_length())
+    out = []
+    for start in range(0, count, size):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        part = jax.tree.map(lambda x, i=index: x[i], trees)
+        out.append(np.asarray(function(*part))[: count - start])
+    return np.concatenate(out)
+
+
+def load(checkpoint: str | Path | None = None) -> Model:
+    """A trained model from a training run's folder.
+
+    Args:
+        checkpoint: the workdir of a run of `train.main`; None takes the weights in the package.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or parameters that do not fit the config.
+    """
+    folder = DEFAULT_WEIGHTS if checkpoint is None else Path(checkpoint)
+    config = read_config(folder)
+    try:
+        shapes = jax.eval_shape(lambda: initial_params(config))
+    except (AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+    found = restore(folder, "best", {"params": shapes})
+    if found is None:
+        raise CheckpointError(f"{folder}: no weights here (best/ is missing or empty)")
+    return Model(config, found.state["params"])
+
+
+def initial_params(config: ConfigDict) -> Any:
+    """The parameters before training."""
+    pairs = jnp.zeros((1, config.diffraction.tokens, 2))
+    crystal = dx.Crystal(jnp.eye(2)[None], jnp.zeros((1, 1, 3)), jnp.ones((1, 1), jnp.int32))
+    spots = Spots(pairs, pairs.astype(jnp.int32), pairs, pairs > 0, crystal.lattice)
+    tower = TwoTower.from_config(config.model)
+    return tower.init(jax.random.key(config.seed), crystal, spots, spots)["params"]

@@ -1,0 +1,274 @@
+"""The training loop: batches, checkpoints, evaluation, early stopping."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dd2d_jax import checkpoint
+from dd2d_jax.corrupt import LEVELS, observe
+from dd2d_jax.ranks import accuracy, embedding_ranks
+from dd2d_jax.spots import Conditions, Spots
+from dd2d_jax.trained import Model
+from train import inputs, state, step
+
+
+@dataclasses.dataclass
+class Best:
+    """The best validation accuracy so far and how long ago it was."""
+
+    top1: float = -1.0
+    step: int = 0
+    waited: int = 0
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """Everything that `python -m train.main` does.
+
+    Raises:
+        ValueError: the workdir belongs to a run with another config, or the config makes no sense.
+        OSError: the workdir cannot be written.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.exists():
+        _check_same(checkpoint.read_config(workdir), config, workdir)
+    else:
+        checkpoint.write_config(workdir, config)
+    jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/dd2d/jax").expanduser()))
+    return train_and_evaluate(config, workdir, Console())
+
+
+def _check_same(old: ConfigDict, new: ConfigDict, workdir: Path) -> None:
+    before, after = (
+        {path: value for path, value in _flatten(c.to_dict())} for c in (old, new)
+    )
+    # More steps and other intervals are a longer run of the same thing.
+    free = {"train.steps", "train.evaluate_every", "train.patience", "data.data_dir"}
+    changed = [
+        f"{k} was {before.get(k)!r} and is {after.get(k)!r}"
+        for k in sorted(before.keys() | after.keys())
+        if k not in free and before.get(k) != after.get(k)
+    ]
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another config ({'; '.join(changed)}); "
+            "choose another --workdir"
+        )
+
+
+def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> dict:
+    """Train to the end, or on from where an earlier run stopped; returns the test table.
+
+    Args:
+        config: as in configs/base.py.
+        workdir: where everything is written.
+        console: for progress.
+
+    Returns:
+        {level: {"split": {"top1": ...}, "full": {...}}} in percent.
+    """
+    crystals, splits = inputs.load_crystals(config)
+    _check_sizes(config, splits)
+    source = inputs.load_source(crystals, Conditions.from_config(config.diffraction))
+    for name in ("validation", "test"):
+        path = workdir / f"{name}.db"
+        if not path.exists():
+            crystals.take(splits[name]).write_db(path)
+    console.print(
+        f"{len(crystals)} crystals; train {len(splits['train'])}, validation "
+        f"{len(splits['validation'])}, test {len(splits['test'])}; {jax.local_device_count()} x "
+        f"{jax.devices()[0].device_kind}"
+    )
+    _fit(config, workdir, source, splits, console)
+    best = checkpoint.restore(workdir, "best", {"params": _params_like(config)})
+    table = test_table(Model(config, best.state["params"]), source, splits)
+    checkpoint.write_json(workdir / "test.json", table)
+    print_table(table, splits, console)
+    return table
+
+
+def _fit(
+    config: ConfigDict,
+    workdir: Path,
+    source: inputs.Source,
+    splits: dict[str, np.ndarray],
+    console: Console,
+) -> None:
+    current, best = _resume(config, workdir, console)
+    begin = int(current.step)
+    if begin >= config.train.steps or _stopped(config, best):
+        return
+    simulate, train = step.make_functions(config)
+    current, resident = step.replicate(current), step.replicate(source)
+    key = jax.random.key(config.seed + 1)
+    progress = Progress(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with progress, (workdir / "metrics.jsonl").open("a") as log:
+        task = progress.add_task("", total=config.train.steps, completed=begin, status="compiling")
+        tick, ticked = time.perf_counter(), begin
+        for number in range(begin, config.train.steps):
+            rows = inputs.batch_indices(
+                config.seed, number, splits["train"], config.train.batch
+            )
+            batch = simulate(resident, step.shard(rows), jax.random.fold_in(key, number))
+            current, metrics = train(current, batch)
+            done = number + 1
+            if done % 10 == 0 or done == config.train.steps:
+                metrics = {k: float(v) for k, v in metrics.items()}
+                rate = (done - ticked) * config.train.batch / (time.perf_counter() - tick)
+                tick, ticked = time.perf_counter(), done
+                _log(log, step=done, samples_per_s=rate, **metrics)
+                status = f"loss {metrics['loss']:.3f}  {rate:.0f} samples/s"
+                progress.update(task, completed=done, status=status)
+            if done % config.train.evaluate_every == 0 or done == config.train.steps:
+                model = Model(config, jax.tree.map(np.asarray, current.params))
+                found = split_accuracy(model, source, splits["validation"])
+                _log(log, step=done, validation=found)
+                _report(console, done, found)
+                best = _save(workdir, done, current, found, best)
+                tick, ticked = time.perf_counter(), done
+                if _stopped(config, best):
+                    console.print(f"no better validation since step {best.step}: stopping")
+                    return
+
+
+def _resume(
+    config: ConfigDict, workdir: Path, console: Console
+) -> tuple[state.State, Best]:
+    current = state.create(config)
+    found = checkpoint.restore(workdir, "latest", current)
+    if found is None:
+        return current, Best()
+    console.print(f"going on from step {found.step} in {workdir}")
+    leaves = jax.tree.leaves(found.state)
+    restored = jax.tree.unflatten(jax.tree.structure(current), leaves)
+    return restored, Best(**found.metrics["best"])
+
+
+def _save(workdir: Path, done: int, current: state.State, found: dict, best: Best) -> Best:
+    # The disturbed queries decide: the clean ones are soon all found.
+    top1 = found["perturbed"]["top1"]
+    if top1 > best.top1:
+        best = Best(top1, done, 0)
+        checkpoint.save(workdir, "best", done, {"params": current.params}, {"validation": found})
+    else:
+        best = Best(best.top1, best.step, best.waited + 1)
+    checkpoint.save(workdir, "latest", done, current, {"best": dataclasses.asdict(best)})
+    return best
+
+
+def _stopped(config: ConfigDict, best: Best) -> bool:
+    return bool(config.train.patience) and best.waited >= config.train.patience
+
+
+def _params_like(config: ConfigDict):
+    return jax.eval_shape(lambda: state.create(config)).params
+
+
+def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(
+                f"the {name} split is empty: the data set is too small, at least 10 crystals "
+                "are needed"
+            )
+    step.shard(np.zeros(config.train.batch))
+
+
+def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: str) -> Spots:
+    """Patterns of crystals `rows` at a level; the same on every call."""
+    conditions = Conditions.from_config(config.diffraction)
+    key = jax.random.fold_in(jax.random.key(config.seed), sorted(LEVELS).index(level))
+    parts = []
+    for number, start in enumerate(range(0, len(rows), 256)):
+        part = source.take(np.asarray(rows[start : start + 256]))
+        parts.append(
+            observe(
+                jax.random.fold_in(key, number), part.crystal, part.hk, conditions, LEVELS[level]
+            )
+        )
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def split_accuracy(model: Model, source: inputs.Source, rows: np.ndarray) -> dict:
+    """Accuracy at every level with the split itself as the gallery."""
+    part = source.take(np.asarray(rows))
+    gallery = model.embed_crystals(part.crystal, part.hk[:, : model.conditions.tokens])
+    return {
+        level: accuracy(
+            embedding_ranks(
+                model.embed_patterns(queries(source, rows, model.config, level)),
+                gallery,
+                np.arange(len(rows)),
+            )
+        )
+        for level in LEVELS
+    }
+
+
+def test_table(model: Model, source: inputs.Source, splits: dict[str, np.ndarray]) -> dict:
+    """Accuracy of the test queries, gallery the test split and gallery every crystal."""
+    rows = splits["test"]
+    everything = model.embed_crystals(
+        source.crystal, np.asarray(source.hk)[:, : model.conditions.tokens]
+    )
+    table = {}
+    for level in LEVELS:
+        found = model.embed_patterns(queries(source, rows, model.config, level))
+        table[level] = {
+            "split": accuracy(embedding_ranks(found, everything[rows], np.arange(len(rows)))),
+            "full": accuracy(embedding_ranks(found, everything, rows)),
+        }
+    return table
+
+
+def print_table(table: dict, splits: dict[str, np.ndarray], console: Console) -> None:
+    """The test table, in percent."""
+    total = sum(len(rows) for rows in splits.values())
+    sizes = {"split": len(splits["test"]), "full": total}
+    view = Table(title=f"test: {len(splits['test'])} queries, neural alone, percent")
+    for column in ("level", "gallery", "top-1", "top-3", "top-5", "top-10", "top-50"):
+        view.add_column(column, justify="right")
+    for level, galleries in table.items():
+        for gallery, found in galleries.items():
+            numbers = [f"{v:.1f}" for v in found.values()]
+            view.add_row(level, f"{gallery} ({sizes[gallery]})", *numbers)
+    console.print(view)
+
+
+def _report(console: Console, done: int, found: dict) -> None:
+    parts = [
+        f"{level} {v['top1']:.1f}/{v['top3']:.1f}/{v['top5']:.1f}/{v['top10']:.1f}"
+        for level, v in found.items()
+    ]
+    console.print(f"step {done}: validation top-1/3/5/10  {'  '.join(parts)}")
+
+
+def _log(file, **record) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()

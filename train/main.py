@@ -1,0 +1,36 @@
+"""`python -m train.main --config=configs/base.py [--workdir=DIR] [--config.KEY=VALUE ...]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The configuration, e.g. configs/base.py.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results are written; default: workdir/NAME_OF_CONFIG."
+)
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    """Train with the given flags."""
+    from train import loop
+
+    name = Path(flags.FLAGS["config"].config_filename).stem
+    try:
+        loop.run(CONFIG.value, Path(WORKDIR.value or Path("workdir") / name))
+    except (ValueError, OSError) as error:
+        if DEBUG.value:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

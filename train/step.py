@@ -1,0 +1,111 @@
+"""One training step on every device: the only module that speaks of pmap.
+
+pmap is jit and shard_map inside since jax 0.8. Should it go, `make_functions` becomes two jitted
+functions over a mesh with one axis "batch": what has in_axes None is replicated, what has 0 is
+sharded by its first axis, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+import diffraction as dx
+from dd2d_jax.corrupt import Disturbance, clean_spots, observe
+from dd2d_jax.loss import contrastive_loss
+from dd2d_jax.model import TwoTower
+from dd2d_jax.spots import Conditions, Spots
+from train.inputs import Source
+from train.state import State, optimiser
+
+AXIS = "batch"
+Batch = tuple[dx.Crystal, Spots, Spots]
+
+
+def simulate_batch(
+    config: ConfigDict, source: Source, index: jax.Array, key: jax.Array
+) -> Batch:
+    """Crystals `index` (B,), their clean spots, and a disturbed pattern of each.
+
+    Each sample has its own key, folded from its place in the whole batch, so that the draw does
+    not depend on the number of devices.
+    """
+    conditions = Conditions.from_config(config.diffraction)
+    chosen = source.take(index)
+    place = jnp.arange(index.shape[0]) + index.shape[0] * jax.lax.axis_index(AXIS)
+
+    def disturbed(place: jax.Array, one: Source) -> Spots:
+        share_key, observe_key = jax.random.split(jax.random.fold_in(key, place))
+        # A share of none to all: clean queries and the worst ones are both learned.
+        share = jax.random.uniform(share_key)
+        amount = jax.tree.map(lambda x: x * share, Disturbance(**config.disturbance))
+        single = jax.tree.map(lambda x: x[None], one)
+        spots = observe(observe_key, single.crystal, single.hk, conditions, amount)
+        return jax.tree.map(lambda x: x[0], spots)
+
+    clean = clean_spots(chosen.crystal, chosen.hk, conditions)
+    return chosen.crystal, clean, jax.vmap(disturbed)(place, chosen)
+
+
+def update(config: ConfigDict, state: State, batch: Batch) -> tuple[State, dict]:
+    """One optimiser step on a device's share of the batch; negatives come from all devices."""
+    model = TwoTower.from_config(config.model)
+
+    def loss_of(params: dict) -> tuple[jax.Array, dict]:
+        crystals, patterns, scale = model.apply({"params": params}, *batch)
+        loss = contrastive_loss(crystals, patterns, scale, AXIS)
+        return loss, {"loss": loss, "scale": scale}
+
+    (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradients, metrics = jax.lax.pmean((gradients, metrics), AXIS)
+    updates, opt_state = optimiser(config).update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["gradient"] = optax.global_norm(gradients)
+    return State(state.step + 1, params, opt_state), metrics
+
+
+def make_functions(config: ConfigDict) -> tuple[Callable, Callable]:
+    """`simulate(source, index, key) -> batch` and `train(state, batch) -> (state, metrics)`.
+
+    `index` and the batch have a leading device axis. The two are compiled apart: in one function
+    XLA fuses the simulator into the network and recomputes it (measured: three times slower).
+    """
+    simulate = jax.pmap(
+        lambda source, index, key: simulate_batch(config, source, index, key),
+        axis_name=AXIS,
+        in_axes=(None, 0, None),
+    )
+    train = jax.pmap(
+        lambda state, batch: update(config, state, batch),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+    )
+    return simulate, train
+
+
+def replicate(tree):
+    """A copy of `tree` on every local device, so that no step moves it again."""
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(index: np.ndarray) -> np.ndarray:
+    """(B,) -> (devices, B / devices).
+
+    Raises:
+        ValueError: the batch does not divide by the number of devices.
+    """
+    devices = jax.local_device_count()
+    if len(index) % devices:
+        raise ValueError(
+            f"config.train.batch = {len(index)} does not divide by the {devices} devices"
+        )
+    return index.reshape(devices, -1)
