@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The least vacuum, in angstrom, that tells a layer from a bulk crystal in a fully periodic cell.
 MIN_VACUUM = 5.0
+# A gap that no layer has inside it, in angstrom: along an open axis it tells a layer that was cut.
+_CUT = 10.0
 
 
 @jax.tree_util.register_dataclass
@@ -54,23 +56,24 @@ class Crystal:
 
         The axis normal to the layer is the one that `atoms.pbc` leaves open, else the one with
         the largest vacuum. A layer cut by the cell boundary is joined; one that does not lie in
-        (x, y) is turned there, a1 along x. The vacuum's length does not enter.
+        (x, y) is turned there, a1 along x, the open axis up. The vacuum's length does not enter.
 
         Args:
             atoms: a layer; `cell` needs two vectors in its plane.
 
         Raises:
-            ValueError: no atoms, an unknown element, a cell without two in-plane vectors, or no
-                vacuum of 5 A along any axis (a bulk crystal).
+            ValueError: no atoms, an unknown element, a cell without two in-plane vectors, numbers
+                that are not finite, or no vacuum of 5 A along any axis (a bulk crystal).
         """
         numbers = np.asarray(atoms.numbers)
         if len(numbers) == 0:
             raise ValueError("the structure has no atoms; a 2D crystal needs at least one")
         if numbers.min() < 1 or numbers.max() > 103:
             raise ValueError(f"atomic numbers must lie in 1 to 103, got {sorted(set(numbers))}")
-        lattice, positions = _layer_frame(
-            np.asarray(atoms.cell, float), np.asarray(atoms.positions, float), np.asarray(atoms.pbc)
-        )
+        cell, positions = np.asarray(atoms.cell, float), np.asarray(atoms.positions, float)
+        if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
+            raise ValueError("the cell or the positions are not finite numbers")
+        lattice, positions = _layer_frame(cell, positions, np.asarray(atoms.pbc))
         return cls(jnp.asarray(lattice), jnp.asarray(positions), jnp.asarray(numbers, jnp.int32))
 
     def to_ase(self, vacuum: float = 15.0) -> ase.Atoms:
@@ -145,9 +148,7 @@ def _layer_frame(
 ) -> tuple[np.ndarray, np.ndarray]:
     """In-plane lattice (2, 2) and positions (N, 3) with the layer normal along z."""
     axis, joined = _join_layer(cell, positions, pbc)
-    a1, a2 = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
-    if axis == 1:  # keep a before c, as the file has them
-        a1, a2 = a2, a1
+    a1, a2 = cell[[i for i in range(3) if i != axis]]
     normal = np.cross(a1, a2)
     area = np.linalg.norm(normal)
     if area < 1e-3:
@@ -155,39 +156,52 @@ def _layer_frame(
     normal /= area
     if abs(normal[2]) > 1 - 1e-9:
         return np.stack([a1[:2], a2[:2]]), joined
+    if normal @ cell[axis] < 0:  # the same side is up whichever axis is the open one
+        normal = -normal
     x = a1 / np.linalg.norm(a1)
     frame = np.stack([x, np.cross(normal, x), normal])
     return np.stack([frame[:2] @ a1, frame[:2] @ a2]), joined @ frame.T
 
 
-def _join_layer(
-    cell: np.ndarray, positions: np.ndarray, pbc: np.ndarray
-) -> tuple[int, np.ndarray]:
+def _join_layer(cell: np.ndarray, positions: np.ndarray, pbc: np.ndarray) -> tuple[int, np.ndarray]:
     """The axis out of the plane and positions with the layer in one piece along it."""
     open_axes = [i for i in range(3) if not pbc[i] or not cell[i].any()]
+    volume = abs(np.linalg.det(cell))
     if len(open_axes) == 1:
-        return open_axes[0], positions
-    lengths = np.linalg.norm(cell, axis=1)
-    if (lengths < 1e-6).any():
-        raise ValueError(
-            "the cell needs two in-plane vectors and, where pbc does not say which axis is open, "
-            "a third with vacuum; set atoms.pbc=(True, True, False)"
-        )
-    gaps = []
-    for i in range(3):
-        normal = np.cross(cell[(i + 1) % 3], cell[(i + 2) % 3])
-        height = abs(normal @ cell[i]) / np.linalg.norm(normal)
-        fraction = np.sort(np.linalg.solve(cell.T, positions.T)[i] % 1.0)
-        steps = np.diff(np.append(fraction, fraction[0] + 1.0))
-        widest = int(np.argmax(steps))
-        start = fraction[(widest + 1) % len(fraction)]
-        gaps.append((steps[widest] * height, start))
-    axis = int(np.argmax([g for g, _ in gaps]))
-    if gaps[axis][0] < MIN_VACUUM:
-        raise ValueError(
-            f"no layer: the largest gap along any axis is {gaps[axis][0]:.1f} A, a 2D crystal "
-            f"needs {MIN_VACUUM:.0f} A of vacuum (a bulk crystal?)"
-        )
-    fraction = np.linalg.solve(cell.T, positions.T)[axis]
-    shift = np.floor(fraction - gaps[axis][1] + 1e-9)
+        axis = open_axes[0]
+        if volume < 1e-3:
+            return axis, positions
+        # Files with wrapped positions cut layers along open axes, too. Only a layer within one
+        # cell can have been wrapped; any other is as its positions say.
+        gap, start, fraction = _widest_gap(cell, positions, axis)
+        if gap < _CUT or np.ptp(fraction) >= 1:
+            return axis, positions
+    else:
+        if volume < 1e-3:
+            raise ValueError(
+                "the cell needs two in-plane vectors and, where pbc does not say which axis is "
+                "open, a third with vacuum; set atoms.pbc=(True, True, False)"
+            )
+        gaps = [_widest_gap(cell, positions, i) for i in range(3)]
+        axis = int(np.argmax([gap for gap, _, _ in gaps]))
+        gap, start, fraction = gaps[axis]
+        if gap < MIN_VACUUM:
+            raise ValueError(
+                f"no layer: the largest gap along any axis is {gap:.1f} A, a 2D crystal "
+                f"needs {MIN_VACUUM:.0f} A of vacuum (a bulk crystal?)"
+            )
+    shift = np.floor(fraction - start + 1e-9)
     return axis, positions - shift[:, None] * cell[axis]
+
+
+def _widest_gap(
+    cell: np.ndarray, positions: np.ndarray, axis: int
+) -> tuple[float, float, np.ndarray]:
+    """Along a periodic axis: the widest gap in angstrom, the fraction it ends at, fractions."""
+    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
+    height = abs(normal @ cell[axis]) / np.linalg.norm(normal)
+    fraction = np.linalg.solve(cell.T, positions.T)[axis]
+    ordered = np.sort(fraction % 1.0)
+    steps = np.diff(np.append(ordered, ordered[0] + 1.0))
+    widest = int(np.argmax(steps))
+    return steps[widest] * height, ordered[(widest + 1) % len(ordered)], fraction

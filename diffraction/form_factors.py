@@ -46,7 +46,10 @@ def form_factor(radiation: Radiation, numbers: jax.Array, q_squared: jax.Array) 
     Computing in Electron Microscopy, Eq. C.15; Waasmaier and Kirfel, Acta Cryst. A 51, 416 (1995).
     """
     name = radiation.table if isinstance(radiation, Electrons) else "waasmaier_kirfel"
-    rows = jnp.asarray(table(name), dtype=jnp.result_type(q_squared, jnp.float32))[numbers]
+    q_squared = jnp.asarray(q_squared)
+    rows = jnp.asarray(table(name), dtype=jnp.promote_types(q_squared.dtype, jnp.float32))
+    # Plain indexing would give an element beyond the table the last one's numbers.
+    rows = rows.at[numbers].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     c, x = jnp.moveaxis(rows, -1, 0), q_squared
     if name == "lobato":
         return sum(c[i] * (2 + c[i + 5] * x) / (1 + c[i + 5] * x) ** 2 for i in range(5))

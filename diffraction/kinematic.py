@@ -13,6 +13,8 @@ from diffraction.radiation import Electrons, Radiation
 
 # Spot slots are padded to multiples of this, so that crystals of like size share a compilation.
 _SLOTS = 32
+# A ring at q_max is kept as a whole, whichever way its rods are rounded (in float32, too).
+_EDGE = 1 + 1e-6
 
 
 def structure_factor(
@@ -68,8 +70,7 @@ def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
             within q_max.
     """
     lattice = np.asarray(lattice, float)
-    if not q_max > 0:
-        raise ValueError(f"q_max must be positive, in 1/angstrom, got {q_max}")
+    _check_q_max(q_max)
     flat = lattice.reshape(-1, 2, 2)
     area = np.abs(np.linalg.det(flat))
     if not (area > 1e-3).all():
@@ -88,11 +89,11 @@ def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
 
 def _indices(lattice: np.ndarray, q_max: float) -> np.ndarray:
     # |h| = |q . a1| <= q_max |a1| bounds the search.
-    h_max, k_max = np.floor(q_max * np.linalg.norm(lattice, axis=1) + 1e-9).astype(int)
+    h_max, k_max = np.floor(q_max * _EDGE * np.linalg.norm(lattice, axis=1)).astype(int)
     h, k = np.mgrid[-h_max : h_max + 1, -k_max : k_max + 1]
     hk = np.stack([h.ravel(), k.ravel()], -1)
     length = np.linalg.norm(hk @ np.linalg.inv(lattice).T, axis=-1)
-    keep = (length > 0) & (length <= q_max)
+    keep = (length > 0) & (length <= q_max * _EDGE)
     hk, length = hk[keep], length[keep]
     # Rounded, so that rods of one ring keep one order on every machine.
     return hk[np.lexsort((hk[:, 1], hk[:, 0], np.round(length, 6)))]
@@ -120,8 +121,12 @@ def ewald_qz(
     up = jnp.einsum("...kd,d->...k", q_par, rotation[2, :2], precision="highest")
     linear = k * rotation[2, 2]
     constant = squared - 2 * k * up
+    under_root = linear * linear - constant
+    reached = under_root > 0
+    # The root of what is not reached would make the gradients of all other rods NaN.
+    root = jnp.sqrt(jnp.where(reached, under_root, 1.0))
     # Written without the difference of two large numbers.
-    return constant / (linear + jnp.sqrt(linear * linear - constant))
+    return jnp.where(reached, constant / (linear + root), jnp.nan)
 
 
 def tilt_matrix(tilt: tuple[float, float] | jax.Array, dtype=jnp.float32) -> jax.Array:
@@ -169,6 +174,8 @@ def simulate(
             without `hk`.
     """
     check_concrete(radiation, crystal.numbers)
+    if not isinstance(q_max, jax.core.Tracer):
+        _check_q_max(q_max)
     if hk is None:
         if isinstance(crystal.lattice, jax.core.Tracer):
             raise ValueError(
@@ -187,14 +194,13 @@ def _simulate(crystal, radiation, q_max, b_iso, tilt, hk) -> Pattern:
     )
     present = jnp.any(hk != 0, -1)
     qz = ewald_qz(q_par, radiation.wavelength, tilt)
-    mask = present & (jnp.sum(q_par * q_par, -1) <= q_max * q_max) & jnp.isfinite(qz)
+    mask = present & (jnp.sum(q_par * q_par, -1) <= (q_max * _EDGE) ** 2) & jnp.isfinite(qz)
     q = jnp.concatenate([q_par, jnp.where(mask, qz, 0.0)[..., None]], -1)
     factor = structure_factor(crystal, q, radiation, b_iso)
     intensity = jnp.real(factor) ** 2 + jnp.imag(factor) ** 2
     if not isinstance(radiation, Electrons):
-        intensity = intensity * lorentz_polarisation(
-            jnp.where(mask, jnp.sum(q * q, -1), 1.0), radiation.wavelength
-        )
+        squared = jnp.where(mask, jnp.sum(q * q, -1), 2 / radiation.wavelength**2)
+        intensity = intensity * lorentz_polarisation(squared, radiation.wavelength)
     lab = jnp.einsum("...kd,ed->...ke", q, tilt_matrix(tilt, dtype), precision="highest")
     return Pattern(
         q=jnp.where(mask[..., None], lab[..., :2], 0.0),
@@ -216,3 +222,8 @@ def check_concrete(radiation: Radiation, numbers: jax.Array) -> None:
     """Check that all elements are tabulated, where the numbers are known (not traced)."""
     if not isinstance(numbers, jax.core.Tracer):
         check_tabulated(radiation, np.asarray(numbers))
+
+
+def _check_q_max(q_max: float) -> None:
+    if not 0 < q_max < np.inf:
+        raise ValueError(f"q_max must be positive, in 1/angstrom, got {q_max}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from diffraction.crystal import Crystal
 from diffraction.form_factors import form_factor
-from diffraction.kinematic import lorentz_polarisation
+from diffraction.kinematic import check_concrete, lorentz_polarisation
 from diffraction.radiation import Radiation
 
 
@@ -47,7 +47,11 @@ def paper_intensity(
 
     Returns:
         (K,) in units of i0 f^2.
+
+    Raises:
+        ValueError: an element without a form factor.
     """
+    check_concrete(radiation, crystal.numbers)
     squared = jnp.sum(q * q, -1)
     f = form_factor(radiation, crystal.numbers[None, :], squared[:, None])
     pairs = _pair_sum(crystal, q, jnp.where(crystal.numbers > 0, f, 0.0))

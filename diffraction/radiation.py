@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # CODATA 2018: m_e c^2 in keV, h c in keV angstrom.
 _REST_ENERGY = 510.99895
@@ -63,5 +64,5 @@ Radiation = Electrons | Xrays
 
 def _positive(name: str, unit: str, value: object) -> None:
     # Only what a user types is checked: inside transformations values are tracers or placeholders.
-    if isinstance(value, int | float) and not value > 0:
+    if isinstance(value, int | float | np.number) and not value > 0:
         raise ValueError(f"{name} must be positive, in {unit}, got {value}")
