@@ -1,0 +1,47 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+# Several devices on one machine, for the tests of data parallelism; read when jax starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import diffraction as dx  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with data for measuring and testing; it is not part of the project."""
+    path = Path(os.environ.get("DD2D_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no data at {path}; set DD2D_SHARED_DATA to the folder that holds them")
+    return path
+
+
+@pytest.fixture
+def x64():
+    """Run the test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def layer():
+    """Makes a crystal without any symmetry: oblique, several elements, a few angstrom thick."""
+
+    def make(seed: int = 0, atoms: int = 5, thickness: float = 4.0) -> dx.Crystal:
+        rng = np.random.default_rng(seed)
+        lattice = np.array([[3.1, 0.4], [-0.9, 4.2]]) + rng.normal(0, 0.1, (2, 2))
+        positions = np.append(rng.random((atoms, 2)) @ lattice, np.zeros((atoms, 1)), 1)
+        positions[:, 2] = thickness * rng.random(atoms)
+        numbers = rng.choice([1, 6, 8, 14, 16, 26, 42, 53, 74], atoms)
+        return dx.Crystal(jnp.asarray(lattice), jnp.asarray(positions), jnp.asarray(numbers))
+
+    return make

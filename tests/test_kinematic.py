@@ -1,0 +1,691 @@
+"""Structure factors, the Ewald cut and the pattern: symmetries, limits, gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+import diffraction as dx
+from diffraction.kinematic import lorentz_polarisation
+
+Q_MAX = 1.25
+# Short enough that the sphere reaches all rods, also for X-rays.
+BEAMS = [dx.Electrons(80.0), dx.Xrays(0.7)]
+EACH_BEAM = pytest.mark.parametrize("beam", BEAMS, ids=["electrons", "xrays"])
+TILTS = [(0.0, 0.0), (5.0, -3.0), (-12.0, 20.0), (35.0, 10.0)]
+
+# Compiled as a whole: quicker than one compilation an operation.
+structure_factor = jax.jit(dx.structure_factor)
+form_factor = jax.jit(dx.form_factor)
+ewald_qz = jax.jit(dx.ewald_qz)
+
+
+def spots(pattern):
+    """hk -> (q, intensity) of what is not masked."""
+    pattern = jax.tree.map(np.asarray, pattern)
+    return {
+        tuple(map(int, pattern.hk[i])): (pattern.q[i], float(pattern.intensity[i]))
+        for i in np.flatnonzero(pattern.mask)
+    }
+
+
+def assert_same(found, expected, rtol=1e-10):
+    """Two patterns, slot by slot; intensities relative to the strongest."""
+    found, expected = jax.tree.map(np.asarray, (found, expected))
+    np.testing.assert_array_equal(found.hk, expected.hk)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_allclose(found.q, expected.q, atol=rtol)
+    scale = np.max(expected.intensity)
+    np.testing.assert_allclose(found.intensity / scale, expected.intensity / scale, atol=rtol)
+
+
+def direct_sum(crystal, q, beam, b=0.0):
+    """F by complex numpy exponentials, shared with nothing but the form factors."""
+    q, r = np.asarray(q, float), np.asarray(crystal.positions, float)
+    squared = (q**2).sum(-1)[:, None]
+    f = np.asarray(form_factor(beam, crystal.numbers[None, :], jnp.asarray(squared)))
+    return (f * np.exp(-b * squared / 4) * np.exp(2j * np.pi * q @ r.T)).sum(-1)
+
+
+def random_q(seed=0, count=20):
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (count, 3)))
+
+
+def change(crystal, **fields):
+    return dataclasses.replace(crystal, **fields)
+
+
+# Structure factors
+
+
+@pytest.mark.parametrize(
+    "beam",
+    [*BEAMS, dx.Electrons(80.0, table="kirkland")],
+    ids=["electrons", "xrays", "kirkland"],
+)
+def test_the_structure_factor_is_the_direct_sum(x64, layer, beam):
+    crystal, q = layer(), random_q()
+    b = np.array([0.1, 0.5, 0.0, 1.0, 2.0])
+    found = structure_factor(crystal, q, beam, b)
+    np.testing.assert_allclose(found, direct_sum(crystal, q, beam, b), rtol=1e-11)
+
+
+def test_translation_turns_phases_only(x64, layer):
+    crystal, q = layer(), random_q()
+    shift = jnp.array([0.7, -1.3, 2.9])
+    moved = change(crystal, positions=crystal.positions + shift)
+    expected = structure_factor(crystal, q, BEAMS[0]) * jnp.exp(2j * jnp.pi * q @ shift)
+    np.testing.assert_allclose(structure_factor(moved, q, BEAMS[0]), expected, rtol=1e-11)
+
+
+def test_friedel_pairs_are_conjugate(x64, layer):
+    crystal, q = layer(), random_q()
+    there, back = (structure_factor(crystal, s * q, BEAMS[0]) for s in (1, -1))
+    np.testing.assert_allclose(back, there.conj(), rtol=1e-12)
+
+
+def test_structure_factors_far_from_the_origin_keep_their_digits(layer):
+    """Float32 sines of large arguments would lose them: 200 A off, 1e-4 is what q itself has."""
+    crystal = layer()
+    q = random_q()
+    far = change(crystal, positions=crystal.positions + jnp.array([128.0, 64.0, 32.0]))
+    found = np.abs(structure_factor(far, q, BEAMS[0]))
+    expected = np.abs(direct_sum(far, q, BEAMS[0]))
+    np.testing.assert_allclose(found, expected, atol=2e-3 * expected.max())
+
+
+def test_b_may_be_one_number_one_a_crystal_or_one_an_atom(x64, layer):
+    beam = BEAMS[0]
+    batch = dx.stack([layer(0), layer(1)])
+    q = jnp.stack([random_q(0), random_q(1)])
+    number = structure_factor(batch, q, beam, 0.7)
+    for b in (jnp.full(2, 0.7), jnp.full((2, 5), 0.7)):
+        np.testing.assert_allclose(structure_factor(batch, q, beam, b), number, rtol=1e-13)
+    each = structure_factor(batch, q, beam, jnp.array([0.2, 0.9]))
+    for i, b in enumerate((0.2, 0.9)):
+        np.testing.assert_allclose(each[i], structure_factor(batch[i], q[i], beam, b))
+
+
+# Symmetries of the pattern
+
+
+@EACH_BEAM
+def test_translation_changes_nothing(x64, layer, beam):
+    crystal = layer()
+    moved = change(crystal, positions=crystal.positions + jnp.array([0.7, -1.3, 12.9]))
+    for tilt in TILTS[:2]:
+        assert_same(
+            dx.simulate(moved, beam, Q_MAX, 0.3, tilt), dx.simulate(crystal, beam, Q_MAX, 0.3, tilt)
+        )
+
+
+def test_an_atom_may_stand_in_any_cell(x64, layer):
+    crystal = layer()
+    shifts = jnp.array([[1, 0], [0, -2], [3, 1], [0, 0], [-1, -1]]) @ crystal.lattice
+    moved = change(crystal, positions=crystal.positions.at[:, :2].add(shifts))
+    assert_same(dx.simulate(moved, tilt=(5.0, 2.0)), dx.simulate(crystal, tilt=(5.0, 2.0)))
+
+
+def test_the_order_of_atoms_changes_nothing(x64, layer):
+    crystal, order, b = layer(), jnp.array([3, 1, 4, 0, 2]), jnp.linspace(0.1, 0.9, 5)
+    shuffled = change(crystal, positions=crystal.positions[order], numbers=crystal.numbers[order])
+    assert_same(
+        dx.simulate(shuffled, b_iso=b[order], tilt=(5.0, 2.0)),
+        dx.simulate(crystal, b_iso=b, tilt=(5.0, 2.0)),
+    )
+
+
+def test_padding_changes_nothing_wherever_it_is(layer):
+    beam = BEAMS[0]
+    crystal = layer()
+    expected = dx.simulate(crystal, beam, Q_MAX, 0.3, (3.0, 1.0))
+    scale = expected.intensity.max()
+    for garbage in (0.0, 7.3, 1e4):
+        padded = dx.Crystal(
+            crystal.lattice,
+            jnp.concatenate([jnp.full((3, 3), garbage), crystal.positions]),
+            jnp.concatenate([jnp.zeros(3, int), crystal.numbers]),
+        )
+        found = dx.simulate(padded, beam, Q_MAX, 0.3, (3.0, 1.0))
+        # Only the order of the additions may differ.
+        np.testing.assert_allclose(found.intensity, expected.intensity, atol=1e-6 * scale)
+
+
+@EACH_BEAM
+def test_padded_slots_have_gradients_of_exactly_zero(layer, beam):
+    batch = dx.stack([layer(0, 5), layer(1, 2)], size=7)
+    hk = dx.reflections(batch.lattice, Q_MAX)
+    batch = change(batch, positions=jnp.where(batch.numbers[..., None] > 0, batch.positions, 3.3))
+
+    def total(positions, b):
+        crystal = change(batch, positions=positions)
+        return jnp.sum(dx.simulate(crystal, beam, Q_MAX, b, (3.0, 1.0), hk=hk).intensity)
+
+    for gradient in jax.jit(jax.grad(total, (0, 1)))(batch.positions, jnp.full((2, 7), 0.4)):
+        real = np.asarray(batch.numbers > 0)
+        assert np.isfinite(gradient).all()
+        assert np.all(np.asarray(gradient)[~real] == 0)
+        assert np.any(np.asarray(gradient)[real] != 0)
+
+
+def test_padded_and_masked_spots_are_zero(layer):
+    lattice = layer().lattice
+    hk = np.concatenate([dx.reflections(lattice, 2.0), np.zeros((5, 2), int)])
+    pattern = dx.simulate(layer(), q_max=0.8, hk=hk)
+    mask = np.asarray(pattern.mask)
+    assert 0 < mask.sum() < len(dx.reflections(lattice, 2.0))
+    for values in (pattern.q, pattern.intensity, pattern.hk):
+        assert not np.asarray(values)[~mask].any()
+    assert np.all(np.linalg.norm(pattern.q[mask], axis=-1) <= 0.8)
+    assert spots(pattern).keys() == spots(dx.simulate(layer(), q_max=0.8)).keys()
+
+
+@EACH_BEAM
+@pytest.mark.parametrize("angle", [17.0, 90.0, -133.0])
+def test_the_pattern_turns_with_the_crystal(x64, layer, beam, angle):
+    crystal = layer()
+    r = jnp.asarray(Rotation.from_euler("z", angle, degrees=True).as_matrix())
+    turned = change(
+        crystal, lattice=crystal.lattice @ r[:2, :2].T, positions=crystal.positions @ r.T
+    )
+    found, expected = (spots(dx.simulate(c, beam, Q_MAX, 0.3)) for c in (turned, crystal))
+    assert found.keys() == expected.keys()
+    for hk, (q, intensity) in expected.items():
+        np.testing.assert_allclose(found[hk][0], r[:2, :2] @ q, atol=1e-13)
+        np.testing.assert_allclose(found[hk][1], intensity, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cell", [[[2, 0], [0, 1]], [[2, 1], [0, 3]], [[1, 1], [-1, 2]]])
+@pytest.mark.parametrize("tilt", TILTS[:2])
+def test_a_supercell_has_the_same_pattern(x64, layer, cell, tilt):
+    crystal, cell = layer(), np.array(cell)
+    times = round(abs(np.linalg.det(cell)))
+    # Lattice points inside the supercell.
+    points = np.stack(np.mgrid[-6:7, -6:7], -1).reshape(-1, 2)
+    fraction = points @ np.linalg.inv(cell)
+    points = points[((fraction > -1e-9) & (fraction < 1 - 1e-9)).all(1)]
+    assert len(points) == times
+    offsets = np.pad(points @ np.asarray(crystal.lattice), [(0, 0), (0, 1)])
+    big = dx.Crystal(
+        cell @ crystal.lattice,
+        (crystal.positions[None] + offsets[:, None]).reshape(-1, 3),
+        jnp.tile(crystal.numbers, times),
+    )
+    small = spots(dx.simulate(crystal, q_max=Q_MAX, b_iso=0.3, tilt=tilt))
+    strongest = max(i for _, i in small.values())
+    common = 0
+    for hk, (q, intensity) in spots(dx.simulate(big, q_max=Q_MAX, b_iso=0.3, tilt=tilt)).items():
+        index = np.linalg.solve(cell, hk)  # (H, K) = M (h, k)
+        if np.allclose(index, np.round(index), atol=1e-9):
+            expected = small[tuple(np.round(index).astype(int))]
+            np.testing.assert_allclose(q, expected[0], atol=1e-12)
+            np.testing.assert_allclose(intensity, times**2 * expected[1], rtol=1e-8)
+            common += 1
+        else:
+            assert intensity < 1e-20 * strongest
+    assert common == len(small)
+
+
+def test_inversion_pairs_are_equal_for_flat_crystals_only(x64, layer):
+    """The Ewald sphere cuts (h, k) and (-h, -k) at the same side, so thick crystals tell them."""
+    flat, thick = (
+        spots(dx.simulate(layer(thickness=t), q_max=Q_MAX, b_iso=0.3)) for t in (0.0, 4.0)
+    )
+    strongest = max(i for _, i in thick.values())
+    differences = []
+    for h, k in thick:
+        np.testing.assert_allclose(flat[h, k][1], flat[-h, -k][1], rtol=1e-9)
+        differences.append(abs(thick[h, k][1] - thick[-h, -k][1]) / strongest)
+    assert max(differences) > 0.01
+
+
+def test_turning_a_layer_over_exchanges_inversion_pairs(x64, layer):
+    crystal = layer()
+    over = change(crystal, positions=crystal.positions * jnp.array([1, 1, -1]))
+    found, expected = (spots(dx.simulate(c, q_max=Q_MAX, b_iso=0.3)) for c in (over, crystal))
+    for h, k in expected:
+        np.testing.assert_allclose(found[h, k][1], expected[-h, -k][1], rtol=1e-9)
+
+
+def test_a_mirrored_crystal_has_the_mirrored_pattern(x64, layer):
+    """y to -y, and a tilt about x with it."""
+    crystal = layer()
+    mirrored = change(
+        crystal,
+        lattice=crystal.lattice * jnp.array([1, -1]),
+        positions=crystal.positions * jnp.array([1, -1, 1]),
+    )
+    expected = spots(dx.simulate(crystal, q_max=Q_MAX, tilt=(6.0, 0.0)))
+    found = spots(dx.simulate(mirrored, q_max=Q_MAX, tilt=(-6.0, 0.0)))
+    assert found.keys() == expected.keys()
+    for hk, (q, intensity) in expected.items():
+        np.testing.assert_allclose(found[hk][0], q * [1, -1], atol=1e-13)
+        np.testing.assert_allclose(found[hk][1], intensity, rtol=1e-9)
+
+
+# Transformations and precision
+
+
+def test_a_batch_is_its_crystals(layer):
+    beam = BEAMS[1]
+    crystals = [layer(0, 5), layer(1, 2), layer(2, 4)]
+    batch = dx.stack(crystals)
+    hk = dx.reflections(batch.lattice, Q_MAX)
+    b = jnp.array([0.1, 0.5, 0.9])
+    together = jax.tree.map(np.asarray, dx.simulate(batch, beam, Q_MAX, b, (3.0, 1.0)))
+    assert len(together) == 3 and together.mask.shape == hk.shape[:2]
+
+    def one(crystal, b, hk):
+        return dx.simulate(crystal, beam, Q_MAX, b, (3.0, 1.0), hk=hk)
+
+    mapped = jax.tree.map(np.asarray, jax.vmap(one)(batch, b, jnp.asarray(hk)))
+    for i, crystal in enumerate(crystals):
+        alone = one(crystal, b[i], hk[i])
+        assert_same(together[i], alone, 2e-6)
+        assert_same(mapped[i], alone, 2e-6)
+        assert spots(alone).keys() == spots(dx.simulate(crystal, beam, Q_MAX)).keys()
+
+
+def test_two_batch_axes_work_like_one(layer):
+    beam = BEAMS[0]
+    flat = dx.stack([layer(s) for s in range(4)])
+    square = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), flat)
+    found = dx.simulate(square, beam, Q_MAX, 0.2)
+    assert found.q.shape[:2] == (2, 2)
+    back = jax.tree.map(lambda x: x.reshape(4, *x.shape[2:]), found)
+    assert_same(back, dx.simulate(flat, beam, Q_MAX, 0.2), 2e-6)
+
+
+def test_compiled_or_not_is_the_same(layer):
+    beam = BEAMS[1]
+    crystal = layer()
+    hk = dx.reflections(crystal.lattice, Q_MAX)
+    compiled = jax.jit(lambda c, r: dx.simulate(c, r, Q_MAX, 0.2, (3.0, 1.0), hk=hk))
+    with jax.disable_jit():
+        plain = dx.simulate(crystal, beam, Q_MAX, 0.2, (3.0, 1.0), hk=hk)
+    assert_same(compiled(crystal, beam), plain, 2e-6)
+    assert_same(dx.simulate(crystal, beam, Q_MAX, 0.2, (3.0, 1.0)), plain, 2e-6)
+
+
+@EACH_BEAM
+def test_single_precision_is_close_to_double(layer, beam):
+    def run():
+        pattern = dx.simulate(layer(atoms=40), beam, Q_MAX, 0.2, (3.0, 1.0))
+        assert pattern.q.dtype == pattern.intensity.dtype == layer().positions.dtype
+        return jax.tree.map(np.asarray, pattern)
+
+    single = run()
+    with jax.enable_x64(True):
+        double = run()
+    assert single.q.dtype == np.float32 and double.q.dtype == np.float64
+    assert_same(single, double, 1e-5)
+
+
+# Gradients
+
+
+def arguments(layer, beam):
+    crystal = layer()
+    number = jnp.asarray(beam.energy if isinstance(beam, dx.Electrons) else beam.wavelength)
+    return {
+        "positions": crystal.positions,
+        "lattice": crystal.lattice,
+        "b": jnp.linspace(0.2, 0.8, 5),
+        "tilt": jnp.array([4.0, -2.0]),
+        "beam": number,
+    }
+
+
+def loss_of(layer, beam, q_max=Q_MAX):
+    """A function of the arguments above that weighs all spots and coordinates differently."""
+    crystal = layer()
+    hk = jnp.asarray(dx.reflections(crystal.lattice, q_max))
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(hk), 3)))
+
+    def loss(values):
+        c = change(crystal, positions=values["positions"], lattice=values["lattice"])
+        # q_max is out of the way: spots that come and go have no derivative.
+        pattern = dx.simulate(
+            c, type(beam)(values["beam"]), q_max + 1, values["b"], values["tilt"], hk=hk
+        )
+        return jnp.sum(weights[:, 0] * pattern.intensity) + jnp.sum(weights[:, 1:] * pattern.q)
+
+    return jax.jit(loss)
+
+
+@EACH_BEAM
+def test_gradients_are_the_finite_differences(x64, layer, beam):
+    """With respect to positions, lattice, B, tilt and energy or wavelength."""
+    values, loss = arguments(layer, beam), loss_of(layer, beam)
+    gradients = jax.jit(jax.grad(loss))(values)
+    for name, x in values.items():
+        step = 1e-3 if name == "beam" and isinstance(beam, dx.Electrons) else 1e-5
+        numeric = []
+        for i in range(x.size):
+            delta = np.zeros(x.size)
+            delta[i] = step
+            up, down = (loss({**values, name: x + s * delta.reshape(x.shape)}) for s in (1, -1))
+            numeric.append((up - down) / (2 * step))
+        gradient = np.ravel(gradients[name])
+        assert np.abs(gradient).max() > 0
+        tolerance = 1e-7 * np.abs(gradient).max()
+        np.testing.assert_allclose(gradient, numeric, 1e-5, tolerance, err_msg=name)
+    direction = jax.tree.map(jnp.ones_like, values)
+    _, forward = jax.jvp(loss, (values,), (direction,))
+    np.testing.assert_allclose(forward, sum(g.sum() for g in gradients.values()), rtol=1e-10)
+
+
+@EACH_BEAM
+def test_gradients_at_extinct_spots_are_finite(beam):
+    # The second atom extinguishes all odd h.
+    lattice = jnp.array([[4.0, 0.0], [0.0, 3.0]])
+    numbers = jnp.array([26, 26])
+    hk = dx.reflections(lattice, Q_MAX)
+
+    def intensity(positions):
+        return dx.simulate(dx.Crystal(lattice, positions, numbers), beam, Q_MAX, hk=hk).intensity
+
+    positions = jnp.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    jacobian = jax.jit(jax.jacrev(intensity))(positions)
+    assert np.isfinite(jacobian).all()
+    assert np.abs(jacobian[hk[:, 0] % 2 == 1]).max() < 1e-3 * intensity(positions).max()
+
+
+@pytest.mark.parametrize("beam", [dx.Xrays(1.5406), dx.Xrays(2.5), dx.Electrons(0.1)])
+def test_rods_out_of_reach_leave_the_gradients_of_the_others_alone(x64, layer, beam):
+    """The sphere of slow beams ends before q_max; the square root there has no derivative."""
+    crystal = layer()
+    hk = dx.reflections(crystal.lattice, Q_MAX)
+    pattern = dx.simulate(crystal, beam, Q_MAX, hk=hk)
+    near = np.linalg.norm(hk @ np.asarray(crystal.reciprocal), axis=-1) < 1 / beam.wavelength
+    np.testing.assert_array_equal(pattern.mask, near & hk.any(-1))
+    assert 0 < pattern.mask.sum() < hk.any(-1).sum()
+
+    def total(values, hk):
+        c = change(crystal, positions=values["positions"], lattice=values["lattice"])
+        beam_ = type(beam)(values["beam"])
+        return jnp.sum(dx.simulate(c, beam_, Q_MAX, values["b"], values["tilt"], hk=hk).intensity)
+
+    values = {**arguments(layer, beam), "tilt": jnp.zeros(2)}
+    gradient = jax.jit(jax.grad(total))
+    all_rods = gradient(values, hk)
+    reached = gradient(values, np.where(pattern.mask[:, None], hk, 0))
+    for name in values:
+        assert np.isfinite(all_rods[name]).all(), name
+        np.testing.assert_allclose(all_rods[name], reached[name], rtol=1e-12)
+
+
+# The Ewald sphere
+
+
+@pytest.mark.parametrize("tilt", TILTS)
+@pytest.mark.parametrize("energy", [30.0, 80.0, 300.0])
+def test_scattering_is_elastic(x64, layer, tilt, energy):
+    """|k0 + q| = |k0|: the beam runs along -z, the crystal is turned."""
+    crystal, k = layer(), 1 / dx.Electrons(energy).wavelength
+    q_par = jnp.asarray(dx.reflections(crystal.lattice, 2.0) @ np.asarray(crystal.reciprocal))
+    q = np.concatenate([q_par, ewald_qz(q_par, 1 / k, tilt)[:, None]], -1)
+    lab = Rotation.from_euler("xy", tilt, degrees=True).apply(q)
+    np.testing.assert_allclose(np.linalg.norm(lab + [0, 0, -k], axis=-1), k, rtol=1e-14)
+
+
+def test_normal_incidence_follows_the_closed_form(x64):
+    q = jnp.linspace(0.0, 20.0, 50)
+    for wavelength in (0.04176, 0.0197):
+        closed = 1 / wavelength - np.sqrt(1 / wavelength**2 - q**2)
+        found = ewald_qz(jnp.stack([q * 0.6, q * 0.8], -1), wavelength)
+        np.testing.assert_allclose(found, closed, atol=1e-13)
+
+
+def test_single_precision_does_not_cancel_near_the_axis():
+    """1/lambda minus nearly the same would leave 2 digits in float32."""
+    q = jnp.array([[0.3, 0.0]])
+    np.testing.assert_allclose(ewald_qz(q, 0.0197), [0.0197 * 0.09 / 2], rtol=2e-5)
+
+
+def test_beyond_the_sphere_there_is_no_cut():
+    found = ewald_qz(jnp.array([[0.64, 0.0], [0.66, 0.0]]), 1.5406)
+    np.testing.assert_array_equal(np.isnan(found), [False, True])
+
+
+def test_tilting_up_a_side_lowers_the_cut_there(x64):
+    # About x, positive: +y rises towards the source, by the right hand.
+    wavelength, y, angle = 0.0418, 0.5, np.deg2rad(2.0)
+    found = ewald_qz(jnp.array([[0.0, y], [0.0, -y]]), wavelength, (2.0, 0.0))
+    flat = wavelength * y**2 / 2
+    np.testing.assert_allclose(found, [flat - y * angle, flat + y * angle], atol=5e-4)
+    # About y, positive: +x sinks.
+    found = ewald_qz(jnp.array([[y, 0.0], [-y, 0.0]]), wavelength, (0.0, 2.0))
+    np.testing.assert_allclose(found, [flat + y * angle, flat - y * angle], atol=5e-4)
+
+
+@EACH_BEAM
+@pytest.mark.parametrize("tilt", TILTS[1:])
+def test_a_tilt_turns_the_atoms(x64, layer, beam, tilt):
+    """Turn the atoms by an independent matrix: F at the detector's q, on the sphere, is the spot.
+
+    So the reported q are the components across the beam, in the laboratory.
+    """
+    crystal = layer()
+    k = 1 / beam.wavelength
+    pattern = dx.simulate(crystal, beam, Q_MAX, 0.0, tilt)
+    mask = np.asarray(pattern.mask)
+    across = np.asarray(pattern.q)[mask]
+    q = np.append(across, k - np.sqrt(k**2 - (across**2).sum(-1, keepdims=True)), 1)
+    rotation = Rotation.from_euler("xy", tilt, degrees=True)
+    turned = change(crystal, positions=jnp.asarray(rotation.apply(np.array(crystal.positions))))
+    expected = np.abs(direct_sum(turned, q, beam)) ** 2
+    if isinstance(beam, dx.Xrays):
+        two_theta = 2 * np.arcsin(np.linalg.norm(q, axis=-1) / (2 * k))
+        expected *= (1 + np.cos(two_theta) ** 2) / (2 * np.sin(two_theta))
+    np.testing.assert_allclose(np.asarray(pattern.intensity)[mask], expected, rtol=1e-8)
+    # They are rods of the crystal: back in its frame, q . a1 = h and q . a2 = k.
+    inside = rotation.inv().apply(q)[:, :2]
+    np.testing.assert_allclose(inside @ crystal.lattice.T, np.asarray(pattern.hk)[mask], atol=1e-10)
+
+
+def test_a_dimer_on_end_rocks_as_a_cosine(x64):
+    """Two atoms a height t apart: I = 4 f^2 cos^2(pi qz t), with qz set by the tilt."""
+    height, wavelength = 3.0, dx.Electrons(80.0).wavelength
+    crystal = dx.Crystal(
+        jnp.array([[3.0, 0.0], [0.0, 3.0]]),
+        jnp.array([[0, 0, 0], [0, 0, height]]),
+        jnp.array([14, 14]),
+    )
+    for angle in (0.0, 5.0, 15.0, 25.0):
+        _, intensity = spots(dx.simulate(crystal, q_max=0.5, tilt=(angle, 0.0)))[0, 1]
+        # Bisection on the elastic condition, not the root under test.
+        low, high = -0.5, 0.5
+        for _ in range(80):
+            qz = (low + high) / 2
+            c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+            y, z = c / 3 - s * qz, s / 3 + c * qz
+            above = np.hypot(y, z - 1 / wavelength) < 1 / wavelength
+            low, high = (low, qz) if above else (qz, high)
+        f = form_factor(dx.Electrons(), 14, jnp.array(1 / 9 + qz**2))
+        np.testing.assert_allclose(
+            intensity, 4 * f**2 * np.cos(np.pi * qz * height) ** 2, rtol=1e-8
+        )
+
+
+# Reflections
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    a=st.floats(1.5, 9.0),
+    b=st.floats(1.5, 9.0),
+    gamma=st.floats(20.0, 160.0),
+    turn=st.floats(0.0, 360.0),
+    left=st.booleans(),
+    q_max=st.floats(0.8, 2.0),
+)
+def test_reflections_are_complete_and_sorted(a, b, gamma, turn, left, q_max):
+    angles = np.deg2rad([turn, turn + (-gamma if left else gamma)])
+    lattice = np.array([[a], [b]]) * np.stack([np.cos(angles), np.sin(angles)], -1)
+    h, k = np.mgrid[-25:26, -25:26]
+    everything = np.stack([h.ravel(), k.ravel()], -1)
+    length = np.linalg.norm(everything @ np.linalg.inv(lattice).T, axis=-1)
+    assume((length[length > 0] < 0.99 * q_max).any())
+
+    found = dx.reflections(lattice, q_max)
+    assert len(found) % 32 == 0 and found.dtype == np.int32
+    present = found.any(-1)
+    kept = found[present]
+    assert not found[len(kept) :].any()  # padding comes last
+
+    surely = everything[(length > 0) & (length < q_max * (1 - 1e-5))]
+    at_most = everything[(length > 0) & (length < q_max * (1 + 1e-5))]
+    kept_set = set(map(tuple, kept))
+    assert len(kept_set) == len(kept)
+    assert set(map(tuple, surely)) <= kept_set <= set(map(tuple, at_most))
+    lengths = np.linalg.norm(kept @ np.linalg.inv(lattice).T, axis=-1)
+    assert (np.diff(lengths) > -2e-6).all()
+
+
+def test_reflections_of_a_batch_are_those_of_each(layer):
+    lattices = np.stack([np.asarray(layer(s).lattice) * (1 + s) for s in range(3)])
+    found = dx.reflections(lattices, 1.0)
+    for row, lattice in zip(found, lattices, strict=True):
+        alone = dx.reflections(lattice, 1.0)
+        np.testing.assert_array_equal(row[: len(alone)], alone)
+        assert not row[len(alone) :].any()
+
+
+@pytest.mark.parametrize("a", np.linspace(2.3, 4.0, 12))
+def test_a_ring_on_q_max_is_kept_whole(a):
+    """Rounding must not take two of six equivalent spots and leave four."""
+    lattice = np.array([[a, 0.0], [-a / 2, a * np.sqrt(3) / 2]])
+    crystal = dx.Crystal(jnp.asarray(lattice), jnp.zeros((1, 3)), jnp.array([6]))
+    edge = 2 / (np.sqrt(3) * a)
+    assert dx.simulate(crystal, q_max=edge).mask.sum() == 6
+    assert dx.simulate(crystal, q_max=edge * np.sqrt(3)).mask.sum() == 12
+
+
+# Analytic patterns
+
+
+def test_one_atom_scatters_as_its_form_factor(x64):
+    crystal = dx.Crystal(jnp.eye(2) * 2.5, jnp.array([[0.3, 0.1, 7.0]]), jnp.array([26]))
+    pattern = dx.simulate(crystal, q_max=Q_MAX)
+    mask = np.asarray(pattern.mask)
+    across = (np.asarray(pattern.q)[mask] ** 2).sum(-1)
+    k = 1 / dx.Electrons(80.0).wavelength
+    squared = across + (k - np.sqrt(k**2 - across)) ** 2
+    f = form_factor(dx.Electrons(), 26, jnp.asarray(squared))
+    np.testing.assert_allclose(np.asarray(pattern.intensity)[mask], f**2, rtol=1e-10)
+
+
+@EACH_BEAM
+def test_a_centred_cell_extinguishes_odd_spots(x64, beam):
+    lattice = jnp.array([[4.0, 0.5], [-1.0, 3.0]])
+    positions = jnp.pad(jnp.array([[0.0, 0.0], [0.5, 0.5]]) @ lattice, [(0, 0), (0, 1)])
+    one = dx.Crystal(lattice, positions[:1], jnp.array([26]))
+    two = dx.Crystal(lattice, positions, jnp.array([26, 26]))
+    single = spots(dx.simulate(one, beam, Q_MAX))
+    for (h, k), (_, intensity) in spots(dx.simulate(two, beam, Q_MAX)).items():
+        expected = 0.0 if (h + k) % 2 else 4 * single[h, k][1]
+        np.testing.assert_allclose(intensity, expected, rtol=1e-10, atol=1e-22)
+
+
+def test_graphene_rings_have_the_geometry_of_the_honeycomb(x64):
+    """|1 + exp(2 pi i (h + 2k) / 3)|^2: 1 for (10), 4 for (11), whatever the form factor."""
+    a = 2.46
+    lattice = jnp.array([[a, 0.0], [-a / 2, a * np.sqrt(3) / 2]])
+    positions = jnp.pad(jnp.array([[1 / 3, 2 / 3], [2 / 3, 1 / 3]]) @ lattice, [(0, 0), (0, 1)])
+    crystal = dx.Crystal(lattice, positions, jnp.array([6, 6]))
+    atom = dx.Crystal(lattice, positions[:1], jnp.array([6]))
+    single = spots(dx.simulate(atom, q_max=1.7))
+    for (h, k), (_, intensity) in spots(dx.simulate(crystal, q_max=1.7)).items():
+        geometry = 4.0 if (h - k) % 3 == 0 else 1.0
+        np.testing.assert_allclose(intensity / single[h, k][1], geometry, rtol=1e-9)
+    assert {(1, 1), (1, 0), (2, 0)} <= single.keys()
+
+
+@pytest.mark.parametrize("b", [0.5, 2.0])
+def test_heat_damps_intensities_by_debye_and_waller(x64, layer, b):
+    crystal = layer(thickness=0.0)
+    cold, warm = (dx.simulate(crystal, q_max=Q_MAX, b_iso=x) for x in (0.0, b))
+    across = (np.asarray(cold.q) ** 2).sum(-1)
+    k = 1 / dx.Electrons(80.0).wavelength
+    squared = across + (k - np.sqrt(k**2 - across)) ** 2
+    np.testing.assert_allclose(
+        warm.intensity, cold.intensity * np.exp(-b * squared / 2), rtol=1e-10
+    )
+
+
+def test_xrays_are_polarised_by_the_lorentz_polarisation_factor(x64, layer):
+    beam = BEAMS[1]
+    crystal = layer()
+    pattern = dx.simulate(crystal, beam, Q_MAX)
+    q_par = np.asarray(pattern.q)
+    q = np.concatenate([q_par, ewald_qz(pattern.q, beam.wavelength)[:, None]], -1)
+    mask = np.asarray(pattern.mask)
+    two_theta = 2 * np.arcsin(beam.wavelength * np.linalg.norm(q, axis=-1) / 2)[mask]
+    factor = (1 + np.cos(two_theta) ** 2) / (2 * np.sin(two_theta))
+    squared = (q[mask] ** 2).sum(-1)
+    np.testing.assert_allclose(lorentz_polarisation(squared, beam.wavelength), factor, rtol=1e-12)
+    expected = np.abs(direct_sum(crystal, q[mask], beam)) ** 2 * factor
+    np.testing.assert_allclose(np.asarray(pattern.intensity)[mask], expected, rtol=1e-9)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf")])
+def test_a_bad_q_max_is_refused(layer, bad):
+    hk = dx.reflections(layer().lattice, 1.0)
+    with pytest.raises(ValueError, match="q_max must be positive"):
+        dx.reflections(layer().lattice, bad)
+    with pytest.raises(ValueError, match="q_max must be positive"):
+        dx.simulate(layer(), q_max=bad)
+    with pytest.raises(ValueError, match="q_max must be positive"):
+        dx.simulate(layer(), q_max=bad, hk=hk)
+
+
+def test_a_q_max_before_the_first_rod_is_refused(layer):
+    with pytest.raises(ValueError, match="no rod lies within q_max = 0.01"):
+        dx.simulate(layer(), q_max=0.01)
+
+
+@pytest.mark.parametrize("lattice", [[[1.0, 1.0], [2.0, 2.0]], [[0.0, 0.0], [0.0, 1.0]]])
+def test_a_lattice_without_area_is_refused(lattice):
+    batch = np.stack([np.eye(2) * 3, np.array(lattice)])
+    with pytest.raises(ValueError, match="lattice 1 has no area"):
+        dx.reflections(batch, 1.0)
+
+
+@pytest.mark.parametrize("z", [99, 103])
+def test_xrays_of_elements_without_a_table_are_refused(layer, z):
+    crystal = change(layer(), numbers=jnp.array([6, 6, z, 0, 1]))
+    assert np.isfinite(dx.simulate(crystal).intensity).all()
+    with pytest.raises(ValueError, match=rf"no form factor for Z = \[{z}\]"):
+        dx.simulate(crystal, dx.Xrays())
+    with pytest.raises(ValueError, match=rf"no form factor for Z = \[{z}\]"):
+        dx.structure_factor(crystal, random_q(), dx.Xrays())
+
+
+@pytest.mark.parametrize("z", [104, -1])
+def test_unknown_elements_are_refused(layer, z):
+    crystal = change(layer(), numbers=jnp.array([6, 6, z, 0, 1]))
+    with pytest.raises(ValueError, match="0 to 103"):
+        dx.simulate(crystal)
+
+
+def test_a_traced_lattice_needs_its_rods(layer):
+    with pytest.raises(ValueError, match="hk=reflections"):
+        jax.jit(dx.simulate)(layer())
+
+
+def test_a_pattern_is_indexed_along_its_batch_only(layer):
+    pattern = dx.simulate(dx.stack([layer(0), layer(1)]))
+    assert isinstance(pattern[1], dx.Pattern) and pattern[1].mask.ndim == 1
+    with pytest.raises(TypeError):
+        pattern[1][0]
+    with pytest.raises(TypeError):
+        len(pattern[1])
