@@ -1,6 +1,6 @@
 """Compare the known monolayers of `dd2d_jax.prototypes` with two databases of computed crystals.
 
-    python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE]
+    python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE] [--made-up]
 
 A counterpart has the same atoms in the cell and the same space group (of the layer in its vacuum
 cell); of several, the one nearest in lattice and heights is taken. Compared are the reduced lattice
@@ -26,6 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dd2d_jax.prototypes import generate  # noqa: E402
 from dd2d_jax.prototypes.reference import references  # noqa: E402
 from dd2d_jax.prototypes.unique import distances  # noqa: E402
 
@@ -60,6 +61,18 @@ class Difference:
     @property
     def size(self) -> float:
         return self.percent / LATTICE_LIMIT + self.height / HEIGHT_LIMIT + self.bond / BOND_LIMIT
+
+
+@dataclass(frozen=True)
+class Row:
+    """One known monolayer and what was found for it; `found` has an item for each database."""
+
+    uid: str
+    prototype: str
+    atoms: Atoms
+    verdict: str
+    found: tuple[Difference | None, ...]
+    explained: str
 
 
 def reduced_lattice(atoms: Atoms) -> tuple[float, float, float]:
@@ -142,15 +155,15 @@ def nearest(ours: Atoms, candidates: Iterable[tuple[str, Atoms]]) -> Difference 
     return min((difference(ours, atoms, uid) for uid, atoms in same), key=lambda d: d.size)
 
 
-def compare(paths: list[Path]) -> list[tuple[str, str, Atoms, str, list[Difference | None], str]]:
-    """Rows (uid, prototype, atoms, verdict, difference per database, explanation)."""
+def compare(paths: list[Path]) -> list[Row]:
+    """Compare every known monolayer with every database."""
     known = [reference for reference in references() if reference.known]
     formulas = {reference.atoms.get_chemical_formula() for reference in known}
     databases = [read_database(path, formulas) for path in paths]
     rows = []
     for reference in known:
         formula = reference.atoms.get_chemical_formula()
-        found = [nearest(reference.atoms, base.get(formula, ())) for base in databases]
+        found = tuple(nearest(reference.atoms, base.get(formula, ())) for base in databases)
         there = [d for d in found if d is not None]
         if not there:
             verdict = "no counterpart"
@@ -159,10 +172,25 @@ def compare(paths: list[Path]) -> list[tuple[str, str, Atoms, str, list[Differen
         else:
             verdict = "explained" if reference.explained else "DIFFERS"
         rows.append(
-            (reference.uid, reference.prototype, reference.atoms, verdict, found,
-             reference.explained)
+            Row(
+                reference.uid,
+                reference.prototype,
+                reference.atoms,
+                verdict,
+                found,
+                reference.explained,
+            )
         )
     return rows
+
+
+def made_up_errors(path: Path) -> np.ndarray:
+    """Lattice differences in percent of decorated crystals that the database has, too."""
+    made = [a for a, i in generate() if ":" in i["uid"] and "layer" not in i["prototype"]]
+    base = read_database(path, {atoms.get_chemical_formula() for atoms in made})
+    pairs = ((atoms, base.get(atoms.get_chemical_formula(), ())) for atoms in made)
+    found = [nearest(atoms, entries) for atoms, entries in pairs if entries]
+    return np.array([d.percent for d in found if d is not None])
 
 
 def _cells(found: Difference | None) -> list[str]:
@@ -179,6 +207,7 @@ def main() -> int:
     parser.add_argument("--c2db", type=Path, default=DATA / "c2db.db")
     parser.add_argument("--twodmatpedia", type=Path, default=DATA / "twodmatpedia.db")
     parser.add_argument("--only", default="", help="print only rows of this verdict")
+    parser.add_argument("--made-up", action="store_true", help="also measure the decorations")
     options = parser.parse_args()
     rows = compare([options.c2db, options.twodmatpedia])
     table = Table("uid", "prototype", "a b gamma")
@@ -186,18 +215,24 @@ def main() -> int:
         for column in (name, "a b gamma", "lattice %", "height A", "bond %"):
             table.add_column(column)
     table.add_column("verdict")
-    for uid, prototype, atoms, verdict, found, explained in rows:
-        if options.only and verdict != options.only:
+    for row in rows:
+        if options.only and row.verdict != options.only:
             continue
-        a, b, gamma = reduced_lattice(atoms)
-        cells = [cell for one in found for cell in _cells(one)]
-        text = f"{verdict}: {explained}" if explained else verdict
-        table.add_row(uid, prototype, f"{a:.2f} {b:.2f} {gamma:.0f}", *cells, text)
+        a, b, gamma = reduced_lattice(row.atoms)
+        cells = [cell for one in row.found for cell in _cells(one)]
+        text = f"{row.verdict}: {row.explained}" if row.explained else row.verdict
+        table.add_row(row.uid, row.prototype, f"{a:.2f} {b:.2f} {gamma:.0f}", *cells, text)
     console = Console(width=220)
     console.print(table)
-    verdicts = [row[3] for row in rows]
+    verdicts = [row.verdict for row in rows]
     for verdict in ("OK", "explained", "no counterpart", "DIFFERS"):
         console.print(f"{verdict}: {verdicts.count(verdict)}")
+    single = sum(row.found[0] is None and row.found[1] is not None for row in rows)
+    console.print(f"of these with a counterpart in 2DMatPedia alone: {single}")
+    for path in [options.c2db, options.twodmatpedia] if options.made_up else []:
+        errors = made_up_errors(path)
+        quartiles = ", ".join(f"{q:.1f}" for q in np.percentile(errors, [25, 50, 75]))
+        console.print(f"{path.name}: {len(errors)} decorations, lattice %: {quartiles} (quartiles)")
     return 1 if "DIFFERS" in verdicts else 0
 
 

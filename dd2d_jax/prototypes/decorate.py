@@ -95,7 +95,7 @@ def _combinations(
 
 
 def _specification(text: str) -> dict[str, tuple[str, str]]:
-    """"M+=metal X-=anion" -> {"M": ("+", "metal"), "X": ("-", "anion")}."""
+    """Sign and class of every role: "M+=metal" gives {"M": ("+", "metal")}."""
     pairs, last = {}, ""
     for word in text.split():
         if "=" in word:

@@ -1,9 +1,15 @@
 """The crystals that are written down: known monolayers and the made-up starting points.
 
-Three tables stand beside this file. `known.csv` has known monolayers in terms of templates,
-`made_up.csv` in the same form starting geometries of prototypes that no known crystal here shows,
-`low_symmetry.csv` crystals whose coordinates are listed site by site. The coordinates of the last
-come from 2DMatPedia (Zhou et al., Sci. Data 6, 86, 2019; CC BY 4.0; rounded and re-centred).
+Three tables stand beside this file:
+
+- `known.csv`: known monolayers in terms of templates, in round numbers. The free coordinates of
+  SnS, GeS, GeSe, CuI, AgBr, ScCl3, YCl3, VI3, CrSiTe3, CrGeTe3, CdPS3 and the FeOCl family follow
+  2DMatPedia.
+- `made_up.csv`: starting geometries of prototypes that no known crystal here shows.
+- `low_symmetry.csv`: crystals listed site by site (role=element:u:v:z, fractions and angstrom),
+  from 2DMatPedia, rounded and re-centred; `source` is the entry's name there.
+
+2DMatPedia: Zhou et al., Sci. Data 6, 86, 2019; CC BY 4.0.
 """
 
 from __future__ import annotations

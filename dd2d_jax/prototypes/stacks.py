@@ -22,7 +22,7 @@ _VDW_UNKNOWN = 2.2  # angstrom
 
 
 def lattice_kind(atoms: Atoms) -> str | None:
-    """"hexagonal" (angle 120 degrees), "square", "rectangular" or None."""
+    """One of "hexagonal" (angle 120 degrees), "square" and "rectangular", or None."""
     a, b, _, _, _, gamma = atoms.cell.cellpar()
     if abs(gamma - 120) < 0.1 and abs(a - b) < 1e-3:
         return "hexagonal"

@@ -79,9 +79,7 @@ def _table_uid(reference: Reference) -> str:
     return f"{reference.prototype}:{'-'.join(roles[name] for name in sorted(roles))}"
 
 
-def generate(
-    seed: int = 0, share: float = 0.6, dropped: Counter | None = None
-) -> Iterator[Entry]:
+def generate(seed: int = 0, share: float = 0.6, dropped: Counter | None = None) -> Iterator[Entry]:
     """Yield the crystals made in the project, no two alike: known, then decorated, then stacked.
 
     Args:
