@@ -63,13 +63,24 @@ def test_a_layer_cut_by_the_cell_boundary_is_joined(shift, pbc):
     assert_same_spots(spots(dx.Crystal.from_ase(atoms), **TILTED), expected)
 
 
-def test_a_tight_or_tall_open_cell_is_not_taken_for_a_cut_layer():
-    # Two layers, farther apart than the cell is open, or farther than the cell is tall.
-    for height in (6.9, 0.5, 4.0):
-        positions = [[0, 0, 0.2], [1.23, 0.71, 6.9]]
-        cell = [[2.46, 0, 0], [-1.23, 2.13, 0], [0, 0, height]]
-        atoms = ase.Atoms("C2", positions=positions, cell=cell, pbc=(True, True, False))
-        assert np.ptp(dx.Crystal.from_ase(atoms).positions[:, 2]) == pytest.approx(6.7)
+@pytest.mark.parametrize(
+    ("height", "top"),
+    # Tight about two layers that stand apart; shorter than the layer; shorter by little.
+    [(6.9, 6.9), (4.0, 6.9), (0.5, 6.9), (12.0, 12.5)],
+)
+def test_positions_count_as_they_are_where_an_open_cell_is_no_wrapping_box(height, top):
+    positions = [[0, 0, 0.2], [1.23, 0.71, top]]
+    cell = [[2.46, 0, 0], [-1.23, 2.13, 0], [0, 0, height]]
+    atoms = ase.Atoms("C2", positions=positions, cell=cell, pbc=(True, True, False))
+    found = np.ptp(dx.Crystal.from_ase(atoms).positions[:, 2])
+    assert found == pytest.approx(top - 0.2, rel=1e-5)
+
+
+def test_atoms_of_a_periodic_cell_may_stand_in_any_cell():
+    atoms = mos2(pbc=True)
+    atoms.positions += np.array([[0], [1], [-2]]) * atoms.cell[2]
+    expected = spots(dx.Crystal.from_ase(mos2()), **TILTED)
+    assert_same_spots(spots(dx.Crystal.from_ase(atoms), **TILTED), expected)
 
 
 def test_a_tilted_c_axis_changes_nothing():
