@@ -29,13 +29,16 @@ def get_config() -> ConfigDict:
     # Spot pairs (q and -q) that the encoders read, the strongest first.
     config.diffraction.tokens = 48
 
-    # Standard deviations of what disturbs a training query (see dd2d_jax.corrupt); each sample
-    # draws its own share of them, from none to all.
+    # The most that disturbs a training query (see dd2d_jax.corrupt.Disturbance); each sample
+    # draws its own share of it, from none to all.
     config.disturbance = ConfigDict()
     config.disturbance.strain = 0.015
     config.disturbance.displacement = 0.045  # angstrom
     config.disturbance.noise = 0.15
     config.disturbance.b_iso = 0.5  # angstrom^2
+    config.disturbance.missing = 0.1
+    config.disturbance.crop = 0.2
+    config.disturbance.floor = 0.003
 
     config.model = ConfigDict()
     config.model.width = 128

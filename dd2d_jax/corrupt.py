@@ -14,19 +14,25 @@ from dd2d_jax.spots import Conditions, Spots, pair_intensities, select
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Disturbance:
-    """Standard deviations of what disturbs a query.
+    """How much a query is disturbed; everything is off by default.
 
     Attributes:
-        strain: isotropic strain of the lattice (0.01 is 1 %).
-        displacement: of every atomic coordinate, angstrom.
-        noise: of the logarithm of each spot's intensity.
+        strain: standard deviation of an isotropic strain of the lattice (0.01 is 1 %).
+        displacement: standard deviation of every atomic coordinate, angstrom.
+        noise: standard deviation of the logarithm of each spot's intensity.
         b_iso: half width of a uniform change of B, angstrom^2.
+        missing: probability that a spot is not seen.
+        crop: spots beyond (1 - crop) q_max are not seen.
+        floor: spots weaker than this, relative to the strongest, are not seen.
     """
 
     strain: float | jax.Array = 0.0
     displacement: float | jax.Array = 0.0
     noise: float | jax.Array = 0.0
     b_iso: float | jax.Array = 0.0
+    missing: float | jax.Array = 0.0
+    crop: float | jax.Array = 0.0
+    floor: float | jax.Array = 0.0
 
 
 # The levels at which accuracy is measured, by name.
@@ -76,16 +82,29 @@ def observe(
         conditions: radiation, q_max, B and the number of tokens.
         amount: each field a number or (B,).
     """
-    crystal_key, noise_key, b_key = jax.random.split(key, 3)
+    crystal_key, noise_key, b_key, miss_key = jax.random.split(key, 4)
     batch = crystal.numbers.shape[0]
+
+    def each(value: float | jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (batch,))[:, None, None]
+
     change = jax.random.uniform(b_key, (batch,), minval=-1.0, maxval=1.0)
     b_iso = jnp.maximum(conditions.b_iso + amount.b_iso * change, 0.0)
     q, intensity = pair_intensities(
         disturb_crystal(crystal_key, crystal, amount), hk, conditions, b_iso
     )
-    noise = jnp.broadcast_to(jnp.asarray(amount.noise, q.dtype), (batch,))[:, None, None]
-    intensity = intensity * jnp.exp(noise * jax.random.normal(noise_key, intensity.shape))
-    return select(q, hk, intensity, intensity > 0, conditions.tokens)
+    intensity = intensity * jnp.exp(
+        each(amount.noise) * jax.random.normal(noise_key, intensity.shape)
+    )
+    strongest = intensity.max((1, 2), keepdims=True)
+    reach = (1 - each(amount.crop)) * conditions.q_max
+    measured = (
+        (intensity > 0)
+        & (intensity >= each(amount.floor) * strongest)
+        & (jnp.sum(q * q, -1, keepdims=True) <= reach**2)
+        & (jax.random.uniform(miss_key, intensity.shape) >= each(amount.missing))
+    )
+    return select(q, hk, intensity, measured, conditions.tokens)
 
 
 def clean_spots(crystal: dx.Crystal, hk: jax.Array, conditions: Conditions) -> Spots:

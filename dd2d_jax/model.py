@@ -173,8 +173,8 @@ class TwoTower(nn.Module):
         self.cge = CGE(
             self.ste, self.atom_width, self.atom_layers, self.heads, self.embedding, self.dtype
         )
-        # Paper: learned, from 1 / 0.07.
-        self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.asarray(1 / 0.07)))
+        # Paper: learned, from 1 / 0.07. Strongly typed: a weak type compiles the step twice.
+        self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))
 
     def encode_pattern(self, spots: Spots) -> jax.Array:
         """Unit vectors (..., embedding) of patterns."""

@@ -119,7 +119,7 @@ def _fit(
     if begin >= config.train.steps or _stopped(config, best):
         return
     simulate, train = step.make_functions(config)
-    current, resident = step.replicate(current), step.replicate(source)
+    current, resident = step.replicate((current, source))
     key = jax.random.key(config.seed + 1)
     progress = Progress(
         TextColumn("step {task.completed}/{task.total}"),

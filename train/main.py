@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -22,6 +22,7 @@ def main(_: list[str]) -> None:
     """Train with the given flags."""
     from train import loop
 
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file that it writes
     name = Path(flags.FLAGS["config"].config_filename).stem
     try:
         loop.run(CONFIG.value, Path(WORKDIR.value or Path("workdir") / name))

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import diffraction as dx
@@ -92,9 +91,13 @@ def make_functions(config: ConfigDict) -> tuple[Callable, Callable]:
 
 
 def replicate(tree):
-    """A copy of `tree` on every local device, so that no step moves it again."""
-    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """A copy of `tree` on every local device, laid out as the steps return it.
+
+    Anything else would be moved, and the step compiled, once more.
+    """
+    places = np.zeros(jax.local_device_count())
+    copy = jax.pmap(lambda tree, _: tree, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+    return copy(tree, places)
 
 
 def shard(index: np.ndarray) -> np.ndarray:
