@@ -1,0 +1,408 @@
+"""Patterns from what users have: spot lists, images, arrays, hyperspy signals; and back to files.
+
+Files come from strangers: nothing in them is executed or unpickled, and their size is limited
+before they are read. Lengths of q in 1/angstrom, no 2 pi.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.lattice import PatternError
+
+MAX_SPOTS = 100_000
+MAX_TEXT_BYTES = 50_000_000
+_MAX_VALUES = 64_000_000
+_TEXT = (".csv", ".tsv", ".txt", ".dat")
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_ACCEPTED = (
+    "a spot list (.csv, .tsv, .txt, .dat, .json, .npy) or an image (.png, .jpg, .tif, .npy)"
+)
+_COLUMNS = {
+    "qx": "qx", "qy": "qy", "intensity": "intensity", "i": "intensity", "h": "h", "k": "k",
+}  # fmt: skip
+# 1/angstrom in one unit, by the unit's name without blanks, brackets and carets.
+_PER_ANGSTROM = {
+    "1/å": 1.0, "å-1": 1.0, "1/a": 1.0, "a-1": 1.0, "1/angstrom": 1.0, "angstrom-1": 1.0,
+    "1/nm": 0.1, "nm-1": 0.1, "1/pm": 100.0, "pm-1": 100.0,
+}  # fmt: skip
+
+
+def as_pattern(value: Any) -> dx.Pattern:
+    """A single pattern from whatever stands for one.
+
+    Args:
+        value: a `dx.Pattern`, a path (see `read_pattern`), an array or list of (qx, qy, intensity)
+            rows in 1/angstrom, or a calibrated hyperspy signal of one diffraction pattern.
+
+    Raises:
+        PatternError: what is wrong, and where, in one line.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(value, dx.Pattern):
+        return value
+    if isinstance(value, str | Path):
+        return read_pattern(value)
+    if hasattr(value, "axes_manager") and hasattr(value, "data"):
+        return _from_signal(value)
+    try:
+        rows = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise PatternError(
+            "a pattern is a dx.Pattern, a path, (qx, qy, intensity) rows or a hyperspy signal; "
+            f"got {type(value).__name__}"
+        ) from error
+    return _from_rows(rows, "the array")
+
+
+def read_pattern(
+    path: str | Path, scale: float | None = None, centre: tuple[float, float] | None = None
+) -> dx.Pattern:
+    """Read a pattern from a spot list or an image.
+
+    Spot lists: text with columns qx, qy, intensity (1/angstrom; comma or blank separated, with or
+    without a header; h, k may follow), JSON with "q" (K, 2), "intensity" (K,) and optionally
+    "hk", the DD2D authors' JSON with "X" (pixels and log intensities), or .npy with (K, 3) rows.
+    Images: PNG, JPEG, TIFF or a 2D .npy; spots are found by `image.find_spots`, q_y points up.
+
+    Args:
+        path: the file.
+        scale: 1/angstrom per pixel; needed for images and "X", refused for lists in 1/angstrom.
+        centre: column and row of the central beam in pixels; None takes the pattern's centre of
+            symmetry.
+
+    Raises:
+        PatternError: what is wrong, with file and row or field, in one line.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give {_ACCEPTED}")
+    if scale is not None and not (np.isfinite(scale) and scale > 0):
+        raise PatternError(f"scale must be positive, in 1/angstrom per pixel, got {scale}")
+    suffix = path.suffix.lower()
+    if suffix in _IMAGES:
+        from dd2d_jax.image import read_image
+
+        return _from_image(read_image(path), path, scale, centre)
+    if suffix == ".npy":
+        array = _read_npy(path)
+        if array.ndim == 2 and array.shape[1] not in (3, 5):
+            return _from_image(array, path, scale, centre)
+        _refuse_scale(path, scale)
+        return _from_rows(array, str(path))
+    if suffix == ".json":
+        return _from_json(path, scale, centre)
+    if suffix in _TEXT:
+        _refuse_scale(path, scale)
+        return _from_rows(*_read_text(path))
+    raise PatternError(f"{path}: the format is unknown; give {_ACCEPTED}")
+
+
+def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
+    """Write a single pattern as .csv or .json, moved into place once it is whole.
+
+    Raises:
+        PatternError: a batch, or another suffix.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    data = pattern_dict(pattern)
+    if path.suffix.lower() == ".json":
+        text = json.dumps(data) + "\n"
+    elif path.suffix.lower() == ".csv":
+        rows = zip(data["q"], data["intensity"], data["hk"], strict=True)
+        lines = [f"{x!r},{y!r},{i!r},{h},{k}" for (x, y), i, (h, k) in rows]
+        text = "\n".join(["qx,qy,intensity,h,k", *lines]) + "\n"
+    else:
+        raise PatternError(f"{path}: patterns are written as .csv or .json")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def pattern_dict(pattern: dx.Pattern) -> dict[str, list]:
+    """The spots of a single pattern as JSON: "q" (K, 2) in 1/angstrom, "intensity", "hk".
+
+    Raises:
+        PatternError: a batch of patterns.
+    """
+    mask = np.asarray(pattern.mask, bool)
+    if mask.ndim != 1:
+        raise PatternError(f"a single pattern is needed, got a batch of shape {mask.shape}")
+    # float(str()) of float32: the shortest digits that read back as the same number.
+    return {
+        "q": [[float(str(x)) for x in row] for row in np.asarray(pattern.q)[mask]],
+        "intensity": [float(str(x)) for x in np.asarray(pattern.intensity)[mask]],
+        "hk": np.asarray(pattern.hk)[mask].astype(int).tolist(),
+    }
+
+
+def _pattern(q: np.ndarray, intensity: np.ndarray, hk: np.ndarray | None = None) -> dx.Pattern:
+    hk = np.zeros(q.shape, np.int32) if hk is None else hk
+    return dx.Pattern(
+        jnp.asarray(q, jnp.float32),
+        jnp.asarray(intensity, jnp.float32),
+        jnp.asarray(hk, jnp.int32),
+        jnp.ones(len(q), bool),
+    )
+
+
+def _from_rows(rows: np.ndarray, where: str, lines: list[int] | None = None) -> dx.Pattern:
+    """Rows (K, 3) of qx, qy, intensity, or (K, 5) with h, k; `lines` names each in its file."""
+    if rows.ndim != 2 or rows.shape[1] not in (3, 5):
+        raise PatternError(
+            f"{where}: has shape {rows.shape}; rows of qx, qy, intensity (K, 3) are needed"
+        )
+    if len(rows) == 0:
+        raise PatternError(f"{where}: there is no spot in it")
+    if len(rows) > MAX_SPOTS:
+        raise PatternError(f"{where}: {len(rows)} spots; at most {MAX_SPOTS} are taken")
+
+    def name(row: int) -> str:
+        return f"row {row}" if lines is None else f"line {lines[row]}"
+
+    for column, field in enumerate(("qx", "qy", "intensity", "h", "k")[: rows.shape[1]]):
+        # Numbers that float32 cannot hold count as infinite.
+        bad = ~(np.abs(rows[:, column]) < 3e38)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise PatternError(
+                f"{where}, {name(row)}: {field} is {rows[row, column]:g}, not a finite number"
+            )
+    if (rows[:, 2] < 0).any():
+        row = int(np.argmax(rows[:, 2] < 0))
+        raise PatternError(
+            f"{where}, {name(row)}: intensity {rows[row, 2]:g} is negative; subtract less "
+            "background"
+        )
+    hk = rows[:, 3:] if rows.shape[1] == 5 else None
+    if hk is not None and (np.abs(hk) > 1e4).any():
+        raise PatternError(f"{where}: Miller indices h, k beyond 10000")
+    return _pattern(rows[:, :2], rows[:, 2], hk)
+
+
+def _refuse_scale(path: Path, scale: float | None) -> None:
+    if scale is not None:
+        raise PatternError(
+            f"{path}: a spot list in 1/angstrom takes no scale; scale is for images, per pixel"
+        )
+
+
+def _limited_text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > MAX_TEXT_BYTES:
+        raise PatternError(f"{path}: {size} bytes; at most {MAX_TEXT_BYTES} are read")
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PatternError(f"{path}: not a text file; give {_ACCEPTED}") from error
+
+
+def _read_text(path: Path) -> tuple[np.ndarray, str, list[int]]:
+    """Rows of a text table, the file's name and the lines that they stand on."""
+    rows, lines, order = [], [], None
+    for number, line in enumerate(_limited_text(path).splitlines(), 1):
+        line = line.split("#")[0].strip().strip(",;")
+        if not line:
+            continue
+        fields = re.split(r"\s*[,;]\s*|\s+", line)
+        if not rows and order is None:
+            order = _header(line, path, number)
+            if order is not None:
+                continue
+            order = list(range(len(fields)))
+        try:
+            values = [float(x) for x in fields]
+        except ValueError:
+            raise PatternError(f"{path}, line {number}: {line[:60]!r} is not numbers") from None
+        if max(order) >= len(values) or len(order) not in (3, 5):
+            raise PatternError(
+                f"{path}, line {number}: {len(values)} columns; qx, qy, intensity are needed"
+            )
+        rows.append([values[i] for i in order])
+        lines.append(number)
+        if len(rows) > MAX_SPOTS:
+            raise PatternError(f"{path}: more than {MAX_SPOTS} rows")
+    return np.array(rows, float).reshape(len(rows), -1 if rows else 3), str(path), lines
+
+
+def _header(line: str, path: Path, number: int) -> list[int] | None:
+    """Columns of qx, qy, intensity (and h, k) by a header, None where the line is numbers."""
+    # Units in brackets are words of their own.
+    plain = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", line).lower().replace('"', "").strip()
+    fields = re.split(r"\s*[,;]\s*|\s+", plain)
+    if _is_number(fields[0]):
+        return None
+    place = {_COLUMNS[f]: i for i, f in reversed(list(enumerate(fields))) if f in _COLUMNS}
+    missing = [f for f in ("qx", "qy", "intensity") if f not in place]
+    if missing:
+        raise PatternError(
+            f"{path}, line {number}: the header has no column {missing[0]!r}; qx, qy and "
+            "intensity are needed"
+        )
+    names = ("qx", "qy", "intensity", "h", "k")
+    return [place[f] for f in (names if "h" in place and "k" in place else names[:3])]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _from_json(
+    path: Path, scale: float | None, centre: tuple[float, float] | None
+) -> dx.Pattern:
+    try:
+        data = json.loads(_limited_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, PatternError):
+            raise
+        detail = str(error).splitlines()[0]
+        raise PatternError(f"{path}: not valid JSON of one pattern ({detail})") from error
+    if isinstance(data, dict) and "q" in data and "intensity" in data:
+        _refuse_scale(path, scale)
+        q = _numbers(data["q"], 2, path, "q")
+        intensity = _numbers(data["intensity"], 1, path, "intensity")
+        columns = [q, intensity[:, None]]
+        if data.get("hk"):
+            columns.append(_numbers(data["hk"], 2, path, "hk"))
+        if q.shape[1] != 2 or len({len(c) for c in columns}) > 1 or columns[-1].shape[1] > 2:
+            raise PatternError(
+                f"{path}: q must be (K, 2), intensity (K,) and hk (K, 2) of one length K; got "
+                + ", ".join(str(c.shape) for c in columns)
+            )
+        return _from_rows(np.concatenate(columns, 1), str(path))
+    if isinstance(data, dict) and "X" in data:
+        return _from_pixels(_numbers(data["X"], 2, path, "X"), path, scale, centre)
+    raise PatternError(f'{path}: a JSON pattern has "q" and "intensity", or "X" (DD2D data sets)')
+
+
+def _numbers(value: Any, dimensions: int, path: Path, field: str) -> np.ndarray:
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError):
+        array = None
+    if array is not None and array.size == 0:
+        raise PatternError(f"{path}: {field} is empty, there is no spot in it")
+    if array is None or array.ndim != dimensions:
+        raise PatternError(f"{path}: {field} must be a {dimensions}-dimensional list of numbers")
+    return array
+
+
+def _from_pixels(
+    x: np.ndarray, path: Path, scale: float | None, centre: tuple[float, float] | None
+) -> dx.Pattern:
+    """The DD2D authors' spots (3, K): pixel x, pixel y, natural logarithm of the intensity."""
+    if len(x) != 3:
+        raise PatternError(f"{path}: X has {len(x)} rows; pixel x, pixel y, log intensity needed")
+    if scale is None:
+        raise PatternError(
+            f"{path}: X is in pixels; give scale in 1/angstrom per pixel (0.025 in DD2D data)"
+        )
+    if x.shape[1] > MAX_SPOTS:
+        raise PatternError(f"{path}: {x.shape[1]} spots; at most {MAX_SPOTS} are taken")
+    bad = ~np.isfinite(x).all(0)
+    if bad.any():
+        raise PatternError(f"{path}: X, column {int(np.argmax(bad))} is not finite numbers")
+    middle = _symmetry_centre(x[:2].T) if centre is None else np.asarray(centre, float)
+    # Pixels are whole numbers, so the central beam may stand one off its place.
+    outer = np.linalg.norm(x[:2].T - middle, axis=1) > 1.5
+    if not outer.any():
+        raise PatternError(f"{path}: X holds no spot beside the central beam")
+    x = x[:, outer]
+    rows = np.c_[(x[:2].T - middle) * scale, np.exp(x[2] - x[2].max())]
+    return _from_rows(rows, str(path))
+
+
+def _symmetry_centre(points: np.ndarray) -> np.ndarray:
+    """The point (2,) through which inversion maps most points (K, 2) onto others, to 1.5 pixels."""
+    some = points[:: max(1, len(points) // 400)]
+    sums = (some[:, None] + some[None]).reshape(-1, 2)
+    places, votes = np.unique(np.rint(sums), axis=0, return_counts=True)
+    offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
+    table = {tuple(p): v for p, v in zip(places.tolist(), votes.tolist(), strict=True)}
+    total = [sum(table.get((a + u, b + v), 0) for u, v in offsets.tolist())
+             for a, b in places.tolist()]  # fmt: skip
+    best = places[int(np.argmax(total))]
+    near = np.abs(sums - best).max(1) <= 1.5
+    return sums[near].mean(0) / 2
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        detail = str(error).splitlines()[0]
+        raise PatternError(f"{path}: not a readable .npy array ({detail})") from error
+    if array.dtype.kind not in "fiub":
+        raise PatternError(f"{path}: holds {array.dtype}, real numbers are needed")
+    if array.size > _MAX_VALUES:
+        raise PatternError(f"{path}: {array.size} values; at most {_MAX_VALUES} are taken")
+    return np.array(array, float)
+
+
+def _from_image(
+    image: np.ndarray, path: Path, scale: float | None, centre: tuple[float, float] | None
+) -> dx.Pattern:
+    if scale is None:
+        raise PatternError(
+            f"{path}: an image needs its scale in 1/angstrom per pixel (scale=, or --scale)"
+        )
+    try:
+        return _image_pattern(image, np.array([scale, scale]), centre)
+    except PatternError as error:
+        raise PatternError(f"{path}: {error}") from error
+
+
+def _image_pattern(
+    image: np.ndarray, scale: np.ndarray, centre: tuple[float, float] | None
+) -> dx.Pattern:
+    from dd2d_jax.image import find_spots
+
+    spots = find_spots(image, centre)
+    # Rows count downwards, q_y upwards.
+    q = (spots.position - spots.centre) * scale * [1, -1]
+    return _pattern(q, spots.intensity)
+
+
+def _from_signal(signal: Any) -> dx.Pattern:
+    """From a hyperspy signal, known by its axes_manager and data."""
+    axes = tuple(signal.axes_manager.signal_axes)
+    data = np.asarray(signal.data)
+    if len(axes) != 2 or data.ndim != 2:
+        raise PatternError(
+            f"the signal has {len(axes)} signal axes and data of shape {data.shape}; give one 2D "
+            "pattern (signal.inav[...] picks one)"
+        )
+    if data.size > _MAX_VALUES:
+        raise PatternError(f"the signal has {data.size} pixels; at most {_MAX_VALUES} are taken")
+    scale = []
+    for axis in axes:
+        unit = re.sub(r"[\s^${}()\\]", "", str(axis.units)).replace("⁻¹", "-1")
+        unit = unit.replace("\u212b", "å").lower()  # the sign for angstrom, not the letter
+        factor = _PER_ANGSTROM.get(unit)
+        if factor is None or not (np.isfinite(axis.scale) and axis.scale != 0):
+            raise PatternError(
+                f"the signal is not calibrated: axis {getattr(axis, 'name', '')!s} has scale "
+                f"{axis.scale} and units {axis.units!s}; 1/angstrom or 1/nm are needed"
+            )
+        scale.append(abs(float(axis.scale)) * factor)
+    # Where the origin of q lies inside, the calibration names the centre.
+    origin = np.array([-float(axis.offset) / float(axis.scale) for axis in axes])
+    inside = ((origin > 1) & (origin < np.array(data.shape[::-1]) - 2)).all()
+    return _image_pattern(data, np.array(scale), tuple(origin) if inside else None)
