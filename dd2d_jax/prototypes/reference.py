@@ -4,7 +4,7 @@ Three tables stand beside this file:
 
 - `known.csv`: known monolayers in terms of templates, in round numbers. The free coordinates of
   SnS, GeS, GeSe, CuI, AgBr, ScCl3, YCl3, VI3, CrSiTe3, CrGeTe3, CdPS3 and the FeOCl family follow
-  2DMatPedia.
+  2DMatPedia; the other MX3 layers keep its bond lengths.
 - `made_up.csv`: starting geometries of prototypes that no known crystal here shows.
 - `low_symmetry.csv`: crystals listed site by site (role=element:u:v:z, fractions and angstrom),
   from 2DMatPedia, rounded and re-centred; `source` is the entry's name there.
