@@ -18,7 +18,7 @@ from dd2d_jax.lattice import PatternError
 from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors
-from dd2d_jax.score import NEURAL_WEIGHT, score, simulate_table
+from dd2d_jax.score import score, simulate_table
 from dd2d_jax.spots import Spots
 from dd2d_jax.trained import Model, load
 
@@ -163,7 +163,6 @@ def retrieve(
     if rerank:
         order = order[: max(rerank, k)]
         value, setting = _compare(model, library, rows[order], settings)
-        value = value + NEURAL_WEIGHT * similarity[order]
         again = np.argsort(-value, kind="stable")
         order, value, setting = order[again], value[again], setting[again]
     order, value, setting = order[:k], value[:k], setting[:k]

@@ -18,8 +18,6 @@ STRAIN = 0.012
 SHEAR = 0.003
 # Weight of the lattice's log-likelihood against the cosine of the intensities.
 LATTICE_WEIGHT = 0.0005
-# Weight of the network's cosine when it votes on the candidates that it proposed.
-NEURAL_WEIGHT = 0.1
 
 
 @jax.tree_util.register_dataclass
