@@ -1,0 +1,401 @@
+"""The console script `dd2d`: simulate, index, retrieve, evaluate.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
+given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported by the commands
+alone, so that `dd2d --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_LEVELS = ("clean", "perturbed")
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    Args:
+        argv: the arguments after the program's name; None takes those of the process.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is left to say, also at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, ValueError, OSError) as error:
+        if args.debug:
+            raise
+        return _failed(f"error: {_one_line(error)}", 1)
+    except Exception as error:
+        if args.debug:
+            raise
+        kind = type(error).__name__
+        return _failed(f"error: {kind}: {_one_line(error)} (--debug shows where)", 1)
+    return 0
+
+
+def _failed(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    line = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+    return line or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dd2d",
+        description="From a diffraction pattern to the 2D crystal that made it.",
+        epilog="dd2d COMMAND --help says more, with an example.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_simulate, _add_index, _add_retrieve, _add_evaluate):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable, summary: str, example: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_simulate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "simulate",
+        _simulate,
+        "simulate the diffraction pattern of a 2D crystal",
+        "dd2d simulate MoS2.cif --energy 80 --q-max 1.5 --output MoS2.csv --plot MoS2.png",
+    )
+    parser.add_argument("structure", help="CIF, POSCAR, extended XYZ or XSF file of one layer")
+    beam = parser.add_mutually_exclusive_group()
+    beam.add_argument(
+        "--energy", type=_positive, default=80.0, metavar="KEV", help="electrons, keV (80)"
+    )
+    beam.add_argument("--xrays", type=_positive, metavar="WAVELENGTH", help="X-rays, angstrom")
+    parser.add_argument(
+        "--q-max", type=_positive, default=1.5, help="1/angstrom, q = 1/d without 2 pi (1.5)"
+    )
+    parser.add_argument(
+        "--b-iso", type=_not_negative, default=0.5, metavar="B", help="angstrom^2 (0.5)"
+    )
+    parser.add_argument(
+        "--tilt",
+        type=_finite,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("X", "Y"),
+        help="degrees, about x and then about y (0 0)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw layer and pattern, .png")
+    parser.add_argument("--json", action="store_true", help="print all spots as JSON")
+
+
+def _add_index(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "index",
+        _index,
+        "build a library of crystals that `dd2d retrieve` searches",
+        "dd2d index crystals.db my_library --checkpoint runs/base",
+    )
+    parser.add_argument(
+        "source",
+        help="ASE database, folder or file of structures, DD2D JSON file, or a named source: "
+        "prototypes, c2db, jarvis_2d",
+    )
+    parser.add_argument("directory", type=Path, help="a new folder for the library")
+    _add_checkpoint(parser)
+    parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_retrieve(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "retrieve",
+        _retrieve,
+        "find the crystals of a library that explain a pattern best",
+        "dd2d retrieve saed.tif --scale 0.0052 --elements Mo,S --refine --output found",
+    )
+    parser.add_argument(
+        "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
+    )
+    parser.add_argument(
+        "--scale", type=_positive, metavar="S", help="1/angstrom per pixel, needed for images"
+    )
+    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "-k", type=_count, default=10, metavar="K", help="number of candidates (10)"
+    )
+    parser.add_argument(
+        "--elements", metavar="Mo,S", help="only crystals made of these elements alone"
+    )
+    parser.add_argument(
+        "--rerank",
+        type=_count_or_none,
+        default=100,
+        metavar="N",
+        help="how many of the network's candidates are simulated and compared; 0: none (100)",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+    )
+    parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure top-1/3/5/10/50 in percent and milliseconds a query, three methods side by side",
+        "dd2d evaluate --checkpoint runs/base --queries test.db --library all.db --level clean",
+    )
+    _add_checkpoint(parser, required=True)
+    parser.add_argument(
+        "--queries", required=True, metavar="Q.db", help="crystals to find; uids as in the library"
+    )
+    parser.add_argument("--library", required=True, metavar="L.db", help="crystals to search")
+    parser.add_argument(
+        "--level", choices=_LEVELS, help="how the queries are disturbed (clean, then perturbed)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="OUT",
+        help="print JSON, or write it to the file OUT",
+    )
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=required,
+        metavar="DIR",
+        help="folder of a training run" + ("" if required else " (the package's own weights)"),
+    )
+
+
+def _number(text: str, accept: Callable[[float], bool], what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not (abs(value) < float("inf") and accept(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda x: x > 0, "a positive number")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda x: x >= 0, "a number of at least 0")
+
+
+def _finite(text: str) -> float:
+    return _number(text, lambda x: True, "a number")
+
+
+def _count(text: str) -> int:
+    return int(_number(text, lambda x: x >= 1 and x == int(x), "a whole number of at least 1"))
+
+
+def _count_or_none(text: str) -> int:
+    return int(_number(text, lambda x: x >= 0 and x == int(x), "a whole number of at least 0"))
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    import diffraction as dx
+    from dd2d_jax import structures
+    from dd2d_jax.output import pattern_table
+    from dd2d_jax.patterns import pattern_dict, write_pattern
+
+    _check_suffix("--output", args.output, (".csv", ".json"))
+    _check_suffix("--plot", args.plot, (".png", ".pdf", ".svg"))
+    with _naming(args.structure):
+        layer = structures.layer(structures.read_structure(args.structure))
+        crystal = dx.Crystal.from_ase(structures.to_atoms(*layer))
+        beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy)
+        pattern = dx.simulate(crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
+    if not bool(pattern.mask.any()):
+        raise UserError(f"{args.structure}: no spot within q_max = {args.q_max:g} 1/angstrom")
+    if args.output:
+        write_pattern(pattern, args.output)
+    if args.plot:
+        from dd2d_jax.figures import plot_pattern_and_structure, save
+
+        save(plot_pattern_and_structure(crystal, pattern), args.plot)
+    if args.json:
+        _print_json(pattern_dict(pattern))
+    else:
+        _print_table(pattern_table(pattern))
+
+
+def _index(args: argparse.Namespace) -> None:
+    from dd2d_jax.library import Library
+
+    _check_new(args.directory)
+    model = _model(args.checkpoint)
+    _say(f"reading {args.source}")
+    with _naming(args.source):
+        library = Library.build(args.source, model, args.data_dir)
+    library.save(args.directory)
+    if args.json:
+        _print_json({"library": str(args.directory), "crystals": len(library),
+                     "model": library.model, "report": library.crystals.report})  # fmt: skip
+        return
+    report = library.crystals.report
+    print(f"{args.directory}: {len(library)} crystals out of {report['rows']}")
+    for reason, skipped in report["skipped"].items():
+        print(f"skipped {skipped['count']}: {reason}, for example {skipped['examples'][0]}")
+    twins = report["duplicates"]
+    if twins["count"]:
+        print(f"kept {twins['count']} structural duplicates, for example {twins['examples'][0]}")
+
+
+def _retrieve(args: argparse.Namespace) -> None:
+    from dd2d_jax.output import found_dict
+    from dd2d_jax.patterns import read_pattern
+    from dd2d_jax.retrieval import retrieve
+
+    if args.output:
+        _check_new(args.output)
+    elements = args.elements.split(",") if args.elements is not None else None
+    elements = None if elements is None else [e.strip() for e in elements if e.strip()]
+    if elements == []:
+        raise UserError("--elements is empty; give symbols such as Mo,S")
+    pattern = read_pattern(args.pattern, scale=args.scale)
+    _say("searching")
+    model = _model(args.checkpoint)
+    found = retrieve(
+        pattern, args.library, model, args.k, elements, rerank=args.rerank, refine=args.refine
+    )
+    if args.output:
+        found.write(args.output)
+    if args.json:
+        _print_json(found_dict(found))
+    else:
+        _print_table(found.table())
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from dd2d_jax.checkpoint import write_json
+    from dd2d_jax.evaluate import evaluate
+    from dd2d_jax.library import read_source
+    from dd2d_jax.output import evaluation_table
+
+    out = None if args.json in (None, "-") else Path(args.json)
+    if out is not None and not out.resolve().parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder; make it first")
+    model = _model(args.checkpoint)
+    sets = []
+    for source in (args.queries, args.library):
+        _say(f"reading {source}")
+        with _naming(source):
+            sets.append(read_source(source))
+    levels = (args.level,) if args.level else _LEVELS
+    results = [
+        evaluate(model, *sets, level, args.seed, lambda line, n=level: _say(f"{n}: {line}"))
+        for level in levels
+    ]
+    value = results[0] if args.level else results
+    if args.json == "-":
+        _print_json(value)
+        return
+    if out is not None:
+        write_json(out, value)
+    for result in results:
+        _print_table(evaluation_table(result))
+
+
+def _model(checkpoint: str | None) -> Any:
+    from dd2d_jax.trained import load
+
+    return load(checkpoint)
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Put the file's name before errors that do not say it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(source) in str(error):
+            raise
+        raise UserError(f"{source}: {_one_line(error)}") from error
+
+
+def _check_suffix(option: str, path: Path | None, accepted: tuple[str, ...]) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() not in accepted:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(accepted)}")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it first")
+
+
+def _check_new(directory: Path) -> None:
+    """Before the work begins: what is there already is not overwritten."""
+    if directory.exists():
+        raise UserError(f"{directory}: exists already; choose another name or remove it")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # Piped into a file there is no width to keep to.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
