@@ -170,6 +170,9 @@ def _coarsest(
     fitted = bases.copy()
     mixed = np.einsum("nki,kj->nij", weighted, near)
     fitted[solvable] = np.linalg.solve(normal[solvable], mixed[solvable])
+    # A basis far from any lattice can be fitted by one without area.
+    flat = np.abs(np.linalg.det(fitted)) < 1 / _MAX_AREA
+    fitted[flat] = bases[flat]
     hk, good = _index(fitted, q, tolerance)
     share = good.mean(1)
     if share.max() < 2 / 3:
