@@ -62,9 +62,12 @@ def read_config(directory: Path) -> ConfigDict:
     if not path.is_file():
         raise CheckpointError(f"{directory}: no checkpoint here (config.json is missing)")
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        value = json.loads(path.read_text())
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a config but {value!r:.50}")
+    return ConfigDict(value)
 
 
 def _manager(directory: Path, keep: int):
@@ -111,7 +114,10 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     folder = Path(directory) / name
     if not folder.is_dir():
         return None
-    manager = _manager(folder, 1000)  # a reader deletes nothing
+    try:
+        manager = _manager(folder, 1000)  # a reader deletes nothing
+    except Exception as error:  # Orbax already reads the metrics of every step here
+        raise CheckpointError(f"{folder}: damaged ({_first_line(error)})") from error
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     problems = []
     for step in sorted(manager.all_steps(), reverse=True):
@@ -123,7 +129,7 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
                 ),
             )
         except Exception as error:  # noqa: BLE001  Orbax raises many kinds for damaged files
-            problems.append(f"step {step}: {str(error).splitlines()[0][:200]}")
+            problems.append(f"step {step}: {_first_line(error)}")
             continue
         manager.close()
         _check_shapes(folder, template, found.state)
@@ -132,6 +138,10 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     if problems:
         raise CheckpointError(f"{folder}: damaged or of another model ({'; '.join(problems)})")
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _check_shapes(folder: Path, template: Any, found: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import diffraction as dx
 from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, restore
@@ -48,20 +48,11 @@ class Model:
         """A short hash that names these parameters."""
         return fingerprint(self.params)
 
-    @functools.cached_property
+    @property
     def _functions(self) -> tuple[Callable, Callable]:
-        tower, conditions = TwoTower.from_config(self.config.model), self.conditions
-
-        @jax.jit
-        def crystals(params, crystal, hk):
-            spots = clean_spots(crystal, hk, conditions)
-            return tower.apply({"params": params}, crystal, spots, method="encode_crystal")
-
-        @jax.jit
-        def patterns(params, spots):
-            return tower.apply({"params": params}, spots, method="encode_pattern")
-
-        return crystals, patterns
+        return _encoders(
+            FrozenConfigDict(self.config.model), FrozenConfigDict(self.config.diffraction)
+        )
 
     def embed_crystals(self, crystals: dx.Crystal, hk: np.ndarray | None = None) -> np.ndarray:
         """Unit vectors (n, D) of a batch of n crystals in canonical setting.
@@ -79,6 +70,25 @@ class Model:
         """Unit vectors (n, D) of a batch of n patterns."""
         _, function = self._functions
         return _in_chunks(lambda s: function(self.params, s), (spots,))
+
+
+@functools.lru_cache(maxsize=8)
+def _encoders(
+    model: FrozenConfigDict, diffraction: FrozenConfigDict
+) -> tuple[Callable, Callable]:
+    # One for all models of a config: training makes a Model at each evaluation.
+    tower, conditions = TwoTower.from_config(model), Conditions.from_config(diffraction)
+
+    @jax.jit
+    def crystals(params, crystal, hk):
+        spots = clean_spots(crystal, hk, conditions)
+        return tower.apply({"params": params}, crystal, spots, method="encode_crystal")
+
+    @jax.jit
+    def patterns(params, spots):
+        return tower.apply({"params": params}, spots, method="encode_pattern")
+
+    return crystals, patterns
 
 
 def _in_chunks(function: Callable, trees: tuple) -> np.ndarray:
@@ -106,7 +116,7 @@ def load(checkpoint: str | Path | None = None) -> Model:
     config = read_config(folder)
     try:
         shapes = jax.eval_shape(lambda: initial_params(config))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
     found = restore(folder, "best", {"params": shapes})
     if found is None:
@@ -120,4 +130,5 @@ def initial_params(config: ConfigDict) -> Any:
     crystal = dx.Crystal(jnp.eye(2)[None], jnp.zeros((1, 1, 3)), jnp.ones((1, 1), jnp.int32))
     spots = Spots(pairs, pairs.astype(jnp.int32), pairs, pairs > 0, crystal.lattice)
     tower = TwoTower.from_config(config.model)
-    return tower.init(jax.random.key(config.seed), crystal, spots, spots)["params"]
+    # Jitted: operation by operation it takes many times as long.
+    return jax.jit(tower.init)(jax.random.key(config.seed), crystal, spots, spots)["params"]

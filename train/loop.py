@@ -41,11 +41,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         OSError: the workdir cannot be written.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    if path.exists():
+    if (workdir / "config.json").exists():
         _check_same(checkpoint.read_config(workdir), config, workdir)
-    else:
-        checkpoint.write_config(workdir, config)
     jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/dd2d/jax").expanduser()))
     return train_and_evaluate(config, workdir, Console())
 
@@ -90,6 +87,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
     crystals, splits = inputs.load_crystals(config)
     _check_sizes(config, splits)
     source = inputs.load_source(crystals, Conditions.from_config(config.diffraction))
+    # Only now: a config that could not be used does not keep the workdir from the next.
+    checkpoint.write_config(workdir, config)
     for name in ("validation", "test"):
         path = workdir / f"{name}.db"
         if not path.exists():
@@ -101,6 +100,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
     )
     _fit(config, workdir, source, splits, console)
     best = checkpoint.restore(workdir, "best", {"params": _params_like(config)})
+    if best is None:
+        raise checkpoint.CheckpointError(f"{workdir}: the run is finished, but best/ is missing")
     table = test_table(Model(config, best.state["params"]), source, splits)
     checkpoint.write_json(workdir / "test.json", table)
     print_table(table, splits, console)
@@ -116,6 +117,7 @@ def _fit(
 ) -> None:
     current, best = _resume(config, workdir, console)
     begin = int(current.step)
+    _forget_after(begin, workdir / "metrics.jsonl")
     if begin >= config.train.steps or _stopped(config, best):
         return
     simulate, train = step.make_functions(config)
@@ -168,6 +170,22 @@ def _resume(
     leaves = jax.tree.leaves(found.state)
     restored = jax.tree.unflatten(jax.tree.structure(current), leaves)
     return restored, Best(**found.metrics["best"])
+
+
+def _forget_after(step: int, path: Path) -> None:
+    """Drop what was logged after the restored step: those steps are taken again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # a line that was cut when the run was killed
+            continue
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(kept))
+    part.replace(path)
 
 
 def _save(workdir: Path, done: int, current: state.State, found: dict, best: Best) -> Best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -29,9 +30,28 @@ def main(_: list[str]) -> None:
     except (ValueError, OSError) as error:
         if DEBUG.value:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the flags; one that cannot be used is told in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error} (--help lists the flags)")
+    except OSError as error:  # config_flags lets this and the next through
+        _fail(str(error))
+    except AttributeError as error:
+        if "--debug" in argv:
+            raise
+        key = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error
+        _fail(f"the config has no such key: {key}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)
