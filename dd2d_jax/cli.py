@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            if not args.debug:
+                warnings.simplefilter("ignore")
+            args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+        _say("interrupted")
+        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is left to say, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,24 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, ValueError, OSError) as error:
         if args.debug:
             raise
-        return _failed(f"error: {_one_line(error)}", 1)
+        _say(f"error: {_one_line(error)}")
+        return 1
     except Exception as error:
         if args.debug:
             raise
-        kind = type(error).__name__
-        return _failed(f"error: {kind}: {_one_line(error)} (--debug shows where)", 1)
+        _say(f"error: {type(error).__name__}: {_one_line(error)} (--debug shows where)")
+        return 1
     return 0
 
 
-def _failed(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
-    return status
-
-
 def _one_line(error: BaseException) -> str:
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    line = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # Names from files must not move the cursor.
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
     return line or type(error).__name__
 
 
@@ -116,7 +120,7 @@ def _add_simulate(commands: Any) -> None:
         nargs=2,
         default=(0.0, 0.0),
         metavar=("X", "Y"),
-        help="degrees, about x and then about y (0 0)",
+        help="degrees, about x and then about y; a1 lies along x (0 0)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw layer and pattern, .png")
@@ -158,12 +162,8 @@ def _add_retrieve(commands: Any) -> None:
     )
     parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
     _add_checkpoint(parser)
-    parser.add_argument(
-        "-k", type=_count, default=10, metavar="K", help="number of candidates (10)"
-    )
-    parser.add_argument(
-        "--elements", metavar="Mo,S", help="only crystals made of these elements alone"
-    )
+    parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
+    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
     parser.add_argument(
         "--rerank",
         type=_count_or_none,
@@ -198,11 +198,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
     parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="OUT",
-        help="print JSON, or write it to the file OUT",
+        "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
     )
 
 
@@ -215,34 +211,26 @@ def _add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> 
     )
 
 
-def _number(text: str, accept: Callable[[float], bool], what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not (abs(value) < float("inf") and accept(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
+def _number(what: str, accept: Callable[[float], bool], kind: type = float) -> Callable:
+    """A converter for argparse: a finite number that is accepted."""
+
+    def convert(text: str):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (abs(value) < float("inf") and accept(value) and value == kind(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return kind(value)
+
+    return convert
 
 
-def _positive(text: str) -> float:
-    return _number(text, lambda x: x > 0, "a positive number")
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, lambda x: x >= 0, "a number of at least 0")
-
-
-def _finite(text: str) -> float:
-    return _number(text, lambda x: True, "a number")
-
-
-def _count(text: str) -> int:
-    return int(_number(text, lambda x: x >= 1 and x == int(x), "a whole number of at least 1"))
-
-
-def _count_or_none(text: str) -> int:
-    return int(_number(text, lambda x: x >= 0 and x == int(x), "a whole number of at least 0"))
+_positive = _number("a positive number", lambda x: x > 0)
+_not_negative = _number("a number of at least 0", lambda x: x >= 0)
+_finite = _number("a number", lambda x: True)
+_count = _number("a whole number of at least 1", lambda x: x >= 1, int)
+_count_or_none = _number("a whole number of at least 0", lambda x: x >= 0, int)
 
 
 def _simulate(args: argparse.Namespace) -> None:
@@ -251,8 +239,8 @@ def _simulate(args: argparse.Namespace) -> None:
     from dd2d_jax.output import pattern_table
     from dd2d_jax.patterns import pattern_dict, write_pattern
 
-    _check_suffix("--output", args.output, (".csv", ".json"))
-    _check_suffix("--plot", args.plot, (".png", ".pdf", ".svg"))
+    _check_file("--output", args.output, (".csv", ".json"))
+    _check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     with _naming(args.structure):
         layer = structures.layer(structures.read_structure(args.structure))
         crystal = dx.Crystal.from_ase(structures.to_atoms(*layer))
@@ -281,11 +269,11 @@ def _index(args: argparse.Namespace) -> None:
     with _naming(args.source):
         library = Library.build(args.source, model, args.data_dir)
     library.save(args.directory)
-    if args.json:
-        _print_json({"library": str(args.directory), "crystals": len(library),
-                     "model": library.model, "report": library.crystals.report})  # fmt: skip
-        return
     report = library.crystals.report
+    if args.json:
+        facts = {"library": str(args.directory), "crystals": len(library), "model": library.model}
+        _print_json({**facts, "report": report})
+        return
     print(f"{args.directory}: {len(library)} crystals out of {report['rows']}")
     for reason, skipped in report["skipped"].items():
         print(f"skipped {skipped['count']}: {reason}, for example {skipped['examples'][0]}")
@@ -295,22 +283,23 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _retrieve(args: argparse.Namespace) -> None:
+    from dd2d_jax.lattice import PatternError
     from dd2d_jax.output import found_dict
     from dd2d_jax.patterns import read_pattern
     from dd2d_jax.retrieval import retrieve
 
     if args.output:
         _check_new(args.output)
-    elements = args.elements.split(",") if args.elements is not None else None
-    elements = None if elements is None else [e.strip() for e in elements if e.strip()]
-    if elements == []:
-        raise UserError("--elements is empty; give symbols such as Mo,S")
+    elements = None if args.elements is None else args.elements.replace(" ", "").split(",")
     pattern = read_pattern(args.pattern, scale=args.scale)
     _say("searching")
     model = _model(args.checkpoint)
-    found = retrieve(
-        pattern, args.library, model, args.k, elements, rerank=args.rerank, refine=args.refine
-    )
+    try:
+        found = retrieve(
+            pattern, args.library, model, args.k, elements, rerank=args.rerank, refine=args.refine
+        )
+    except PatternError as error:
+        raise UserError(f"{args.pattern}: {error}") from error
     if args.output:
         found.write(args.output)
     if args.json:
@@ -326,8 +315,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dd2d_jax.output import evaluation_table
 
     out = None if args.json in (None, "-") else Path(args.json)
-    if out is not None and not out.resolve().parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; make it first")
+    _check_file("--json", out)
     model = _model(args.checkpoint)
     sets = []
     for source in (args.queries, args.library):
@@ -352,6 +340,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _model(checkpoint: str | None) -> Any:
     from dd2d_jax.trained import load
 
+    # Of a damaged checkpoint Orbax logs a line of its own before it raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return load(checkpoint)
 
 
@@ -366,19 +356,26 @@ def _naming(source: str) -> Iterator[None]:
         raise UserError(f"{source}: {_one_line(error)}") from error
 
 
-def _check_suffix(option: str, path: Path | None, accepted: tuple[str, ...]) -> None:
+def _check_file(option: str, path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Before the work begins: the file can be written."""
     if path is None:
         return
-    if path.suffix.lower() not in accepted:
-        raise UserError(f"{option} {path}: the name must end in {' or '.join(accepted)}")
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it first")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; give the name of a file")
+    above = path.absolute().parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written, {above} is no writable folder")
 
 
 def _check_new(directory: Path) -> None:
-    """Before the work begins: what is there already is not overwritten."""
-    if directory.exists():
+    """Before the work begins: nothing is overwritten, and the folder can be made."""
+    if directory.exists() or directory.is_symlink():
         raise UserError(f"{directory}: exists already; choose another name or remove it")
+    above = next(p for p in directory.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{directory}: cannot be made, {above} is no writable folder")
 
 
 def _say(line: str) -> None:

@@ -22,6 +22,10 @@ _SIDE = 1024
 _SIGNIFICANT = 7.0
 # Where the noise is small, the halo's own unevenness, relative to it, takes its place.
 _CONTRAST = 0.005
+# The same for what is not radial, relative to the local mean above the radial background.
+_UNEVEN = 0.05
+# Peaks are measured against their surroundings, a Gaussian so many times as wide.
+_WIDER = 2.5
 # More local maxima than this are texture; the strongest are kept.
 _MOST = 1000
 
@@ -150,6 +154,20 @@ def symmetry_centre(image: np.ndarray) -> np.ndarray:
     return _summit(weighted) / 2
 
 
+def points_centre(points: np.ndarray) -> np.ndarray:
+    """The point (2,) through which inversion maps most points (K, 2) onto others, to 1.5 pixels."""
+    some = points[:: max(1, len(points) // 400)]
+    sums = (some[:, None] + some[None]).reshape(-1, 2)
+    places, votes = np.unique(np.rint(sums), axis=0, return_counts=True)
+    offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
+    table = {tuple(p): v for p, v in zip(places.tolist(), votes.tolist(), strict=True)}
+    total = [sum(table.get((a + u, b + v), 0) for u, v in offsets.tolist())
+             for a, b in places.tolist()]  # fmt: skip
+    best = places[int(np.argmax(total))]
+    near = np.abs(sums - best).max(1) <= 1.5
+    return sums[near].mean(0) / 2
+
+
 def _self_convolution(image: np.ndarray) -> np.ndarray:
     shape = [fft.next_fast_len(2 * n - 1, real=True) for n in image.shape]
     full = fft.irfft2(fft.rfft2(image, shape) ** 2, shape)
@@ -191,13 +209,16 @@ def _radial(values: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
 
 
 def _noise(image: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
-    """Standard deviation of the pixels' noise at like radius, (H, W).
+    """Standard deviation (H, W) at like radius of the noise that a filter of `width` leaves.
 
-    From second differences: whatever is wider than a pixel or two, spots or halo, cancels.
+    From second differences: whatever is wider than a pixel or two, spots or halo, cancels. Noise
+    that is smeared over several pixels (JPEG, resampled images) is therefore underestimated.
     """
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6.0
     rough = np.abs(ndimage.convolve(image, kernel, mode="nearest"))
-    return 1.4826 * _radial(rough, radius, width)
+    wide = _WIDER * width
+    passed = np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
+    return 1.4826 * passed * _radial(rough, radius, 4.0)
 
 
 def _spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
@@ -225,17 +246,16 @@ def _peaks(image: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarra
     residual = image - background
     beam = _beam_radius(image, radius)
     width = _spot_width(residual, radius > beam)
-    noise = _noise(image, radius, 4.0)
+    noise = _noise(image, radius, width)
     hidden = _hidden(image, background, noise, width)
     residual = np.where(hidden, 0.0, residual)
     # Where the halo is steep, what half a pixel's shift explains is no spot.
     slope = np.hypot(*np.gradient(background))
     sure = np.sign(residual) * np.maximum(np.abs(residual) - 0.5 * slope, 0)
     # Matched to the spot, blind to what is much wider.
-    wide = 2.5 * width
-    matched = ndimage.gaussian_filter(sure, width) - ndimage.gaussian_filter(sure, wide)
-    norm = np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
-    error = norm * noise + _CONTRAST * np.maximum(above, 0)
+    around = ndimage.gaussian_filter(sure, _WIDER * width)
+    matched = ndimage.gaussian_filter(sure, width) - around
+    error = noise + _CONTRAST * np.maximum(above, 0) + _UNEVEN * np.abs(around)
     found = peak_local_max(
         np.where(hidden, 0.0, matched / (error + 1e-9 * np.ptp(image))),
         min_distance=max(2, round(2 * width)),
@@ -260,7 +280,7 @@ def _hidden(
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
     level = background - np.quantile(image, 0.001)
     residual = ndimage.gaussian_filter(image - background, width)
-    dark = residual < -np.maximum(8 * noise / (2 * np.sqrt(np.pi) * width), 0.4 * level)
+    dark = residual < -np.maximum(3 * _SIGNIFICANT * noise, 0.4 * level)
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))

@@ -319,7 +319,9 @@ def _from_pixels(
     bad = ~np.isfinite(x).all(0)
     if bad.any():
         raise PatternError(f"{path}: X, column {int(np.argmax(bad))} is not finite numbers")
-    middle = _symmetry_centre(x[:2].T) if centre is None else np.asarray(centre, float)
+    from dd2d_jax.image import points_centre
+
+    middle = points_centre(x[:2].T) if centre is None else np.asarray(centre, float)
     # Pixels are whole numbers, so the central beam may stand one off its place.
     outer = np.linalg.norm(x[:2].T - middle, axis=1) > 1.5
     if not outer.any():
@@ -327,20 +329,6 @@ def _from_pixels(
     x = x[:, outer]
     rows = np.c_[(x[:2].T - middle) * scale, np.exp(x[2] - x[2].max())]
     return _from_rows(rows, str(path))
-
-
-def _symmetry_centre(points: np.ndarray) -> np.ndarray:
-    """The point (2,) through which inversion maps most points (K, 2) onto others, to 1.5 pixels."""
-    some = points[:: max(1, len(points) // 400)]
-    sums = (some[:, None] + some[None]).reshape(-1, 2)
-    places, votes = np.unique(np.rint(sums), axis=0, return_counts=True)
-    offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
-    table = {tuple(p): v for p, v in zip(places.tolist(), votes.tolist(), strict=True)}
-    total = [sum(table.get((a + u, b + v), 0) for u, v in offsets.tolist())
-             for a, b in places.tolist()]  # fmt: skip
-    best = places[int(np.argmax(total))]
-    near = np.abs(sums - best).max(1) <= 1.5
-    return sums[near].mean(0) / 2
 
 
 def _read_npy(path: Path) -> np.ndarray:
