@@ -1,0 +1,327 @@
+"""The console script as users type it: results on stdout, one line for what is wrong."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.build
+import ase.io
+import jax
+import numpy as np
+import pytest
+from ase.db import connect
+
+from configs import smoke
+from dd2d_jax import checkpoint, cli, trained
+
+ROOT = Path(__file__).resolve().parents[1]
+DICHALCOGENIDES = {
+    "MoS2": (3.18, 3.19),
+    "WSe2": (3.32, 3.35),
+    "MoTe2": (3.55, 3.60),
+    "NbS2": (3.33, 3.20),
+    "HfSe2": (3.75, 3.10),
+}
+
+
+def damage(folder: Path, params) -> None:
+    """Copies of the library and the model that cannot be used."""
+    shutil.copytree(folder / "lib", folder / "hurt")
+    data = bytearray((folder / "hurt/embeddings.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "hurt/embeddings.npy").write_bytes(data)
+    shutil.copytree(folder / "run", folder / "torn")
+    for path in (folder / "torn/best").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+    (folder / "other").mkdir()
+    checkpoint.write_config(folder / "other", checkpoint.read_config(folder / "run"))
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    checkpoint.save(folder / "other", "best", 1, {"params": params}, {})
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Path:
+    """A folder with an untrained model, crystals, their library, and what is wrong with others."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = smoke.get_config()
+    config.model.width = config.model.embedding = config.model.atom_width = 16
+    config.model.heads = 2
+    config.data.data_dir = str(folder / "data")
+    run = folder / "run"
+    run.mkdir()
+    checkpoint.write_config(run, config)
+    params = trained.initial_params(config)
+    checkpoint.save(run, "best", 1, {"params": params}, {})
+    crystals = {"graphene": ase.build.graphene(vacuum=8), "BN": ase.build.graphene("BN", vacuum=8)}
+    for formula, (a, thickness) in DICHALCOGENIDES.items():
+        crystals[formula] = ase.build.mx2(formula, a=a, thickness=thickness, vacuum=8)
+    with connect(folder / "all.db") as database:
+        for uid, atoms in crystals.items():
+            database.write(atoms, uid=uid, known=True)
+    ase.io.write(folder / "mos2.cif", crystals["MoS2"])
+    ase.io.write(folder / "bulk.cif", ase.build.bulk("Fe"))
+    data = os.environ.get("DD2D_DATA_DIR")
+    os.environ["DD2D_DATA_DIR"] = str(folder / "data")
+    arguments = ["index", folder / "all.db", folder / "lib", "--checkpoint", run]
+    assert cli.main([str(x) for x in arguments]) == 0
+    arguments = ["simulate", folder / "mos2.cif", "--output", folder / "mos2.csv"]
+    assert cli.main([str(x) for x in arguments]) == 0
+    damage(folder, params)
+    yield folder
+    os.environ.pop("DD2D_DATA_DIR")
+    if data is not None:
+        os.environ["DD2D_DATA_DIR"] = data
+
+
+@pytest.fixture
+def dd2d(place, tmp_path, monkeypatch, capsys):
+    """Runs a command line in a new folder with the files of `place`; status, stdout, stderr."""
+    shutil.copytree(place, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(line: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main(line.split())
+        except SystemExit as leave:
+            status = leave.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def console(line: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "dd2d_jax.cli", *line.split()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        **kwargs,
+    )
+
+
+def test_help_answers_at_once_without_jax():
+    begin = time.perf_counter()
+    done = console("--help")
+    assert done.returncode == 0 and "retrieve" in done.stdout
+    assert time.perf_counter() - begin < 1.0
+    code = "import sys, dd2d_jax.cli; assert not {'jax', 'numpy', 'ase'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("command", ["simulate", "index", "retrieve", "evaluate"])
+def test_every_command_has_help_with_an_example_and_json(command, capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert leave.value.code == 0
+    assert f"dd2d {command}" in text.split("example:")[1] and "--json" in text
+
+
+def test_simulate_prints_the_strongest_spots(dd2d):
+    status, out, err = dd2d("simulate mos2.cif")
+    assert (status, err) == (0, "")
+    # {11} at 1.59 A is MoS2's strongest, {10} at 2.754 A the next.
+    assert "1.5900" in out and "2.7540" in out and "100.000" in out
+
+
+def test_simulate_json_holds_every_spot(dd2d):
+    status, out, _ = dd2d("simulate mos2.cif --json --q-max 0.7")
+    spots = json.loads(out)
+    assert status == 0 and len(spots["q"]) == len(spots["intensity"]) == len(spots["hk"]) == 12
+    np.testing.assert_allclose(
+        sorted(np.linalg.norm(spots["q"], axis=1))[0], 2 / 3.18 / np.sqrt(3), rtol=1e-5
+    )
+
+
+def test_simulate_writes_and_draws(dd2d):
+    status, _, _ = dd2d("simulate mos2.cif --xrays 0.7 --tilt 5 0 --output p.json --plot p.png")
+    assert status == 0
+    assert json.loads(Path("p.json").read_text())["q"]
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_index_counts_and_says_what_it_left_out(dd2d):
+    with connect("some.db") as database:
+        database.write(ase.build.graphene(vacuum=8), uid="good")
+        database.write(ase.build.bulk("Fe"), uid="bad")
+    status, out, _ = dd2d("index some.db new --checkpoint run")
+    assert status == 0
+    assert "1 crystals out of 2" in out and "bulk" in out and "bad" in out
+    status, out, _ = dd2d("index some.db newer --checkpoint run --json")
+    report = json.loads(out)
+    assert report["crystals"] == 1 and report["report"]["skipped"]["bulk"]["count"] == 1
+
+
+def test_retrieve_finds_the_crystal_that_made_the_pattern(dd2d):
+    line = "retrieve mos2.csv --library lib --checkpoint run"
+    status, out, _ = dd2d(f"{line} --json -k 3")
+    found = json.loads(out)
+    assert status == 0 and found["candidates"][0]["uid"] == "MoS2"
+    assert found["searched"] == 7 and len(found["candidates"]) == 3
+    assert found["candidates"][0]["r_factor"] < 0.01
+    np.testing.assert_allclose([found["lattice"]["a"], found["lattice"]["gamma"]], [3.18, 120],
+                               rtol=1e-4)  # fmt: skip
+    status, out, _ = dd2d(line)
+    assert status == 0 and out.index("MoS2") < out.index("NbS2")
+
+
+def test_retrieve_keeps_to_the_elements(dd2d):
+    line = "retrieve mos2.csv --library lib --checkpoint run --json --elements"
+    status, out, _ = dd2d(f"{line} W,Se,B,N")
+    assert status == 0
+    assert {c["uid"] for c in json.loads(out)["candidates"]} == {"WSe2", "BN"}
+    status, out, err = dd2d(f"{line} Qq")
+    assert (status, out) == (1, "") and "unknown element 'Qq'" in err
+
+
+def test_retrieve_writes_a_folder_of_results_once(dd2d):
+    line = "retrieve mos2.csv --library lib --checkpoint run -k 2 --refine --output out"
+    status, _, _ = dd2d(line)
+    assert status == 0
+    names = sorted(p.name for p in Path("out").iterdir())
+    assert len(names) == 7 and "01_MoS2.cif" in names and "found.png" in names
+    atoms = ase.io.read("out/01_MoS2.vasp")
+    assert atoms.get_chemical_formula() == "MoS2"
+    np.testing.assert_allclose(atoms.cell.lengths()[:2], 3.18, rtol=1e-3)
+    with open("out/found.csv", newline="") as file:
+        assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2"]
+    status, out, err = dd2d(line)
+    assert (status, out) == (1, "") and "out: exists already" in err
+
+
+METHODS = ["neural", "physics", "neural+rerank"]
+NUMBERS = {"top1", "top3", "top5", "top10", "top50", "ms_per_query"}
+
+
+def test_evaluate_gives_the_agreed_json(dd2d):
+    line = "evaluate --checkpoint run --queries all.db --library all.db"
+    status, out, _ = dd2d(f"{line} --level clean --json")
+    result = json.loads(out)
+    assert status == 0
+    assert set(result) == {"level", "library", "queries", "methods", "setup_s"}
+    assert (result["level"], result["library"], result["queries"]) == ("clean", 7, 7)
+    assert list(result["methods"]) == METHODS
+    assert all(set(m) == NUMBERS for m in result["methods"].values())
+    assert result["methods"]["physics"]["top1"] == 100
+    status, out, _ = dd2d(f"{line} --json o.json")
+    assert status == 0 and "clean" in out and "perturbed" in out
+    assert [r["level"] for r in json.loads(Path("o.json").read_text())] == ["clean", "perturbed"]
+
+
+BAD_SPOTS = {
+    "nan.csv": "qx,qy,intensity\n0.1,0.2,nan\n",
+    "negative.csv": "0.1,0.2,-1\n",
+    "empty.csv": "qx,qy,intensity\n",
+    "line.csv": "0.3 0 1\n0.6 0 1\n0.9 0 1\n1.2 0 1\n",
+}
+RETRIEVE = "--library lib --checkpoint run"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("simulate gone.cif", "gone.cif: no such file"),
+        ("simulate text.cif", "text.cif: cannot be read"),
+        ("simulate bulk.cif", "bulk.cif: the widest gap"),
+        ("simulate twice.vasp", "twice.vasp: atoms 0 and 1 are 0.00 A apart"),
+        ("simulate unknown.vasp", "unknown.vasp: "),
+        ("simulate mos2.cif --output gone/p.csv", "gone/p.csv: cannot be written"),
+        ("simulate mos2.cif --output p.xyz", "p.xyz: the name must end in .csv or .json"),
+        ("simulate mos2.cif --plot lib", "must end in .png"),
+        ("simulate mos2.cif --q-max 0.1", "mos2.cif: no rod"),
+        (f"retrieve nan.csv {RETRIEVE}", "nan.csv, line 2: intensity"),
+        (f"retrieve negative.csv {RETRIEVE}", "negative.csv, line 1: intensity -1"),
+        (f"retrieve empty.csv {RETRIEVE}", "empty.csv: there is no spot"),
+        (f"retrieve line.csv {RETRIEVE}", "line.csv: the spots lie on a line"),
+        (f"retrieve gone.csv {RETRIEVE}", "gone.csv: no such file"),
+        (f"retrieve mos2.csv --scale 0.1 {RETRIEVE}", "mos2.csv: a spot list"),
+        (f"retrieve mos2.csv {RETRIEVE} --output mos2.csv/out", "mos2.csv is no writable folder"),
+        ("retrieve mos2.csv --library gone --checkpoint run", "gone: no library here"),
+        ("retrieve mos2.csv --library hurt --checkpoint run", "hurt/embeddings.npy: damaged"),
+        ("retrieve mos2.csv --library lib --checkpoint other", "was built by model"),
+        ("retrieve mos2.csv --library lib --checkpoint gone", "gone: no checkpoint here"),
+        ("retrieve mos2.csv --library lib --checkpoint torn", "torn/best: damaged"),
+        ("index gone.db new --checkpoint run", "gone.db: no such file"),
+        ("index bulk.cif new --checkpoint run", "bulk.cif: no crystal can be used"),
+        ("index all.db lib --checkpoint run", "lib: exists already"),
+        ("evaluate --checkpoint run --queries mos2.cif --library all.db", "not in the library"),
+        ("evaluate --checkpoint run --queries all.db --library all.db --json gone/o.json",
+         "gone/o.json: cannot be written"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing_behind(dd2d, line, says):
+    for name, text in BAD_SPOTS.items():
+        Path(name).write_text(text)
+    Path("text.cif").write_text("hello\n")
+    cell = "x\n1\n3 0 0\n0 3 0\n0 0 20\n"
+    Path("twice.vasp").write_text(f"{cell}C\n2\nDirect\n0 0 0.5\n0 0 0.5\n")
+    Path("unknown.vasp").write_text(f"{cell}Qq\n1\nDirect\n0 0 0.5\n")
+    before = sorted(Path().rglob("*"))
+    status, out, err = dd2d(line)
+    last = err.splitlines()[-1]
+    assert (status, out) == (1, "")
+    assert last.startswith("error: ") and says in last
+    assert "Traceback" not in err
+    assert sorted(p for p in Path().rglob("*") if "data" not in p.parts) == [
+        p for p in before if "data" not in p.parts
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "guess",
+        "simulate",
+        "simulate mos2.cif --energy -1",
+        "simulate mos2.cif --energy 80 --xrays 1.5",
+        "simulate mos2.cif --tilt nan 0",
+        "retrieve mos2.csv -k 0",
+        "retrieve mos2.csv -k 1.5",
+        "retrieve mos2.csv --scale 0",
+        "evaluate --queries all.db --library all.db",
+        "evaluate --checkpoint run --queries all.db --library all.db --level hot",
+    ],
+)
+def test_wrong_usage_is_status_2(dd2d, line):
+    status, out, err = dd2d(line)
+    assert (status, out) == (2, "") and "error: " in err
+
+
+def test_debug_shows_where(dd2d):
+    with pytest.raises(FileNotFoundError):
+        dd2d("simulate gone.cif --debug")
+
+
+def test_an_interrupt_is_one_line_and_130(dd2d, monkeypatch):
+    def interrupt(_path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dd2d_jax.structures.read_structure", interrupt)
+    assert dd2d("simulate mos2.cif") == (130, "", "interrupted\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error(place):
+    command = f"{sys.executable} -m dd2d_jax.cli simulate mos2.cif --q-max 6 --json"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -n 1"],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout == "{\n" and done.stderr == "" and done.returncode == 0
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(dd2d):
+    Path("evil\x1b[31m.csv").write_text("0.1,0.2,nan\n")
+    status, _, err = dd2d("retrieve evil\x1b[31m.csv --library lib --checkpoint run")
+    assert status == 1 and "evil[31m.csv, line 1" in err and "\x1b" not in err
