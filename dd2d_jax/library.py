@@ -17,6 +17,7 @@ from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.trained import Model, load
 
 _FORMAT = 1
+_FILES = ("embeddings.npy", "crystals.npz")
 DEFAULT = Path(__file__).parent / "weights" / "library"
 
 
@@ -80,13 +81,12 @@ class Library:
         try:
             np.save(part / "embeddings.npy", self.embeddings)
             np.savez_compressed(part / "crystals.npz", **_packed(self.crystals))
-            names = ("embeddings.npy", "crystals.npz")
             manifest = {
                 "format": _FORMAT,
                 "model": self.model,
                 "crystals": len(self),
                 "report": self.crystals.report,
-                "sha256": {name: _digest(part / name) for name in names},
+                "sha256": {name: _digest(part / name) for name in _FILES},
             }
             write_json(part / "manifest.json", manifest)
             part.rename(directory)
@@ -109,22 +109,26 @@ class Library:
             manifest = json.loads(path.read_text())
             if manifest["format"] != _FORMAT:
                 raise LibraryError(f"{path}: format {manifest['format']}, this is {_FORMAT}")
-            for name, digest in manifest["sha256"].items():
-                # Names come from the file: only our own two are opened.
-                if name not in ("embeddings.npy", "crystals.npz"):
-                    raise LibraryError(f"{path}: unknown file {name!r}")
-                if _digest(directory / name) != digest:
+            digests = manifest["sha256"]
+            # Names come from the file: only our own two are opened.
+            for name in digests.keys() - set(_FILES):
+                raise LibraryError(f"{path}: unknown file {name!r}")
+            for name in _FILES:
+                if _digest(directory / name) != digests[name]:
                     raise LibraryError(f"{directory / name}: damaged, build the library again")
             embeddings = np.load(directory / "embeddings.npy", allow_pickle=False)
             with np.load(directory / "crystals.npz", allow_pickle=False) as packed:
-                crystals = _unpacked(dict(packed), manifest["report"])
+                crystals = _unpacked(dict(packed), dict(manifest["report"]))
+            model, count = manifest["model"], manifest["crystals"]
+            if not isinstance(model, str):
+                raise TypeError("the manifest's model is no text")
         except LibraryError:
             raise
         except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
             raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
-        if not len(crystals) == len(embeddings) == manifest["crystals"]:
+        if not len(crystals) == len(embeddings) == count:
             raise LibraryError(f"{directory}: damaged, its files differ in length")
-        return cls(crystals, embeddings, manifest["model"])
+        return cls(crystals, embeddings, model)
 
     def check(self, model: Model) -> None:
         """Raise LibraryError where the library was built by another model."""

@@ -19,7 +19,7 @@ from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors
 from dd2d_jax.score import score, simulate_table
-from dd2d_jax.spots import Spots
+from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def retrieve(
     setting = best_setting[order]
     if rerank:
         order = order[: max(rerank, k)]
-        value, setting = _compare(model, library, rows[order], settings)
+        seen = dataclasses.replace(conditions, q_max=_reach(settings, conditions.q_max))
+        value, setting = _compare(library, rows[order], settings, seen)
         again = np.argsort(-value, kind="stable")
         order, value, setting = order[again], value[again], setting[again]
     order, value, setting = order[:k], value[:k], setting[:k]
@@ -199,14 +200,21 @@ def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
     return rows
 
 
+def _reach(settings: Spots, q_max: float) -> float:
+    """How far candidates are simulated: nothing is known beyond a pattern's last spot."""
+    last = float(np.linalg.norm(np.asarray(settings.q), axis=-1).max())
+    # A little beyond, as lattices differ a little; and never without any rod.
+    return min(q_max, max(1.01 * last, 0.5 * q_max))
+
+
 def _compare(
-    model: Model, library: Library, rows: np.ndarray, settings: Spots
+    library: Library, rows: np.ndarray, settings: Spots, conditions: Conditions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (n,) of candidates by simulation and the setting that each fits best."""
     # The last row is repeated up to a power of two: few shapes are compiled.
     size = 1 << (len(rows) - 1).bit_length()
     filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
-    table = simulate_table(library.crystals.take(filled).crystal, model.conditions, together=True)
+    table = simulate_table(library.crystals.take(filled).crystal, conditions, together=True)
     scores = np.stack(
         [np.asarray(score(table, jax.tree.map(lambda x, s=s: x[s], settings)))
          for s in range(len(settings.q))]
