@@ -1,0 +1,186 @@
+"""Accuracy as the design measures it: right on clean patterns, honest about duplicates."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from ase.build import graphene, mx2
+from ase.db import connect
+
+import diffraction as dx
+from configs import smoke
+from dd2d_jax import datasets
+from dd2d_jax.corrupt import LEVELS
+from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.evaluate import (
+    METHODS,
+    QUERY_PAIRS,
+    evaluate,
+    make_queries,
+    physics_rank,
+    rerank_rank,
+    strongest,
+)
+from dd2d_jax.score import simulate_table
+from dd2d_jax.spots import Conditions
+from dd2d_jax.trained import Model, initial_params
+
+TOP = ("top1", "top3", "top5", "top10", "top50")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    config = smoke.get_config()
+    config.model.width = config.model.atom_width = config.model.embedding = 16
+    return Model(config, initial_params(config))
+
+
+@pytest.fixture(scope="module")
+def library() -> CrystalSet:
+    sheets = [
+        graphene(vacuum=8),
+        graphene("Si2", a=3.86, vacuum=8),
+        *(mx2(f"{metal}S2", kind, a=a, vacuum=8)
+          for metal, a in (("Mo", 3.18), ("Pt", 3.57), ("Hf", 3.65)) for kind in ("2H", "1T")),
+    ]  # fmt: skip
+    return datasets.from_atoms((atoms, {"uid": f"crystal {i}"}) for i, atoms in enumerate(sheets))
+
+
+@pytest.fixture(scope="module")
+def clean(model, library) -> dict:
+    return evaluate(model, library.take([5, 0, 3]), library, "clean")
+
+
+def joined(one: CrystalSet, other: CrystalSet) -> CrystalSet:
+    arrays = {
+        f.name: np.concatenate([getattr(one, f.name), getattr(other, f.name)])
+        for f in dataclasses.fields(one)
+        if f.name != "report"
+    }
+    return CrystalSet(**arrays, report=one.report)
+
+
+def renamed(crystals: CrystalSet) -> CrystalSet:
+    return dataclasses.replace(crystals, uid=np.array([f"twin of {u}" for u in crystals.uid]))
+
+
+def test_clean_patterns_of_distinct_crystals_are_always_found(clean):
+    for name in METHODS:
+        assert [clean["methods"][name][top] for top in TOP] == [100.0] * 5, name
+
+
+def test_the_result_has_the_designs_keys_and_is_json(clean):
+    found = json.loads(json.dumps(clean))
+    assert {"level", "library", "queries", "methods"} <= set(found)
+    assert (found["level"], found["library"], found["queries"]) == ("clean", 8, 3)
+    assert list(found["methods"]) == ["neural", "physics", "neural+rerank"]
+    for values in found["methods"].values():
+        assert set(values) == {*TOP, "ms_per_query"}
+        assert values["ms_per_query"] > 0
+    methods = found["methods"]
+    assert methods["neural+rerank"]["ms_per_query"] > methods["neural"]["ms_per_query"]
+
+
+def test_duplicates_in_the_library_count_against(model, library):
+    """The same structure under another uid scores as high: the true one is second."""
+    queries = library.take([2, 4])
+    twins = joined(library, renamed(queries))
+    for order in (np.arange(len(twins)), np.arange(len(twins))[::-1]):
+        found = evaluate(model, queries, twins.take(order), "clean")
+        for name in METHODS:
+            assert found["methods"][name]["top1"] == 0.0, name
+            assert found["methods"][name]["top3"] == 100.0, name
+
+
+def test_queries_that_the_library_lacks_are_named(model, library):
+    with pytest.raises(ValueError, match="1 of 2 queries are not in the library.*'twin of cr"):
+        queries = joined(library.take([0]), renamed(library.take([1])))
+        evaluate(model, queries, library, "clean")
+
+
+def test_unknown_levels_and_no_queries_are_refused(model, library):
+    with pytest.raises(ValueError, match="level must be one of .*'dirty'"):
+        evaluate(model, library, library, "dirty")
+    with pytest.raises(ValueError, match="no queries"):
+        evaluate(model, library.take([]), library, "clean")
+
+
+def test_clean_queries_are_the_simulators_patterns(model, library):
+    conditions = model.conditions
+    queries = make_queries(library, conditions, LEVELS["clean"], seed=3)
+    assert queries.q.shape == (len(library), QUERY_PAIRS, 2)
+    patterns = dx.simulate(
+        library.crystal, conditions.radiation, conditions.q_max, conditions.b_iso
+    )
+    for i in range(len(library)):
+        real = np.asarray(patterns.mask[i])
+        intensity = np.asarray(patterns.intensity[i])[real]
+        hk = np.asarray(patterns.hk[i])[real].tolist()
+        true = dict(zip(map(tuple, hk), intensity / intensity.max(), strict=True))
+        seen = queries.measured[i]
+        pairs = np.stack([queries.hk[i], -queries.hk[i]], 1)[seen].tolist()
+        assert {tuple(j) for j in pairs} == set(true)
+        wanted = [true[tuple(j)] for j in pairs]
+        np.testing.assert_allclose(queries.intensity[i][seen], wanted, atol=1e-5)
+        np.testing.assert_allclose(queries.lattice[i], library.lattice[i], atol=1e-4)
+
+
+def test_disturbed_queries_are_drawn_again_from_the_seed(model, library):
+    one, again, other = (
+        make_queries(library, model.conditions, LEVELS["perturbed"], seed) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one.intensity, again.intensity)
+    np.testing.assert_array_equal(one.q, again.q)
+    assert np.abs(one.lattice - other.lattice).max() > 1e-3
+
+
+def test_perturbed_queries_are_strained_by_a_percent(model, library):
+    many = library.take(np.zeros(200, int))
+    queries = make_queries(many, model.conditions, LEVELS["perturbed"], seed=0)
+    strain = np.sqrt(np.linalg.det(queries.lattice) / np.linalg.det(many.lattice)) - 1
+    assert np.std(strain) == pytest.approx(0.01, rel=0.2)
+    assert abs(strain.mean()) < 0.003
+    # Isotropic: the shape of the cell stays.
+    lengths = np.linalg.norm(queries.lattice, axis=-1)
+    np.testing.assert_allclose(lengths[:, 0] / lengths[:, 1], 1, atol=1e-4)
+
+
+def test_the_network_sees_the_strongest_pairs(model, library):
+    queries = make_queries(library, model.conditions, LEVELS["clean"], seed=0)
+    few = strongest(queries, 7)
+    assert few.q.shape == (len(library), 7, 2)
+    peak = queries.intensity.max(-1)
+    np.testing.assert_array_equal(few.intensity.max(-1).min(1), np.sort(peak, 1)[:, -7])
+
+
+def test_a_crystal_that_the_network_misses_ranks_behind_those_compared(model, library):
+    """Beyond the hundred that are compared the network's rank is kept, and is at least 101."""
+    many = library.take(np.zeros(150, int) + 4)
+    many = joined(many, library.take([0]))
+    table = simulate_table(many.crystal, model.conditions)
+    spots = make_queries(library.take([0]), model.conditions, LEVELS["clean"], 0)
+    query = type(spots)(*(getattr(spots, f)[0] for f in
+                          ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
+    cosines = np.linspace(1, 0.5, len(many))
+    assert physics_rank(table, query, truth=150) == 1
+    assert rerank_rank(table, query, cosines, truth=150) == 151
+    # Among the network's first hundred, simulation brings it to the front.
+    assert rerank_rank(table, query, cosines[::-1], truth=150) == 1
+
+
+def test_physics_finds_every_clean_real_crystal(shared_data):
+    """60 of C2DB, against each other, twins left out."""
+    numbers = np.random.default_rng(4).choice(15204, 60, replace=False) + 1
+    with connect(shared_data / "c2db.db") as database:
+        rows = [database.get(int(n)) for n in numbers]
+    crystals = datasets.from_atoms((row.toatoms(), {"uid": row.uid}) for row in rows)
+    assert len(crystals) >= 55
+    conditions = Conditions(dx.Electrons(80.0), 1.25, 0.5, tokens=48)
+    table = simulate_table(crystals.crystal, conditions)
+    spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)
+    fields = [getattr(spots, f) for f in ("q", "hk", "intensity", "measured", "lattice")]
+    ranks = [
+        physics_rank(table, type(spots)(*(f[i] for f in fields)), i) for i in range(len(crystals))
+    ]
+    assert ranks == [1] * len(crystals)
