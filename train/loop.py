@@ -218,6 +218,10 @@ def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
     step.shard(np.zeros(config.train.batch))
 
 
+# One program instead of hundreds of operations.
+_observe = jax.jit(observe)
+
+
 def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: str) -> Spots:
     """Patterns of crystals `rows` at a level; the same on every call."""
     conditions = Conditions.from_config(config.diffraction)
@@ -226,7 +230,7 @@ def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: 
     for number, start in enumerate(range(0, len(rows), 256)):
         part = source.take(np.asarray(rows[start : start + 256]))
         parts.append(
-            observe(
+            _observe(
                 jax.random.fold_in(key, number), part.crystal, part.hk, conditions, LEVELS[level]
             )
         )
