@@ -1,0 +1,56 @@
+"""A data set and a config small enough to train in seconds, for several test files."""
+
+from pathlib import Path
+
+import ase
+from ase.build import mx2
+from ase.db import connect
+from ml_collections import ConfigDict
+
+from configs import base
+from dd2d_jax import datasets
+
+METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
+
+
+def sheets() -> list[tuple[ase.Atoms, dict]]:
+    """32 sheets of three atoms."""
+    return [
+        (
+            mx2(f"{metal}{other}2", kind, a=a + 0.03 * i, vacuum=8),
+            {"uid": f"{metal}{other}2-{kind}"},
+        )
+        for i, metal in enumerate(METALS)
+        for other, a in (("S", 3.2), ("Se", 3.4))
+        for kind in ("2H", "1T")
+    ]
+
+
+def crystals() -> datasets.CrystalSet:
+    """The sheets as a data set in memory."""
+    return datasets.from_atoms(sheets())
+
+
+def write_db(path: Path) -> Path:
+    """The sheets as an ASE database."""
+    with connect(path) as database:
+        for atoms, info in sheets():
+            database.write(atoms, **info)
+    return path
+
+
+def config() -> ConfigDict:
+    """`base` made tiny."""
+    tiny = base.get_config()
+    tiny.diffraction.q_max = 0.8
+    tiny.diffraction.tokens = 8
+    tiny.model.width = 16
+    tiny.model.layers = 1
+    tiny.model.heads = 2
+    tiny.model.embedding = 8
+    tiny.model.atom_width = 16
+    tiny.train.batch = 8
+    tiny.train.steps = 6
+    tiny.train.warmup = 2
+    tiny.train.evaluate_every = 3
+    return tiny
