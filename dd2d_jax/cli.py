@@ -194,7 +194,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--library", required=True, metavar="L.db", help="crystals to search")
     parser.add_argument(
-        "--level", choices=_LEVELS, help="how the queries are disturbed (clean, then perturbed)"
+        "--level", choices=_LEVELS, default="clean", help="how the queries are disturbed (clean)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
     parser.add_argument(
@@ -322,19 +322,13 @@ def _evaluate(args: argparse.Namespace) -> None:
         _say(f"reading {source}")
         with _naming(source):
             sets.append(read_source(source))
-    levels = (args.level,) if args.level else _LEVELS
-    results = [
-        evaluate(model, *sets, level, args.seed, lambda line, n=level: _say(f"{n}: {line}"))
-        for level in levels
-    ]
-    value = results[0] if args.level else results
+    result = evaluate(model, *sets, args.level, args.seed, _say)
     if args.json == "-":
-        _print_json(value)
+        _print_json(result)
         return
     if out is not None:
-        write_json(out, value)
-    for result in results:
-        _print_table(evaluation_table(result))
+        write_json(out, result)
+    _print_table(evaluation_table(result))
 
 
 def _model(checkpoint: str | None) -> Any:

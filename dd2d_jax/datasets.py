@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ase
 import numpy as np
 
-from dd2d_jax import sources
+from dd2d_jax import cache, sources
 from dd2d_jax.structures import Layer, StructureError, layer, to_atoms
 
 if TYPE_CHECKING:
@@ -131,9 +131,7 @@ def load(
             raise ValueError(
                 f"{path}: a folder, but source {source!r} needs a file; folders go with 'files'"
             )
-    root = (
-        Path(data_dir or os.environ.get("DD2D_DATA_DIR") or "~/.cache/dd2d").expanduser().resolve()
-    )
+    root = Path(data_dir).expanduser().resolve() if data_dir else cache.folder()
     from dd2d_jax import builder  # late: importing TFDS takes a while
 
     infos, layers, report = builder.read(source, path, root)

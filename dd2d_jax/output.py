@@ -19,11 +19,11 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dd2d_jax.ranks import TOP
+
 if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.retrieval import Candidate, Found
-
-TOP = (1, 3, 5, 10, 50)
 
 
 def printable(text: str) -> str:
@@ -76,7 +76,10 @@ def r1_text(candidate: Candidate) -> str:
 
 
 def _origin(candidate: Candidate) -> str:
-    return "known" if candidate.known else "made-up"
+    if candidate.known:
+        return "known"
+    # Only the project's own crystals come with a prototype; of others nothing is claimed.
+    return "made up" if candidate.prototype else "-"
 
 
 def found_dict(found: Found) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def retrieve(
         elements: keep candidates made only of these, e.g. ["Mo", "S"].
         rerank: number of the network's candidates that are simulated and compared; 0 leaves the
             network's order.
-        refine: fit the first k candidates' strain, atoms and B to the intensities.
+        refine: fit the first k candidates' cell, atoms and B to the pattern. The order stays: a
+            fit that is free enough explains anything.
 
     Raises:
         PatternError: the pattern is empty, not finite, or has no lattice.
@@ -174,8 +175,6 @@ def retrieve(
         _candidate(chosen, i, value[i], similarity[order[i]], fits, queries)
         for i in range(len(order))
     ]
-    if refine:
-        candidates.sort(key=lambda c: c.r_factor)
     return Found(tuple(candidates), indexed, len(rows))
 
 

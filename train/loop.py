@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dd2d_jax import checkpoint
+from dd2d_jax import cache, checkpoint
 from dd2d_jax.corrupt import LEVELS, observe
 from dd2d_jax.ranks import accuracy, embedding_ranks
 from dd2d_jax.spots import Conditions, Spots
@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "config.json").exists():
         _check_same(checkpoint.read_config(workdir), config, workdir)
-    jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/dd2d/jax").expanduser()))
+    cache.keep_compilations()
     return train_and_evaluate(config, workdir, Console())
 
 

@@ -1,0 +1,19 @@
+"""Where what can be made again is kept: prepared data sets and compiled programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def folder() -> Path:
+    """$DD2D_DATA_DIR, or ~/.cache/dd2d."""
+    return Path(os.environ.get("DD2D_DATA_DIR") or "~/.cache/dd2d").expanduser().resolve()
+
+
+def keep_compilations() -> None:
+    """Let JAX keep compiled programs on disk, so that the next start does not wait for them."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
