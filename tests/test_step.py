@@ -1,0 +1,125 @@
+"""The training step: the same on any number of devices, compiled once."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from conftest import ROOT
+
+from dd2d_jax.spots import Conditions
+from train import inputs, state, step
+
+# A batch small enough for four devices and large enough that its negatives matter.
+CONFIG = tiny.config()
+CONFIG.train.warmup = 0
+
+
+def three_steps(path) -> None:
+    """Train three steps on all devices and write down what came of it."""
+    programs = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: programs.append(name) if "backend_compile" in name else None
+    )
+    source = inputs.load_source(tiny.crystals(), Conditions.from_config(CONFIG.diffraction))
+    simulate, train = step.make_functions(CONFIG)
+    current, source = step.replicate((state.create(CONFIG), source))
+    key = jax.random.key(1)
+    out = {"devices": jax.local_device_count(), "compiled": [], "donated": []}
+    for number in range(3):
+        rows = step.shard(inputs.batch_indices(0, number, np.arange(32), 8))
+        batch = simulate(source, rows, jax.random.fold_in(key, number))
+        for i, leaf in enumerate(jax.tree.leaves(batch)):
+            out[f"batch {number} {i}"] = np.asarray(leaf).reshape(8, *leaf.shape[2:])
+        before, (current, metrics) = current, train(current, batch)
+        out["compiled"].append(len(programs))
+        out["donated"].append(all(x.is_deleted() for x in jax.tree.leaves(before)))
+        out.update({f"{k} {number}": np.asarray(v) for k, v in metrics.items()})
+    for i, leaf in enumerate(jax.tree.leaves(current.params)):
+        out[f"params {i}"] = np.asarray(leaf)
+    np.savez(path, **out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same three steps on four devices and on one."""
+    folder = tmp_path_factory.mktemp("steps")
+    three_steps(folder / "four.npz")
+    subprocess.run(
+        [sys.executable, "-c", f"import test_step; test_step.three_steps({str(folder / 'one')!r})"],
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        },
+        check=True,
+    )
+    four, one = np.load(folder / "four.npz"), np.load(folder / "one.npz")
+    assert (four["devices"], one["devices"]) == (4, 1)
+    return four, one
+
+
+def test_the_disturbed_patterns_do_not_depend_on_the_number_of_devices(runs):
+    four, one = runs
+    keys = [key for key in one if key.startswith("batch")]
+    assert len(keys) == 3 * (3 + 5 + 5)  # a crystal, its clean spots, its disturbed spots
+    for key in keys:
+        np.testing.assert_allclose(four[key], one[key], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_each_step_draws_anew_and_so_does_each_place(runs):
+    _, one = runs
+    lattice = one["batch 0 12"]
+    assert lattice.shape == (8, 2, 2)
+    strain = lattice[:, 0, 0] / one["batch 0 0"][:, 0, 0]
+    assert len(np.unique(strain)) == 8
+    again = one["batch 1 12"][:, 0, 0] / one["batch 1 0"][:, 0, 0]
+    assert not set(strain) & set(again)
+
+
+def test_four_devices_give_the_loss_of_one(runs):
+    four, one = runs
+    for number in range(3):
+        assert four[f"loss {number}"] == pytest.approx(one[f"loss {number}"], rel=1e-5)
+
+
+def test_four_devices_give_the_gradient_and_parameters_of_one(runs):
+    four, one = runs
+    for number in range(3):
+        assert four[f"gradient {number}"] == pytest.approx(one[f"gradient {number}"], rel=1e-4)
+    for key in [key for key in one if key.startswith("params")]:
+        # Adam divides by the size of the gradient: where that is rounding alone, its sign
+        # decides. One step moves a parameter by up to 1e-3.
+        difference = np.abs(four[key] - one[key])
+        assert np.mean(difference) < 1e-5 and np.mean(difference < 1e-5) > 0.97, key
+
+
+def test_training_changes_all_parameters_but_unused_elements(runs):
+    _, one = runs
+    before = jax.tree_util.tree_leaves_with_path(state.create(CONFIG).params)
+    for i, (path, leaf) in enumerate(before):
+        assert not np.array_equal(one[f"params {i}"], leaf), jax.tree_util.keystr(path)
+
+
+def test_only_the_first_step_compiles(runs):
+    for run in runs:
+        first, second, third = run["compiled"]
+        assert first > 0 and first == second == third
+
+
+def test_the_old_state_is_donated(runs):
+    # Two copies of parameters and optimiser state would cost memory on the device.
+    for run in runs:
+        assert run["donated"].all()
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"config\.train\.batch = 6 .* 4 devices"):
+        step.shard(np.arange(6))
+
+
+def test_shards_keep_the_order_of_the_batch():
+    np.testing.assert_array_equal(step.shard(np.arange(8)), [[0, 1], [2, 3], [4, 5], [6, 7]])
