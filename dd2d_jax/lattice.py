@@ -225,10 +225,26 @@ def settings(lattice: np.ndarray) -> list[np.ndarray]:
     return out
 
 
+def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The cell found and those of twice its area, (2, 2) and the spots' indices there, reduced.
+
+    A superstructure may be too weak to be seen: the crystal's cell is then larger than the one
+    that explains the spots.
+    """
+    out = []
+    for change in ([[1, 0], [0, 1]], [[2, 0], [0, 1]], [[1, 0], [0, 2]], [[1, 1], [-1, 1]]):
+        cell = np.array(change) @ indexed.lattice
+        change = reduce(cell) @ change
+        out.append((change @ indexed.lattice, indexed.hk @ change.T))
+    return out
+
+
 def canonical_spots(
     indexed: Indexed, q_max: float, tokens: int, floor: float = _FAINT
 ) -> Spots:
-    """The spots in every canonical setting of their lattice, batch axis (S,) over the settings.
+    """The spots in every canonical setting, batch axis (S,) over the settings.
+
+    Settings of the lattice found come first, then those of the three lattices of twice its area.
 
     Args:
         indexed: from `find`.
@@ -243,8 +259,9 @@ def canonical_spots(
     if not keep.any():
         raise PatternError(f"no spot lies within q_max = {q_max} 1/angstrom")
     made = [
-        _pairs(change, indexed.lattice, indexed.q[keep], indexed.hk[keep], indexed.intensity[keep])
-        for change in settings(indexed.lattice)
+        _pairs(change, cell, indexed.q[keep], hk[keep], indexed.intensity[keep])
+        for cell, hk in _cells(indexed)
+        for change in settings(cell)
     ]
     size = max(len(m[0]) for m in made)
     padded = [

@@ -11,6 +11,7 @@ import optax
 
 import diffraction as dx
 from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.score import r1
 from dd2d_jax.spots import Conditions, Spots, pair_intensities
 
 # Expected departure of atoms (angstrom) and of the logarithm of B from the candidate's.
@@ -48,7 +49,7 @@ def r_factors(crystals: CrystalSet, queries: Spots, conditions: Conditions) -> F
     batch = crystals.crystal
     b_iso = jnp.full(len(crystals), conditions.b_iso)
     amplitude, scale = _scaled(batch, b_iso, queries, conditions)
-    r = np.asarray(_r1(amplitude, scale, queries))
+    r = np.asarray(r1(jnp.sqrt(queries.intensity), amplitude, queries.measured))
     intensity = np.asarray((amplitude * scale[:, None, None]) ** 2)
     return Fit(batch, intensity, r, r, np.asarray(b_iso))
 
@@ -67,7 +68,7 @@ def fit(crystals: CrystalSet, queries: Spots, conditions: Conditions) -> Fit:
     return Fit(
         refined,
         np.asarray((amplitude * scale[:, None, None]) ** 2),
-        np.asarray(_r1(amplitude, scale, queries)),
+        np.asarray(r1(jnp.sqrt(queries.intensity), amplitude, queries.measured)),
         before.r_factor,
         np.asarray(b_iso),
     )
@@ -96,12 +97,6 @@ def _scaled(
     measured = jnp.sqrt(queries.intensity) * weight
     scale = (amplitude * measured).sum((1, 2)) / ((amplitude**2).sum((1, 2)) + 1e-12)
     return amplitude, scale
-
-
-def _r1(amplitude: jax.Array, scale: jax.Array, queries: Spots) -> jax.Array:
-    measured = jnp.sqrt(queries.intensity) * queries.measured
-    difference = jnp.abs(measured - scale[:, None, None] * amplitude) * queries.measured
-    return difference.sum((1, 2)) / measured.sum((1, 2))
 
 
 @jax.jit

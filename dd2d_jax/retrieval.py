@@ -38,8 +38,8 @@ class Candidate:
         uid: its name in the library.
         formula: reduced formula.
         structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: higher is better; the cosine of the spots' log intensities, lessened by the misfit
-            of the lattices.
+        score: higher is better, 1 at best; see `dd2d_jax.score`. Without reranking the same as
+            `similarity`.
         similarity: cosine of the network's embeddings.
         r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
         r_before: R1 before refinement; the same as r_factor without.
@@ -149,7 +149,7 @@ def retrieve(
     indexed = lattices.find(as_pattern(pattern))
     model = load() if model is None else model
     if not isinstance(library, Library):
-        library = _loaded(library)
+        library = _default_library() if library is None else Library.load(library)
     library.check(model)
     rows = _allowed(library, elements)
     conditions = model.conditions
@@ -178,9 +178,9 @@ def retrieve(
     return Found(tuple(candidates), indexed, len(rows))
 
 
-@functools.lru_cache(maxsize=4)
-def _loaded(directory: str | Path | None) -> Library:
-    return Library.load(directory)
+@functools.cache
+def _default_library() -> Library:
+    return Library.load()
 
 
 def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:

@@ -16,8 +16,9 @@ SOFT = 0.01
 # Standard deviations of what the lattice of a true candidate may differ by.
 STRAIN = 0.012
 SHEAR = 0.003
-# Weight of the lattice's log-likelihood against the cosine of the intensities.
+# Weights of the lattice's log-likelihood and of R1 against the cosine of the log intensities.
 LATTICE_WEIGHT = 0.0005
+R_WEIGHT = 0.2
 
 
 @jax.tree_util.register_dataclass
@@ -27,6 +28,7 @@ class Table:
 
     Attributes:
         levels: (total, 2) log1p(I / SOFT) at (h, k) and (-h, -k), all crystals one after another.
+        amplitudes: (total, 2) sqrt(I) at the same places.
         offset: (n,) where each crystal begins.
         extent: (n, 2) largest h and |k|; (h, k) stands at offset + h (2 K + 1) + k + K.
         norm: (n,) length of each crystal's levels.
@@ -34,6 +36,7 @@ class Table:
     """
 
     levels: jax.Array
+    amplitudes: jax.Array
     offset: jax.Array
     extent: jax.Array
     norm: jax.Array
@@ -61,20 +64,23 @@ def simulate_table(
     extent = np.floor(conditions.q_max * length + 1e-6).astype(np.int64)
     size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
     offset = np.concatenate([[0], np.cumsum(size)])
-    values = np.zeros((offset[-1], 2), np.float32)
+    level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
     norm = np.zeros(len(numbers), np.float32)
     for rows, crystal, hk in groups(crystals, conditions, together):
         _, intensity = pair_intensities(crystal, jnp.asarray(hk), conditions)
         intensity = np.asarray(intensity)[: len(rows)]
         strongest = intensity.max((1, 2), keepdims=True)
-        level = np.log1p(intensity / np.where(strongest > 0, strongest, 1) / SOFT)
+        intensity = intensity / np.where(strongest > 0, strongest, 1)
+        level = np.log1p(intensity / SOFT)
         norm[rows] = np.sqrt((level**2).sum((1, 2)))
         h, k = np.moveaxis(hk[: len(rows)].astype(np.int64), -1, 0)
         place = offset[rows, None] + h * (2 * extent[rows, 1:] + 1) + k + extent[rows, 1:]
         real = (h != 0) | (k != 0)
-        values[place[real]] = level[real]
+        level_values[place[real]] = level[real]
+        amplitude_values[place[real]] = np.sqrt(intensity[real])
     return Table(
-        jnp.asarray(values),
+        jnp.asarray(level_values),
+        jnp.asarray(amplitude_values),
         jnp.asarray(offset[:-1], jnp.int32),
         jnp.asarray(extent, jnp.int32),
         jnp.asarray(norm),
@@ -86,17 +92,34 @@ def simulate_table(
 def score(table: Table, query: Spots) -> jax.Array:
     """Scores (n,) of all crystals of a table for one query (T pairs); higher is better.
 
-    The cosine between log1p(I / SOFT) of query and candidate over all their spots, plus the
-    weighted log-likelihood of the strain between their lattices. Both are in the same setting.
+    The cosine between log1p(I / SOFT) of query and candidate over all their spots, less the
+    weighted R1 over the query's spots, plus the weighted log-likelihood of the strain between
+    their lattices. The cosine knows what a candidate has too much and is robust; R1 tells apart
+    what is nearly right. Both patterns are in the same setting.
     """
     h, k = query.hk[:, 0], query.hk[:, 1]
     extent_h, extent_k = table.extent[:, :1], table.extent[:, 1:]
     inside = (h >= 0) & (h <= extent_h) & (jnp.abs(k) <= extent_k) & query.mask
     place = table.offset[:, None] + h * (2 * extent_k + 1) + k + extent_k
-    found = jnp.where(inside[..., None], table.levels[jnp.where(inside, place, 0)], 0.0)
+    place = jnp.where(inside, place, 0)
+    found = jnp.where(inside[..., None], table.levels[place], 0.0)
     seen = jnp.where(query.measured, levels(query.intensity), 0.0)
     cosine = jnp.sum(found * seen, (1, 2)) / (table.norm * jnp.sqrt(jnp.sum(seen**2)) + 1e-9)
-    return cosine + LATTICE_WEIGHT * lattice_likelihood(table.lattice, query.lattice)
+    amplitude = jnp.where(inside[..., None], table.amplitudes[place], 0.0)
+    r_factor = r1(jnp.sqrt(query.intensity), amplitude, query.measured)
+    likelihood = lattice_likelihood(table.lattice, query.lattice)
+    return cosine - R_WEIGHT * r_factor + LATTICE_WEIGHT * likelihood
+
+
+def r1(observed: jax.Array, calculated: jax.Array, measured: jax.Array) -> jax.Array:
+    """R1 = sum |A_o - s A_c| / sum A_o of amplitudes (..., T, 2), the scale s by least squares."""
+    observed = jnp.where(measured, observed, 0.0)
+    calculated = jnp.where(measured, calculated, 0.0)
+    scale = jnp.sum(observed * calculated, (-1, -2), keepdims=True) / (
+        jnp.sum(calculated**2, (-1, -2), keepdims=True) + 1e-12
+    )
+    difference = jnp.sum(jnp.abs(observed - scale * calculated), (-1, -2))
+    return difference / (jnp.sum(observed, (-1, -2)) + 1e-12)
 
 
 def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
@@ -113,7 +136,11 @@ def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
 
 
 def take(table: Table, rows: np.ndarray) -> Table:
-    """The table of some of its crystals; the levels are shared."""
-    return Table(
-        table.levels, table.offset[rows], table.extent[rows], table.norm[rows], table.lattice[rows]
+    """The table of some of its crystals; levels and amplitudes are shared."""
+    return dataclasses.replace(
+        table,
+        offset=table.offset[rows],
+        extent=table.extent[rows],
+        norm=table.norm[rows],
+        lattice=table.lattice[rows],
     )
