@@ -70,15 +70,16 @@ def read_config(directory: Path) -> ConfigDict:
     return ConfigDict(value)
 
 
-def _manager(directory: Path, keep: int):
+def _manager(directory: Path, keep: int | None = None):
+    """A manager that keeps that many steps; None reads only, also where nothing may be written."""
     import orbax.checkpoint as ocp
 
-    return ocp.CheckpointManager(
-        Path(directory).absolute(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=False
-        ),
+    options = (
+        ocp.CheckpointManagerOptions(read_only=True, create=False)
+        if keep is None
+        else ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
     )
+    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
 
 def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep: int = 1) -> None:
@@ -115,7 +116,7 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     if not folder.is_dir():
         return None
     try:
-        manager = _manager(folder, 1000)  # a reader deletes nothing
+        manager = _manager(folder)
     except Exception as error:  # Orbax already reads the metrics of every step here
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)})") from error
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
