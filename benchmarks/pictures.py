@@ -1,4 +1,4 @@
-"""Draws the pictures of the README: `python benchmarks/pictures.py` (needs the default weights)."""
+"""Draws the pictures of the README: `python -m benchmarks.pictures` (with the default weights)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dd2d_jax.corrupt import LEVELS, Disturbance, observe
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.ranks import accuracy, rank
 from dd2d_jax.score import Table, score, simulate_table, take
-from dd2d_jax.spots import Conditions, Spots, strongest_rods
+from dd2d_jax.spots import Conditions, Spots, strongest, strongest_rods
 from dd2d_jax.trained import Model
 
 METHODS = ("neural", "physics", "neural+rerank")
@@ -43,12 +43,6 @@ def make_queries(
         real = min(256, len(crystals) - start)
         parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], spots))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def strongest(spots: Spots, tokens: int) -> Spots:
-    """The first `tokens` pairs: spots are sorted by strength."""
-    pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
-    return Spots(**pairs, lattice=spots.lattice)
 
 
 def evaluate(
@@ -142,7 +136,9 @@ def _timed(function: Callable[[int], int], count: int) -> tuple[np.ndarray, floa
 
 
 def _row(spots: Spots, index: int) -> Spots:
-    return jax.tree.map(lambda x: x[index], spots)
+    """One query, cut to a power of two of pairs: padding costs time."""
+    one = jax.tree.map(lambda x: x[index], spots)
+    return strongest(one, 1 << (int(one.mask.sum()) - 1).bit_length())
 
 
 def _places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:

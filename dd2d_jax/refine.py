@@ -88,7 +88,7 @@ def _scaled(
     crystal: dx.Crystal, b_iso: jax.Array, queries: Spots, conditions: Conditions
 ) -> tuple[jax.Array, jax.Array]:
     """Simulated amplitudes (n, T, 2) and the scale (n,) that fits the measured ones best."""
-    # Candidates are compared where the query has spots, also a little beyond q_max.
+    # The query's spots are compared also where strain has moved them beyond q_max.
     wide = dataclasses.replace(conditions, q_max=conditions.q_max * 1.2)
     _, intensity = pair_intensities(crystal, queries.hk, wide, b_iso)
     weight = queries.measured.astype(intensity.dtype)

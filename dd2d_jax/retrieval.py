@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Spot pairs that the comparison by simulation sees.
 _PAIRS = 128
+# A crystal that is known to exist wins against made-up ones that explain the pattern as well.
+_KNOWN = 0.002
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Candidate:
         uid: its name in the library.
         formula: reduced formula.
         structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: higher is better, 1 at best; see `dd2d_jax.score`. Without reranking the same as
-            `similarity`.
+        score: higher is better, 1 for a perfect match; see `dd2d_jax.score`. Known crystals have
+            0.002 more. Without reranking the same as `similarity`.
         similarity: cosine of the network's embeddings.
         r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
         r_before: R1 before refinement; the same as r_factor without.
@@ -165,6 +167,7 @@ def retrieve(
         order = order[: max(rerank, k)]
         seen = dataclasses.replace(conditions, q_max=_reach(settings, conditions.q_max))
         value, setting = _compare(library, rows[order], settings, seen)
+        value = value + _KNOWN * library.crystals.known[rows[order]]
         again = np.argsort(-value, kind="stable")
         order, value, setting = order[again], value[again], setting[again]
     order, value, setting = order[:k], value[:k], setting[:k]

@@ -10,9 +10,13 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.spots import Conditions, Spots, groups, pair_intensities
+from diffraction.crystal import reciprocal
 
 # log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
 SOFT = 0.01
+# Where a pattern ends is not sharp: strain moves rods across q_max. Up to q_max (1 + EDGE) a
+# candidate's rods may be matched, from q_max (1 - EDGE) on they need not be.
+EDGE = 0.04
 # Standard deviations of what the lattice of a true candidate may differ by.
 STRAIN = 0.012
 SHEAR = 0.003
@@ -31,16 +35,18 @@ class Table:
         amplitudes: (total, 2) sqrt(I) at the same places.
         offset: (n,) where each crystal begins.
         extent: (n, 2) largest h and |k|; (h, k) stands at offset + h (2 K + 1) + k + K.
-        norm: (n,) length of each crystal's levels.
+        inner: (n,) sum of the squared levels of the rods that a query must show.
         lattice: (n, 2, 2) angstrom.
+        q_inner: rods up to this |q| must be shown, 1/angstrom.
     """
 
     levels: jax.Array
     amplitudes: jax.Array
     offset: jax.Array
     extent: jax.Array
-    norm: jax.Array
+    inner: jax.Array
     lattice: jax.Array
+    q_inner: jax.Array
 
 
 def levels(intensity: jax.Array) -> jax.Array:
@@ -61,18 +67,21 @@ def simulate_table(
     """
     lattice, numbers = np.asarray(crystals.lattice), np.asarray(crystals.numbers)
     length = np.linalg.norm(lattice, axis=-1)
-    extent = np.floor(conditions.q_max * length + 1e-6).astype(np.int64)
+    wide = dataclasses.replace(conditions, q_max=conditions.q_max * (1 + EDGE))
+    q_inner = conditions.q_max * (1 - EDGE)
+    extent = np.floor(wide.q_max * length + 1e-6).astype(np.int64)
     size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
     offset = np.concatenate([[0], np.cumsum(size)])
     level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
-    norm = np.zeros(len(numbers), np.float32)
-    for rows, crystal, hk in groups(crystals, conditions, together):
-        _, intensity = pair_intensities(crystal, jnp.asarray(hk), conditions)
-        intensity = np.asarray(intensity)[: len(rows)]
+    inner = np.zeros(len(numbers), np.float32)
+    for rows, crystal, hk in groups(crystals, wide, together):
+        q, intensity = pair_intensities(crystal, jnp.asarray(hk), wide)
+        q, intensity = np.asarray(q)[: len(rows)], np.asarray(intensity)[: len(rows)]
         strongest = intensity.max((1, 2), keepdims=True)
         intensity = intensity / np.where(strongest > 0, strongest, 1)
         level = np.log1p(intensity / SOFT)
-        norm[rows] = np.sqrt((level**2).sum((1, 2)))
+        must = np.linalg.norm(q, axis=-1, keepdims=True) <= q_inner
+        inner[rows] = (level**2 * must).sum((1, 2))
         h, k = np.moveaxis(hk[: len(rows)].astype(np.int64), -1, 0)
         place = offset[rows, None] + h * (2 * extent[rows, 1:] + 1) + k + extent[rows, 1:]
         real = (h != 0) | (k != 0)
@@ -83,8 +92,9 @@ def simulate_table(
         jnp.asarray(amplitude_values),
         jnp.asarray(offset[:-1], jnp.int32),
         jnp.asarray(extent, jnp.int32),
-        jnp.asarray(norm),
+        jnp.asarray(inner),
         jnp.asarray(lattice),
+        jnp.asarray(q_inner, jnp.float32),
     )
 
 
@@ -92,20 +102,31 @@ def simulate_table(
 def score(table: Table, query: Spots) -> jax.Array:
     """Scores (n,) of all crystals of a table for one query (T pairs); higher is better.
 
-    The cosine between log1p(I / SOFT) of query and candidate over all their spots, less the
-    weighted R1 over the query's spots, plus the weighted log-likelihood of the strain between
-    their lattices. The cosine knows what a candidate has too much and is robust; R1 tells apart
-    what is nearly right. Both patterns are in the same setting.
+    The cosine between log1p(I / SOFT) of query and candidate over all spots of the query and all
+    that the candidate should show, less the weighted R1 over the query's spots, plus the weighted
+    log-likelihood of the strain between their lattices. The cosine knows what a candidate has
+    too much and is robust; R1 tells apart what is nearly right. Both patterns are in the same
+    setting.
     """
     h, k = query.hk[:, 0], query.hk[:, 1]
     extent_h, extent_k = table.extent[:, :1], table.extent[:, 1:]
     inside = (h >= 0) & (h <= extent_h) & (jnp.abs(k) <= extent_k) & query.mask
     place = table.offset[:, None] + h * (2 * extent_k + 1) + k + extent_k
     place = jnp.where(inside, place, 0)
-    found = jnp.where(inside[..., None], table.levels[place], 0.0)
+    # Each looked up once: fused into the sums below, XLA on the CPU looks them up for each.
+    found, amplitude = jax.lax.optimization_barrier(
+        (
+            jnp.where(inside[..., None], table.levels[place], 0.0),
+            jnp.where(inside[..., None], table.amplitudes[place], 0.0),
+        )
+    )
     seen = jnp.where(query.measured, levels(query.intensity), 0.0)
-    cosine = jnp.sum(found * seen, (1, 2)) / (table.norm * jnp.sqrt(jnp.sum(seen**2)) + 1e-9)
-    amplitude = jnp.where(inside[..., None], table.amplitudes[place], 0.0)
+    b = reciprocal(table.lattice)
+    metric = jnp.sum(b[:, [0, 0, 1]] * b[:, [0, 1, 1]], -1)[..., None]
+    q_squared = h * h * metric[:, 0] + 2 * h * k * metric[:, 1] + k * k * metric[:, 2]
+    beyond = (q_squared > table.q_inner**2)[..., None] & query.measured
+    length = jnp.sqrt(table.inner + jnp.sum(jnp.where(beyond, found, 0.0) ** 2, (1, 2)))
+    cosine = jnp.sum(found * seen, (1, 2)) / (length * jnp.sqrt(jnp.sum(seen**2)) + 1e-9)
     r_factor = r1(jnp.sqrt(query.intensity), amplitude, query.measured)
     likelihood = lattice_likelihood(table.lattice, query.lattice)
     return cosine - R_WEIGHT * r_factor + LATTICE_WEIGHT * likelihood
@@ -141,6 +162,6 @@ def take(table: Table, rows: np.ndarray) -> Table:
         table,
         offset=table.offset[rows],
         extent=table.extent[rows],
-        norm=table.norm[rows],
+        inner=table.inner[rows],
         lattice=table.lattice[rows],
     )

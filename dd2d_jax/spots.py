@@ -121,6 +121,12 @@ def select(
     return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)))
 
 
+def strongest(spots: Spots, tokens: int) -> Spots:
+    """The first `tokens` pairs: spots are sorted by strength."""
+    pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
+    return Spots(**pairs, lattice=spots.lattice)
+
+
 def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:
     """Least-squares cell (..., 2, 2) in angstrom of spots q (..., T, 2) indexed hk (..., T, 2)."""
     weight = mask.astype(q.dtype)[..., None]

