@@ -20,7 +20,6 @@ from dd2d_jax.prototypes.templates import TEMPLATES, build, plane_heights
 from dd2d_jax.prototypes.unique import Seen, distances
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +184,8 @@ def test_heights_are_mirrored_or_refused():
         plane_heights([1.5], 3)
 
 
-def test_known_monolayers_agree_with_two_databases(monkeypatch):
-    files = [DATA / "c2db.db", DATA / "twodmatpedia.db"]
-    if not all(file.exists() for file in files):
-        pytest.skip("needs ../shared/data/c2db.db and twodmatpedia.db")
+def test_known_monolayers_agree_with_two_databases(monkeypatch, shared_data):
+    files = [shared_data / "c2db.db", shared_data / "twodmatpedia.db"]
     pytest.importorskip("rich")
     path = ROOT / "benchmarks" / "check_known.py"
     spec = importlib.util.spec_from_file_location("check_known", path)

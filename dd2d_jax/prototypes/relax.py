@@ -140,11 +140,10 @@ def redecorate(
         scale = new.covalent.mean(1) / old.covalent.mean()
         return scale[:, None, None] * cell, scale[:, None, None] * positions
     s, e = net.start, net.end
-    ratio = np.where(
-        signs[s] * signs[e] < 0,
-        (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e]),
-        (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e]),
-    )
+    ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
+    ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
+    s, e = s[ionic], e[ionic]
+    ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
     target = net.length * (ratio @ net.parents.T)
     scale = (target * net.weight).sum(1) / (net.length * net.weight).sum()
     cells = scale[:, None, None] * cell
