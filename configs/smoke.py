@@ -1,4 +1,4 @@
-"""The same program in about a minute on two CPU cores: a small network, few steps."""
+"""The same program in a minute or two on two CPU cores: a small network, few steps."""
 
 from ml_collections import ConfigDict
 
