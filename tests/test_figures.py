@@ -73,6 +73,8 @@ def test_an_unknown_view_is_refused(mos2):
 def test_names_that_look_like_tex_or_commands_are_drawn_as_they_are(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # What other libraries will drop one day says nothing of names.
+        warnings.simplefilter("ignore", DeprecationWarning)
         figures.save(
             figures.plot_found(make_found(uid="$\\frac{", formula="a\nb$", count=1)),
             tmp_path / "p.png",

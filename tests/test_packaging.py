@@ -25,7 +25,11 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
         ),
     )
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", "out"]
-    if int(importlib.metadata.version("setuptools").split(".")[0]) >= 77:
+    try:
+        setuptools = int(importlib.metadata.version("setuptools").split(".")[0])
+    except importlib.metadata.PackageNotFoundError:  # Python 3.12 brings none along
+        setuptools = 0
+    if setuptools >= 77:
         command.append("--no-build-isolation")  # as [build-system] asks for: no download
     done = subprocess.run(command, cwd=folder / "tree", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
