@@ -19,7 +19,7 @@ from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors
 from dd2d_jax.score import score, simulate_table
-from dd2d_jax.spots import Conditions, Spots
+from dd2d_jax.spots import Conditions, Spots, strongest
 from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def retrieve(
     conditions = model.conditions
 
     settings = lattices.canonical_spots(indexed, conditions.q_max, _PAIRS)
-    few = lattices.canonical_spots(indexed, conditions.q_max, conditions.tokens)
+    few = strongest(settings, conditions.tokens)
     similarity = model.embed_patterns(few) @ library.embeddings[rows].T
     best_setting, similarity = similarity.argmax(0), similarity.max(0)
     order = np.argsort(-similarity, kind="stable")[: max(k, rerank)]
