@@ -59,10 +59,10 @@ def disturb_crystal(key: jax.Array, crystal: dx.Crystal, amount: Disturbance) ->
     moves = moves * jnp.broadcast_to(jnp.asarray(amount.displacement, dtype), (batch,))[
         :, None, None
     ]
-    return dx.Crystal(
-        crystal.lattice * scale[:, None, None],
-        crystal.positions * stretch[:, None, :] + moves,
-        crystal.numbers,
+    return dataclasses.replace(
+        crystal,
+        lattice=crystal.lattice * scale[:, None, None],
+        positions=crystal.positions * stretch[:, None, :] + moves,
     )
 
 

@@ -78,9 +78,8 @@ def _on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
     """The same fractional coordinates on other cells (n, 2, 2)."""
     fractional = jnp.einsum("...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal)
     in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice)
-    return dx.Crystal(
-        lattice, jnp.concatenate([in_plane, crystal.positions[..., 2:]], -1), crystal.numbers
-    )
+    positions = jnp.concatenate([in_plane, crystal.positions[..., 2:]], -1)
+    return dataclasses.replace(crystal, lattice=lattice, positions=positions)
 
 
 @jax.jit
@@ -110,7 +109,7 @@ def _descend(
 
     def model(parameters: dict) -> tuple[dx.Crystal, jax.Array]:
         moves = jnp.where(present, parameters["moves"], 0.0) * _DISPLACEMENT
-        crystal = dx.Crystal(start.lattice, start.positions + moves, start.numbers)
+        crystal = dataclasses.replace(start, positions=start.positions + moves)
         return crystal, first_b * jnp.exp(_LOG_B * parameters["log_b"])
 
     def loss(parameters: dict) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, Spots, groups, pair_intensities
+from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_at_once
 from diffraction.crystal import reciprocal
 
 # log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
@@ -74,15 +74,14 @@ def simulate_table(
     offset = np.concatenate([[0], np.cumsum(size)])
     level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
     inner = np.zeros(len(numbers), np.float32)
-    for rows, crystal, hk in groups(crystals, wide, together):
-        q, intensity = pair_intensities(crystal, jnp.asarray(hk), wide)
-        q, intensity = np.asarray(q)[: len(rows)], np.asarray(intensity)[: len(rows)]
+    parts = [clean_pairs_at_once(crystals, wide)] if together else clean_pairs(crystals, wide)
+    for rows, q, hk, intensity in parts:
         strongest = intensity.max((1, 2), keepdims=True)
         intensity = intensity / np.where(strongest > 0, strongest, 1)
         level = np.log1p(intensity / SOFT)
         must = np.linalg.norm(q, axis=-1, keepdims=True) <= q_inner
         inner[rows] = (level**2 * must).sum((1, 2))
-        h, k = np.moveaxis(hk[: len(rows)].astype(np.int64), -1, 0)
+        h, k = np.moveaxis(hk.astype(np.int64), -1, 0)
         place = offset[rows, None] + h * (2 * extent[rows, 1:] + 1) + k + extent[rows, 1:]
         real = (h != 0) | (k != 0)
         level_values[place[real]] = level[real]

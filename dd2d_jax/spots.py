@@ -7,7 +7,6 @@ token costs one place in the attention and nothing is lost.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -18,8 +17,6 @@ import diffraction as dx
 
 # Intensities, relative to the strongest spot, below this are read as this.
 FLOOR = 1e-4
-# A part of a batch is simulated at once up to this many (spot, atom) pairs.
-_BUDGET = 4_000_000
 
 
 @jax.tree_util.register_dataclass
@@ -144,13 +141,40 @@ def _inverse(m: jax.Array) -> jax.Array:
     return rows / jnp.where(jnp.abs(det) > 1e-12, det, 1.0)[..., None, None]
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _strongest(
-    crystal: dx.Crystal, hk: jax.Array, conditions: Conditions, count: int
-) -> jax.Array:
-    _, intensity = pair_intensities(crystal, hk, conditions)
-    _, index = jax.lax.top_k(intensity.max(-1), min(count, hk.shape[-2]))
-    return jnp.take_along_axis(hk, index[..., None], -2)
+def clean_pairs(
+    crystals: dx.Crystal, conditions: Conditions
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Clean patterns of a concrete batch, in parts of like size.
+
+    Yields:
+        rows (m,) of the batch, and of those crystals q (m, T, 2), hk (m, T, 2) and the
+        intensities (m, T, 2) at q and -q; all zero for padding.
+    """
+    chunks = dx.simulate_library(crystals, conditions.radiation, conditions.q_max, conditions.b_iso)
+    for rows, pattern in chunks:
+        count = pattern.mask.shape[1] // 2
+        intensity = np.asarray(pattern.intensity)
+        intensity = np.stack([intensity[:, :count], intensity[:, count:]], -1)
+        yield rows, np.asarray(pattern.q)[:, :count], np.asarray(pattern.hk)[:, :count], intensity
+
+
+def clean_pairs_at_once(
+    crystals: dx.Crystal, conditions: Conditions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All of `clean_pairs` in one part: for few crystals, compiling costs more than padding."""
+    lattice, numbers, positions = (
+        np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
+    )
+    # Padding may stand anywhere: slots up to the last atom. Few sizes are compiled.
+    last = numbers.shape[1] - int((numbers > 0).any(0)[::-1].argmax())
+    size = min(_power(max(last, 4)), numbers.shape[1])
+    hk = half_plane(lattice, conditions.q_max)
+    hk = np.pad(hk, [(0, 0), (0, _power(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
+    cut = dx.Crystal(
+        jnp.asarray(lattice), *(jnp.asarray(x[:, :size]) for x in (positions, numbers))
+    )
+    q, intensity = pair_intensities(cut, jnp.asarray(hk), conditions)
+    return np.arange(len(lattice)), np.asarray(q), hk, np.asarray(intensity)
 
 
 def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> np.ndarray:
@@ -165,52 +189,12 @@ def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> 
         (n, count, 2) int16, padded with (0, 0).
     """
     out = np.zeros((len(crystals), count, 2), np.int16)
-    for rows, crystal, hk in groups(crystals, conditions):
-        best = np.asarray(_strongest(crystal, jnp.asarray(hk), conditions, count))
-        out[rows, : best.shape[1]] = best[: len(rows)]
+    for rows, _, hk, intensity in clean_pairs(crystals, conditions):
+        best = np.argsort(-intensity.max(-1), axis=1, kind="stable")[:, :count]
+        out[rows, : best.shape[1]] = np.take_along_axis(hk, best[..., None], 1)
     return out
 
 
-def groups(
-    crystals: dx.Crystal, conditions: Conditions, together: bool = False
-) -> Iterator[tuple[np.ndarray, dx.Crystal, np.ndarray]]:
-    """A batch in parts of like size, so that small cells do not pay for large ones.
-
-    With `together`, the sizes are those of the largest crystal for all.
-
-    Yields:
-        rows (m,) of the batch; those crystals, atoms cut to the largest; and their rods
-        (M, K, 2), one of each Friedel pair. M >= m: sizes are powers of two, so that few
-        shapes are compiled, and the part is filled up by repetition.
-    """
-    lattice, numbers, positions = (
-        np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
-    )
-    # Slots up to the last atom: padding may stand anywhere.
-    last = numbers.shape[1] - (numbers[:, ::-1] > 0).argmax(1)
-    atoms = _power(np.maximum(last, 4))
-    area = np.abs(np.linalg.det(lattice))
-    rods = _power(np.maximum(area * np.pi * conditions.q_max**2 / 2 * 1.1, 16))
-    if together:
-        rods, atoms = np.full_like(rods, rods.max()), np.full_like(atoms, atoms.max())
-    for shape in np.unique(np.stack([rods, atoms], -1), axis=0):
-        members = np.flatnonzero((rods == shape[0]) & (atoms == shape[1]))
-        size = min(int(shape[1]), numbers.shape[1])
-        chunk = max(1, _BUDGET // int(2 * shape[0] * size))
-        chunk = int(min(_power(np.array(chunk)), _power(np.array(len(members)))))
-        for start in range(0, len(members), chunk):
-            index = members[np.arange(start, start + chunk) % len(members)]
-            hk = half_plane(lattice[index], conditions.q_max)
-            width = int(_power(np.array(max(hk.shape[1], shape[0]))))
-            hk = np.pad(hk, [(0, 0), (0, width - hk.shape[1]), (0, 0)])
-            part = dx.Crystal(
-                jnp.asarray(lattice[index]),
-                jnp.asarray(positions[index, :size]),
-                jnp.asarray(numbers[index, :size]),
-            )
-            yield members[start : start + chunk], part, hk
-
-
-def _power(x: np.ndarray) -> np.ndarray:
+def _power(x: int) -> int:
     """The next power of two."""
-    return (2 ** np.ceil(np.log2(x))).astype(np.int64)
+    return 1 << (x - 1).bit_length()

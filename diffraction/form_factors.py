@@ -11,61 +11,136 @@ import numpy as np
 
 from diffraction.radiation import Electrons, Radiation
 
+# |q| in 1/angstrom up to which each parametrisation was fitted (q = 2 s).
+RANGE = {"lobato": 12.0, "kirkland": 12.0, "peng": 4.0, "waasmaier_kirfel": 12.0}
+# Indexed by the atomic number; 0 is padding.
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
+    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd "
+    "Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am "
+    "Cm Bk Cf Es Fm Md No Lr"
+).split()
+
 
 @functools.cache
-def table(name: str) -> np.ndarray:
+def table(name: str, ions: tuple[str, ...] = ()) -> np.ndarray:
     """Coefficients (104, C) in float64, row Z for element Z; rows that are not tabulated are NaN.
 
     Row 0, which stands for padding, is zero with unit widths, so that it scatters nothing and
-    its gradient is finite.
+    its gradient is finite. `ions`, for the X-ray table, stand in the rows of their elements.
+
+    Raises:
+        ValueError: an ion that is not tabulated, or two of one element.
     """
     text = resources.files("diffraction").joinpath("tables", f"{name}.csv").read_text()
     header, *lines = text.splitlines()
     columns = header.split(",")
     rows = [line.split(",") for line in lines]
-    if "ion" in columns:  # neutral atoms only: their "ion" is the bare symbol
-        rows = [r[:1] + r[2:] for r in rows if r[1].isalpha() and "v" not in r[1]]
+    if "ion" in columns:
+        rows = [r[:1] + r[2:] for r in _choose(rows, ions)]
         columns.remove("ion")
-    out = np.full((104, len(columns) - 1), np.nan)
+    out = np.full((len(SYMBOLS), len(columns) - 1), np.nan)
     for row in rows:
         out[int(row[0])] = [float(x) for x in row[1:]]
     out[0] = [1.0 if c[0] in "bd" else 0.0 for c in columns[1:]]
     return out
 
 
+def _choose(rows: list[list[str]], ions: tuple[str, ...]) -> list[list[str]]:
+    """Rows (Z, symbol, ...) of the neutral atoms, and after them of the ions."""
+    neutral = [r for r in rows if r[1] == SYMBOLS[int(r[0])]]
+    charged = {r[1]: r for r in rows if r[1][-1] in "+-"}
+    elements = []
+    for ion in ions:
+        if ion not in charged:
+            element = ion.rstrip("+-0123456789")
+            known = [x for x in charged if x.rstrip("+-0123456789") == element]
+            there = ", ".join(known) if known else f"no ions of {element!r}"
+            raise ValueError(f"the X-ray table has no ion {ion!r}; it has {there}")
+        elements.append(charged[ion][0])
+    if len(set(elements)) < len(elements):
+        raise ValueError(f"ions must name each element once, got {ions}")
+    return neutral + [charged[ion] for ion in ions]
+
+
+def coefficients(radiation: Radiation) -> np.ndarray:
+    """The table (104, C) that `radiation` takes its form factors from; see `table`."""
+    if isinstance(radiation, Electrons):
+        return table(radiation.table)
+    return table("waasmaier_kirfel", radiation.ions)
+
+
 def form_factor(radiation: Radiation, numbers: jax.Array, q_squared: jax.Array) -> jax.Array:
-    """Form factors of neutral atoms; zero for padding (Z = 0), NaN where there is no table.
+    """Form factors of atoms; zero for padding (Z = 0), NaN where there is no table.
 
     Args:
         radiation: electrons give f_e in angstrom (first Born approximation, without the
             relativistic mass factor), X-rays f0 in electrons.
         numbers: (...) atomic numbers.
-        q_squared: (...) |q|^2 in 1/angstrom^2, q = 1/d; broadcast against `numbers`.
+        q_squared: (...) |q|^2 in 1/angstrom^2, q = 1/d; broadcast against `numbers`. Beyond
+            `RANGE` the fits mean nothing; it is not checked here.
 
     Source: Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), Eq. 16; Kirkland, Advanced
-    Computing in Electron Microscopy, Eq. C.15; Waasmaier and Kirfel, Acta Cryst. A 51, 416 (1995).
+    Computing in Electron Microscopy, Eq. C.15; Peng, Ren, Dudarev and Whelan, Acta Cryst. A 52,
+    257 (1996), Eq. 3; Waasmaier and Kirfel, Acta Cryst. A 51, 416 (1995).
     """
-    name = radiation.table if isinstance(radiation, Electrons) else "waasmaier_kirfel"
+    name = _name(radiation)
     q_squared = jnp.asarray(q_squared)
-    rows = jnp.asarray(table(name), dtype=jnp.promote_types(q_squared.dtype, jnp.float32))
+    rows = _summed_by_parts() if name == "lobato" else coefficients(radiation)
+    rows = jnp.asarray(rows, dtype=jnp.promote_types(q_squared.dtype, jnp.float32))
     # Plain indexing would give an element beyond the table the last one's numbers.
     rows = rows.at[numbers].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     c, x = jnp.moveaxis(rows, -1, 0), q_squared
     if name == "lobato":
-        return sum(c[i] * (2 + c[i + 5] * x) / (1 + c[i + 5] * x) ** 2 for i in range(5))
+        t = [1 / (1 + c[i + 5] * x) for i in range(5)]
+        steps = (c[i + 10] * x * t[i] * t[i + 1] * (1 + t[i] + t[i + 1]) for i in range(4))
+        return c[4] * t[4] * (1 + t[4]) + sum(c[i] * step for i, step in enumerate(steps))
     if name == "kirkland":
         lorentzians = sum(c[i] / (x + c[i + 1]) for i in (0, 2, 4))
         return lorentzians + sum(c[i] * jnp.exp(-c[i + 1] * x) for i in (6, 8, 10))
     s_squared = x / 4
+    if name == "peng":
+        return sum(c[i] * jnp.exp(-c[i + 5] * s_squared) for i in range(5))
     return c[0] + sum(c[i] * jnp.exp(-c[i + 5] * s_squared) for i in range(1, 6))
+
+
+@functools.cache
+def _summed_by_parts() -> np.ndarray:
+    """The Lobato-Van Dyck table for sum_i A_i (g_i - g_i+1), g = t (1 + t), t = 1 / (1 + b q^2).
+
+    With A the cumulative sums of the table's a, in the order of b, this is the same as
+    sum_i a_i g_i. Light elements have large a of both signs with nearly equal b: their plain sum
+    loses three digits of float32. Here g_i - g_i+1 = (b_i+1 - b_i) q^2 t_i t_i+1 (1 + t_i + t_i+1)
+    loses none.
+
+    Returns:
+        (104, 14): five A, five b, and the four differences of b.
+    """
+    a, b = np.split(table("lobato"), 2, axis=1)
+    order = np.argsort(b, axis=1)
+    a, b = np.take_along_axis(a, order, 1), np.take_along_axis(b, order, 1)
+    return np.concatenate([np.cumsum(a, 1), b, np.diff(b, axis=1)], 1)
 
 
 def check_tabulated(radiation: Radiation, numbers: np.ndarray) -> None:
     """Raise ValueError where an element has no form factor for this radiation."""
-    name = radiation.table if isinstance(radiation, Electrons) else "waasmaier_kirfel"
     numbers = np.unique(numbers)
     if numbers.min() < 0 or numbers.max() > 103:
         raise ValueError(f"atomic numbers must lie in 0 to 103, got {numbers.tolist()}")
-    missing = [int(z) for z in numbers if np.isnan(table(name)[z]).any()]
+    missing = [int(z) for z in numbers if np.isnan(coefficients(radiation)[z]).any()]
     if missing:
-        raise ValueError(f"the {name} table has no form factor for Z = {missing}")
+        raise ValueError(f"the {_name(radiation)} table has no form factor for Z = {missing}")
+
+
+def check_range(radiation: Radiation, q: float, what: str = "|q|") -> None:
+    """Raise ValueError where q (1/angstrom) is beyond what the form factors were fitted to."""
+    name = _name(radiation)
+    if q > RANGE[name]:
+        raise ValueError(
+            f"{what} = {q:.4g} is beyond the {name} form factors, which hold up to "
+            f"{RANGE[name]:g} 1/angstrom"
+        )
+
+
+def _name(radiation: Radiation) -> str:
+    return radiation.table if isinstance(radiation, Electrons) else "waasmaier_kirfel"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffraction.crystal import Crystal, reciprocal
-from diffraction.form_factors import check_tabulated, form_factor
+from diffraction.form_factors import SYMBOLS, check_range, check_tabulated, form_factor
 from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Radiation
 
@@ -21,38 +23,92 @@ def structure_factor(
     crystal: Crystal,
     q: jax.Array,
     radiation: Radiation,
-    b_iso: float | jax.Array = 0.0,
+    b_iso: float | jax.Array | Mapping[str, float] = 0.0,
 ) -> jax.Array:
-    """F(q) = sum_j f_j(|q|) exp(-B_j |q|^2 / 4) exp(2 pi i q . r_j) at any 3D q.
+    """F(q) = sum_j o_j f_j(|q|) exp(-B_j |q|^2 / 4 - 2 pi^2 q U_j q) exp(2 pi i q . r_j).
+
+    At any 3D q. The occupancies o are 1 and the U are 0 where the crystal has none; B comes on
+    top of U (B = 8 pi^2 U where U is isotropic).
 
     Args:
         crystal: batch axes (...), N atoms.
         q: (..., K, 3) scattering vectors in the crystal's frame, 1/angstrom (no 2 pi).
         radiation: electrons (F in angstrom) or X-rays (F in electrons).
-        b_iso: B in angstrom^2; a number, (...) or (..., N).
+        b_iso: B in angstrom^2; a number, (...), (..., N), or by element as {"Mo": 0.3, "S": 0.5}.
 
     Returns:
         (..., K) complex.
+
+    Raises:
+        ValueError: an element without a form factor or without a B, or |q| beyond the range of
+            the form factors (only where the values are known, not traced; a missing B is NaN
+            there).
     """
     check_concrete(radiation, crystal.numbers)
-    f = _amplitudes(crystal.numbers, jnp.sum(q * q, -1), radiation, b_iso)
+    q = jnp.asarray(q)
+    if q.size and not isinstance(q, jax.core.Tracer):
+        check_range(radiation, float(np.sqrt(np.max(np.sum(np.square(q), -1)))))
+    weights = amplitudes(crystal, q, radiation, b_values(b_iso, crystal.numbers))
     turns = jnp.einsum("...kd,...nd->...kn", q, crystal.positions, precision="highest")
     # Whole turns are taken off first: float32 sines lose digits at large arguments.
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
-    return jax.lax.complex(jnp.sum(f * jnp.cos(angle), -1), jnp.sum(f * jnp.sin(angle), -1))
+    return jax.lax.complex(
+        jnp.sum(weights * jnp.cos(angle), -1), jnp.sum(weights * jnp.sin(angle), -1)
+    )
 
 
-def _amplitudes(
-    numbers: jax.Array, q_squared: jax.Array, radiation: Radiation, b_iso: float | jax.Array
+def b_values(
+    b_iso: float | jax.Array | Mapping[str, float], numbers: jax.Array
+) -> float | jax.Array:
+    """B as a number, (...) or (..., N); what is given by element becomes (..., N).
+
+    Raises:
+        ValueError: a key that is no element, or an element without a B (NaN where traced).
+    """
+    if not isinstance(b_iso, Mapping):
+        return b_iso
+    unknown = [x for x in b_iso if x not in SYMBOLS[1:]]
+    if unknown:
+        raise ValueError(f"b_iso names {unknown}, which are no elements")
+    known = np.array([0, *(SYMBOLS.index(x) for x in b_iso)])
+    if not isinstance(numbers, jax.core.Tracer):
+        missing = [SYMBOLS[z] for z in np.setdiff1d(np.asarray(numbers), known)]
+        if missing:
+            raise ValueError(f"b_iso has no B for {', '.join(missing)}; it has {list(b_iso)}")
+    values = jnp.stack([jnp.zeros(()), *(jnp.asarray(b, float) for b in b_iso.values())])
+    return jnp.full(len(SYMBOLS), jnp.nan).at[known].set(values)[numbers]
+
+
+def amplitudes(
+    crystal: Crystal, q: jax.Array, radiation: Radiation, b_iso: float | jax.Array
 ) -> jax.Array:
-    """Form factors with Debye-Waller factors, (..., K, N)."""
-    b_iso = jnp.asarray(b_iso, q_squared.dtype)
+    """Form factors with occupancies and Debye-Waller factors, (..., K, N); 0 for padding.
+
+    Args:
+        crystal: batch axes (...).
+        q: (..., K, 3) in the crystal's frame, 1/angstrom.
+        radiation: electrons or X-rays.
+        b_iso: B in angstrom^2; a number, (...) or (..., N), see `b_values`.
+    """
+    numbers = crystal.numbers
+    present = numbers > 0
+    b_iso = jnp.asarray(b_iso, q.dtype)
     if b_iso.ndim < numbers.ndim:
         b_iso = b_iso[..., None]
-    x = q_squared[..., :, None]
+    else:  # what padding holds may not turn a zero into NaN
+        b_iso = jnp.where(present, b_iso, 0.0)
+    x = jnp.sum(q * q, -1)[..., :, None]
     f = form_factor(radiation, numbers[..., None, :], x)
-    f = jnp.where(numbers[..., None, :] > 0, f, 0.0)
-    return f * jnp.exp(-b_iso[..., None, :] * x / 4)
+    f = jnp.where(present[..., None, :], f, 0.0)
+    exponent = -b_iso[..., None, :] * x / 4
+    if crystal.u is not None:
+        u = jnp.where(present[..., None, None], crystal.u, 0.0)
+        squares = jnp.einsum("...ki,...nij,...kj->...kn", q, u, q, precision="highest")
+        exponent = exponent - 2 * jnp.pi**2 * squares
+    f = f * jnp.exp(exponent)
+    if crystal.occupancy is None:
+        return f
+    return f * jnp.where(present, crystal.occupancy, 0.0)[..., None, :]
 
 
 def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
@@ -72,10 +128,7 @@ def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
     lattice = np.asarray(lattice, float)
     _check_q_max(q_max)
     flat = lattice.reshape(-1, 2, 2)
-    area = np.abs(np.linalg.det(flat))
-    if not (area > 1e-3).all():
-        row = int(np.argmin(np.where(np.isfinite(area), area, -1)))
-        raise ValueError(f"lattice {row} has no area: {flat[row].tolist()}")
+    check_lattices(flat)
     lists = [_indices(a, q_max) for a in flat]
     longest = max(len(x) for x in lists)
     if longest == 0:
@@ -109,17 +162,17 @@ def ewald_qz(
 
     Args:
         q_par: (..., K, 2) in-plane coordinates of the rods in the crystal's frame, 1/angstrom.
-        wavelength: angstrom.
-        tilt: degrees, see `simulate`.
+        wavelength: angstrom; a number or (...).
+        tilt: degrees, (2,) or (..., 2); see `simulate`.
 
     Returns:
         (..., K) in 1/angstrom; NaN where the sphere does not reach the rod.
     """
-    k = 1.0 / jnp.asarray(wavelength, q_par.dtype)
+    k = 1.0 / jnp.asarray(wavelength, q_par.dtype)[..., None]
     rotation = tilt_matrix(tilt, q_par.dtype)
     squared = jnp.sum(q_par * q_par, -1)
-    up = jnp.einsum("...kd,d->...k", q_par, rotation[2, :2], precision="highest")
-    linear = k * rotation[2, 2]
+    up = jnp.einsum("...kd,...d->...k", q_par, rotation[..., 2, :2], precision="highest")
+    linear = k * rotation[..., 2, 2, None]
     constant = squared - 2 * k * up
     under_root = linear * linear - constant
     reached = under_root > 0
@@ -130,39 +183,42 @@ def ewald_qz(
 
 
 def tilt_matrix(tilt: tuple[float, float] | jax.Array, dtype=jnp.float32) -> jax.Array:
-    """Rotation (3, 3) of the crystal: about x by tilt[0], then about y by tilt[1] (degrees)."""
-    alpha, beta = jnp.deg2rad(jnp.asarray(tilt, dtype))
-    ca, sa, cb, sb = jnp.cos(alpha), jnp.sin(alpha), jnp.cos(beta), jnp.sin(beta)
-    zero = jnp.zeros((), dtype)
-    return jnp.stack(
-        [
-            jnp.stack([cb, sa * sb, ca * sb]),
-            jnp.stack([zero, ca, -sa]),
-            jnp.stack([-sb, sa * cb, ca * cb]),
-        ]
-    )
+    """Rotations (..., 3, 3) of the crystal: about x by tilt[..., 0], then about y by tilt[..., 1].
+
+    Args:
+        tilt: (..., 2) degrees.
+        dtype: of the result.
+    """
+    angles = jnp.deg2rad(jnp.asarray(tilt, dtype))
+    ca, cb = jnp.moveaxis(jnp.cos(angles), -1, 0)
+    sa, sb = jnp.moveaxis(jnp.sin(angles), -1, 0)
+    rows = [[cb, sa * sb, ca * sb], [jnp.zeros_like(ca), ca, -sa], [-sb, sa * cb, ca * cb]]
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
 def simulate(
     crystal: Crystal,
     radiation: Radiation = Electrons(80.0),  # noqa: B008  (frozen)
     q_max: float = 1.25,
-    b_iso: float | jax.Array = 0.0,
+    b_iso: float | jax.Array | Mapping[str, float] = 0.0,
     tilt: tuple[float, float] | jax.Array = (0.0, 0.0),
     hk: np.ndarray | jax.Array | None = None,
 ) -> Pattern:
     """The kinematic diffraction pattern of a 2D crystal or a batch of them.
 
     Rods are cut by the Ewald sphere; the beam runs against the layer normal. Electrons give
-    |F|^2; X-rays |F|^2 times the Lorentz-polarisation factor (1 + cos^2 2theta) / (2 sin 2theta).
+    |F|^2; X-rays |F|^2 times the Lorentz-polarisation factor, see `lorentz_polarisation`.
     The central beam is not part of the pattern.
 
     Args:
         crystal: batch axes (...).
-        radiation: `Electrons` or `Xrays`.
-        q_max: rods with in-plane |q_par| <= q_max are kept, 1/angstrom.
-        b_iso: B in angstrom^2; a number, (...) or (..., N).
-        tilt: degrees; the crystal is turned about x by tilt[0], then about y by tilt[1].
+        radiation: `Electrons` or `Xrays`; one energy or wavelength, or one for each crystal.
+        q_max: rods with in-plane |q_par| <= q_max are kept, 1/angstrom. Under tilt |q| itself is
+            larger.
+        b_iso: B in angstrom^2; a number, (...), (..., N), or by element as {"Mo": 0.3, "S": 0.5}.
+            It comes on top of the crystal's U, if there are any.
+        tilt: degrees; the crystal is turned about x by tilt[0], then about y by tilt[1]. One for
+            all crystals, (2,), or one for each, (..., 2).
         hk: (..., K, 2) rods from `reflections`, padded with (0, 0). Needed where the lattice is
             traced (under jit, vmap or grad); None finds them.
 
@@ -170,12 +226,19 @@ def simulate(
         Pattern with batch axes (...); spots beyond q_max or out of the sphere's reach are masked.
 
     Raises:
-        ValueError: an element without a form factor, q_max not positive, or a traced lattice
-            without `hk`.
+        ValueError: an element without a form factor or without a B, q_max not positive or beyond
+            the range of the form factors, a tilt of another shape, or a traced lattice without
+            `hk`.
     """
     check_concrete(radiation, crystal.numbers)
     if not isinstance(q_max, jax.core.Tracer):
         _check_q_max(q_max)
+        check_range(radiation, q_max, "q_max")
+    tilt = jnp.asarray(tilt, float)
+    batch = crystal.numbers.shape[:-1]
+    if tilt.shape not in ((2,), (*batch, 2)):
+        each = f" or {(*batch, 2)}, one for each crystal" if batch else ""
+        raise ValueError(f"tilt must have the shape (2,){each}; got {tilt.shape}")
     if hk is None:
         if isinstance(crystal.lattice, jax.core.Tracer):
             raise ValueError(
@@ -183,7 +246,8 @@ def simulate(
                 "hk=reflections(lattice, q_max) made outside of the transformation"
             )
         hk = reflections(np.asarray(crystal.lattice), q_max)
-    return _simulate(crystal, radiation, q_max, b_iso, jnp.asarray(tilt, float), jnp.asarray(hk))
+    b_iso = b_values(b_iso, crystal.numbers)
+    return _simulate(crystal, radiation, q_max, b_iso, tilt, jnp.asarray(hk))
 
 
 @jax.jit
@@ -196,26 +260,84 @@ def _simulate(crystal, radiation, q_max, b_iso, tilt, hk) -> Pattern:
     qz = ewald_qz(q_par, radiation.wavelength, tilt)
     mask = present & (jnp.sum(q_par * q_par, -1) <= (q_max * _EDGE) ** 2) & jnp.isfinite(qz)
     q = jnp.concatenate([q_par, jnp.where(mask, qz, 0.0)[..., None]], -1)
+    lab = jnp.einsum("...kd,...ed->...ke", q, tilt_matrix(tilt, dtype), precision="highest")
+    across = jnp.where(mask[..., None], lab[..., :2], 0.0)
     factor = structure_factor(crystal, q, radiation, b_iso)
     intensity = jnp.real(factor) ** 2 + jnp.imag(factor) ** 2
     if not isinstance(radiation, Electrons):
-        squared = jnp.where(mask, jnp.sum(q * q, -1), 2 / radiation.wavelength**2)
-        intensity = intensity * lorentz_polarisation(squared, radiation.wavelength)
-    lab = jnp.einsum("...kd,ed->...ke", q, tilt_matrix(tilt, dtype), precision="highest")
+        wavelength = jnp.asarray(radiation.wavelength)[..., None]
+        squared = jnp.where(mask, jnp.sum(q * q, -1), 2 / wavelength**2)
+        # Polarisation along x keeps from scattering along x, along y from scattering along y.
+        difference = across[..., 0] ** 2 - across[..., 1] ** 2
+        lost = jnp.asarray(radiation.polarisation)[..., None] * difference * wavelength**2
+        intensity = intensity * lorentz_polarisation(squared, wavelength, lost)
     return Pattern(
-        q=jnp.where(mask[..., None], lab[..., :2], 0.0),
+        q=across,
         intensity=jnp.where(mask, intensity, 0.0),
         hk=jnp.where(mask[..., None], hk, 0),
         mask=mask,
     )
 
 
-def lorentz_polarisation(q_squared: jax.Array, wavelength: float | jax.Array) -> jax.Array:
-    """(1 + cos^2 2theta) / (2 sin 2theta) for an unpolarised beam, sin theta = lambda |q| / 2."""
+def lorentz_polarisation(
+    q_squared: jax.Array, wavelength: float | jax.Array, lost: float | jax.Array = 0.0
+) -> jax.Array:
+    """(1 + cos^2 2theta - lost) / (2 sin 2theta), with sin theta = lambda |q| / 2.
+
+    With the scattered wave's direction k and the degree of polarisation p along x, `lost` is
+    p (k_x^2 - k_y^2), so that the factor is P / sin 2theta with
+    P = 1 - (1 + p) k_x^2 / 2 - (1 - p) k_y^2 / 2: what a dipole radiates, averaged over the two
+    polarisations of the beam. An unpolarised beam has P = (1 + cos^2 2theta) / 2.
+
+    Args:
+        q_squared: (...) |q|^2 in 1/angstrom^2.
+        wavelength: angstrom.
+        lost: p (k_x^2 - k_y^2); 0 for an unpolarised beam.
+    """
     sin_squared = q_squared * wavelength**2 / 4
     cos_two_theta = 1 - 2 * sin_squared
     sin_two_theta = 2 * jnp.sqrt(sin_squared * (1 - sin_squared))
-    return (1 + cos_two_theta**2) / (2 * sin_two_theta)
+    return (1 + cos_two_theta**2 - lost) / (2 * sin_two_theta)
+
+
+def detector_positions(
+    pattern: Pattern, radiation: Radiation, camera_length: float | jax.Array
+) -> jax.Array:
+    """Where the spots fall on a flat detector across the beam: L q / sqrt(1/lambda^2 - q^2).
+
+    This is the gnomonic projection of the scattered waves' directions: a spot lies L tan 2theta
+    from the beam's. Waves are taken to go forward (2theta < 90 degrees).
+
+    Args:
+        pattern: spots of `simulate`, or measured ones; batch axes (...).
+        radiation: what was scattered; one energy or wavelength, or one for each pattern.
+        camera_length: from the crystal to the detector, in the units that the result is to have;
+            a number or (...).
+
+    Returns:
+        (..., K, 2) along the laboratory's x and y; zero where masked, NaN where |q| > 1/lambda.
+
+    Raises:
+        ValueError: the camera length is not positive.
+    """
+    if not isinstance(camera_length, jax.core.Tracer) and not np.all(np.asarray(camera_length) > 0):
+        raise ValueError(f"the camera length must be positive, got {camera_length}")
+    across = jnp.where(pattern.mask[..., None], pattern.q, 0.0)
+    dtype = across.dtype
+    wavelength = jnp.asarray(radiation.wavelength, dtype)[..., None]
+    squared = 1 / wavelength**2 - jnp.sum(across**2, -1)
+    forward = squared > 0
+    along = jnp.sqrt(jnp.where(forward, squared, 1.0))
+    scale = jnp.asarray(camera_length, dtype)[..., None] / along
+    return across * jnp.where(forward, scale, jnp.nan)[..., None]
+
+
+def check_lattices(lattice: np.ndarray) -> None:
+    """Check that lattices (n, 2, 2) are finite and have an area."""
+    area = np.abs(np.linalg.det(lattice))
+    if not (area > 1e-3).all():
+        row = int(np.argmin(np.where(np.isfinite(area), area, -1)))
+        raise ValueError(f"lattice {row} has no area: {lattice[row].tolist()}")
 
 
 def check_concrete(radiation: Radiation, numbers: jax.Array) -> None:

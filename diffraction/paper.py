@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from diffraction.crystal import Crystal
-from diffraction.form_factors import form_factor
-from diffraction.kinematic import check_concrete, lorentz_polarisation
+from diffraction.kinematic import amplitudes, b_values, check_concrete, lorentz_polarisation
 from diffraction.radiation import Radiation
 
 
@@ -29,20 +30,21 @@ def paper_intensity(
     crystal: Crystal,
     q: jax.Array,
     radiation: Radiation,
-    b_iso: float = 0.0,
+    b_iso: float | jax.Array | Mapping[str, float] = 0.0,
     i0: float = 1.0,
 ) -> jax.Array:
     """Eq. 1: I = I0 (A P / sin 2theta) |AFF(q)|^2 S(q), with f_j inside the sum.
 
     A = exp(-B |q|^2 / 2) is the Debye-Waller factor; P = (1 + cos^2 2theta) / 2 polarises, and
     1 / sin 2theta is the Lorentz factor. For one element this is the equation as printed; for
-    several, AFF^2 S becomes (1/N) sum_ij f_i f_j exp(-2 pi i q . (R_i - R_j)).
+    several, A AFF^2 S becomes (1/N) sum_ij f_i f_j exp(-2 pi i q . (R_i - R_j)) with occupancy
+    and Debye-Waller factor in each f.
 
     Args:
         crystal: a single crystal.
         q: (K, 3) in 1/angstrom, none of them zero.
         radiation: electrons or X-rays.
-        b_iso: B in angstrom^2.
+        b_iso: B in angstrom^2; a number, (N,), or by element, as in `simulate`.
         i0: incident intensity.
 
     Returns:
@@ -53,10 +55,9 @@ def paper_intensity(
     """
     check_concrete(radiation, crystal.numbers)
     squared = jnp.sum(q * q, -1)
-    f = form_factor(radiation, crystal.numbers[None, :], squared[:, None])
-    pairs = _pair_sum(crystal, q, jnp.where(crystal.numbers > 0, f, 0.0))
-    factor = lorentz_polarisation(squared, radiation.wavelength) * jnp.exp(-b_iso * squared / 2)
-    return i0 * factor * pairs
+    weights = amplitudes(crystal, q, radiation, b_values(b_iso, crystal.numbers))
+    factor = lorentz_polarisation(squared, radiation.wavelength)
+    return i0 * factor * _pair_sum(crystal, q, weights)
 
 
 def _pair_sum(crystal: Crystal, q: jax.Array, weights: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,28 +12,59 @@ import numpy as np
 # CODATA 2018: m_e c^2 in keV, h c in keV angstrom.
 _REST_ENERGY = 510.99895
 _HC = 12.398419843320026
+_TABLES = ("lobato", "kirkland", "peng")
 
 
-@jax.tree_util.register_dataclass
+def _register(leaves: tuple[str, ...], static: tuple[str, ...]) -> Any:
+    """Makes a dataclass a pytree that is not checked when it is put together again.
+
+    What comes out of a transformation need not be a beam: a gradient with respect to an energy
+    may well be negative.
+    """
+
+    def decorate(cls: type) -> type:
+        def children(beam: Any) -> tuple[tuple, tuple]:
+            return tuple(getattr(beam, x) for x in leaves), tuple(getattr(beam, x) for x in static)
+
+        def with_keys(beam: Any) -> tuple[tuple, tuple]:
+            values, aux = children(beam)
+            keys = (jax.tree_util.GetAttrKey(x) for x in leaves)
+            return tuple(zip(keys, values, strict=True)), aux
+
+        def build(aux: tuple, values: tuple) -> Any:
+            beam = object.__new__(cls)
+            for name, value in zip(leaves + static, (*values, *aux), strict=True):
+                object.__setattr__(beam, name, value)
+            return beam
+
+        jax.tree_util.register_pytree_with_keys(cls, with_keys, build, children)
+        return cls
+
+    return decorate
+
+
+@_register(leaves=("energy",), static=("table",))
 @dataclasses.dataclass(frozen=True)
 class Electrons:
     """A parallel electron beam.
 
     Attributes:
-        energy: kinetic energy in keV.
-        table: form factors, "lobato" (Lobato and Van Dyck 2014) or "kirkland".
+        energy: kinetic energy in keV; a number, or (...) with one for each crystal of a batch.
+        table: form factors, "lobato" (Lobato and Van Dyck 2014, |q| up to 12 1/angstrom),
+            "kirkland" (Kirkland 2010, up to 12) or "peng" (Peng et al. 1996 as International
+            Tables C, Table 4.3.2.2, have it, up to 4).
 
     Raises:
-        ValueError: the energy is not positive, or the table unknown.
+        ValueError: an energy is not positive, or the table unknown.
     """
 
     energy: float | jax.Array = 80.0
-    table: str = dataclasses.field(default="lobato", metadata={"static": True})
+    table: str = "lobato"
 
     def __post_init__(self) -> None:
         _positive("energy", "keV", self.energy)
-        if self.table not in ("lobato", "kirkland"):
-            raise ValueError(f"table must be 'lobato' or 'kirkland', got {self.table!r}")
+        if self.table not in _TABLES:
+            raise ValueError(f"table must be one of {', '.join(_TABLES)}, got {self.table!r}")
 
     @property
     def wavelength(self) -> jax.Array:
@@ -41,28 +73,51 @@ class Electrons:
         return _HC / jnp.sqrt(energy * (energy + 2 * _REST_ENERGY))
 
 
-@jax.tree_util.register_dataclass
+@_register(leaves=("wavelength", "polarisation"), static=("ions",))
 @dataclasses.dataclass(frozen=True)
 class Xrays:
-    """A parallel, unpolarised, monochromatic X-ray beam (form factors: Waasmaier and Kirfel 1995).
+    """A parallel, monochromatic X-ray beam (form factors: Waasmaier and Kirfel 1995).
 
     Attributes:
-        wavelength: in angstrom.
+        wavelength: in angstrom; a number, or (...) with one for each crystal of a batch.
+        polarisation: degree of linear polarisation along the laboratory's x axis, from -1 (all
+            along y) by 0 (unpolarised) to 1 (all along x); a number or (...).
+        ions: symbols such as ("Fe3+", "O2-") whose form factors take the place of the neutral
+            atoms' of their elements.
 
     Raises:
-        ValueError: the wavelength is not positive.
+        ValueError: a wavelength is not positive, a polarisation beyond -1 to 1, an ion that is
+            not tabulated, or two ions of one element.
     """
 
     wavelength: float | jax.Array = 1.5406
+    polarisation: float | jax.Array = 0.0
+    ions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _positive("wavelength", "angstrom", self.wavelength)
+        p = _concrete(self.polarisation)
+        if p is not None and not (np.abs(p) <= 1).all():
+            raise ValueError(f"polarisation must lie in -1 to 1, got {self.polarisation}")
+        if isinstance(self.ions, str):
+            raise ValueError(f"ions must be a tuple of symbols, got the text {self.ions!r}")
+        object.__setattr__(self, "ions", tuple(self.ions))
+        if self.ions:
+            from diffraction.form_factors import coefficients
+
+            coefficients(self)
 
 
 Radiation = Electrons | Xrays
 
 
+def _concrete(value: object) -> np.ndarray | None:
+    """The value as an array, None where it is not known (traced)."""
+    known = isinstance(value, int | float | np.number | np.ndarray | list | tuple | jax.Array)
+    return np.asarray(value) if known and not isinstance(value, jax.core.Tracer) else None
+
+
 def _positive(name: str, unit: str, value: object) -> None:
-    # Only what a user types is checked: inside transformations values are tracers or placeholders.
-    if isinstance(value, int | float | np.number) and not value > 0:
+    array = _concrete(value)
+    if array is not None and not (array > 0).all():
         raise ValueError(f"{name} must be positive, in {unit}, got {value}")

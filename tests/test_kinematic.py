@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import diffraction as dx
-from diffraction.kinematic import lorentz_polarisation
+from diffraction.kinematic import detector_positions, lorentz_polarisation
 
 Q_MAX = 1.25
 # Short enough that the sphere reaches all rods, also for X-rays.
 BEAMS = [dx.Electrons(80.0), dx.Xrays(0.7)]
 EACH_BEAM = pytest.mark.parametrize("beam", BEAMS, ids=["electrons", "xrays"])
 TILTS = [(0.0, 0.0), (5.0, -3.0), (-12.0, 20.0), (35.0, 10.0)]
+
+# All that the fixture `layer` draws from.
+ELEMENTS = ("H", "C", "O", "Si", "S", "Fe", "Mo", "I", "W")
 
 # Compiled as a whole: quicker than one compilation an operation.
 structure_factor = jax.jit(dx.structure_factor)
@@ -54,6 +57,14 @@ def direct_sum(crystal, q, beam, b=0.0):
 
 def random_q(seed=0, count=20):
     return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (count, 3)))
+
+
+def disordered(layer, seed=0):
+    """The crystal without symmetry, with occupancies and displacements."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(0, 0.1, (5, 3, 3))
+    u = jnp.asarray(root @ np.swapaxes(root, 1, 2))
+    return change(layer(seed), occupancy=jnp.asarray(rng.uniform(0.2, 1, 5)), u=u)
 
 
 def change(crystal, **fields):
@@ -109,6 +120,113 @@ def test_b_may_be_one_number_one_a_crystal_or_one_an_atom(x64, layer):
     each = structure_factor(batch, q, beam, jnp.array([0.2, 0.9]))
     for i, b in enumerate((0.2, 0.9)):
         np.testing.assert_allclose(each[i], structure_factor(batch[i], q[i], beam, b))
+
+
+# Occupancies and displacements
+
+
+@EACH_BEAM
+def test_occupancies_weigh_and_displacements_damp_each_atom(x64, layer, beam):
+    crystal, q, b = disordered(layer), np.asarray(random_q()), np.linspace(0.1, 0.9, 5)
+    expected = 0
+    for z, r, o, u, bj in zip(
+        *(crystal.numbers, crystal.positions, crystal.occupancy, crystal.u, b), strict=True
+    ):
+        squared = (q**2).sum(-1)
+        damped = np.exp(-bj * squared / 4) * [np.exp(-2 * np.pi**2 * x @ u @ x) for x in q]
+        f = form_factor(beam, z, jnp.asarray(squared))
+        expected = expected + o * f * damped * np.exp(2j * np.pi * q @ r)
+    found = structure_factor(crystal, jnp.asarray(q), beam, b)
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def test_equal_displacements_in_all_directions_are_b(x64, layer):
+    crystal, q, b = layer(), random_q(), jnp.linspace(0.2, 0.9, 5)
+    u = b[:, None, None] / (8 * jnp.pi**2) * jnp.eye(3)
+    found = structure_factor(change(crystal, u=u), q, BEAMS[0])
+    np.testing.assert_allclose(found, structure_factor(crystal, q, BEAMS[0], b), rtol=1e-12)
+
+
+def test_full_and_empty_places_are_atoms_and_none(x64, layer):
+    crystal, q = layer(), random_q()
+    expected = structure_factor(crystal, q, BEAMS[0])
+    full = change(crystal, occupancy=jnp.ones(5), u=jnp.zeros((5, 3, 3)))
+    np.testing.assert_allclose(structure_factor(full, q, BEAMS[0]), expected, rtol=1e-14)
+    # An atom half there and half on another, equal place is there once.
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), full)
+    twice = change(twice, lattice=crystal.lattice)
+    twice = change(twice, occupancy=jnp.ones(6).at[jnp.array([0, 5])].set(0.5))
+    np.testing.assert_allclose(structure_factor(twice, q, BEAMS[0]), expected, rtol=1e-12)
+    empty = change(twice, occupancy=jnp.ones(6).at[5].set(0.0))
+    np.testing.assert_allclose(structure_factor(empty, q, BEAMS[0]), expected, rtol=1e-12)
+
+
+def test_displacements_turn_with_the_crystal(x64, layer):
+    crystal, q = disordered(layer), random_q()
+    r = jnp.asarray(Rotation.from_euler("xyz", [20, -35, 70], degrees=True).as_matrix())
+    turned = change(crystal, positions=crystal.positions @ r.T, u=r @ crystal.u @ r.T)
+    found = structure_factor(turned, q @ r.T, BEAMS[0])
+    np.testing.assert_allclose(found, structure_factor(crystal, q, BEAMS[0]), rtol=1e-11)
+    other = structure_factor(change(turned, u=crystal.u), q @ r.T, BEAMS[0])
+    assert np.abs(other - found).max() > 0.01 * np.abs(found).max()
+
+
+def test_displacements_along_the_beam_are_not_seen_by_flat_rods(layer):
+    """q_z is small at normal incidence: heat along the normal dims spots 300 times less."""
+
+    def dimming(axis):
+        u = jnp.zeros((5, 3, 3)).at[:, axis, axis].set(0.02)
+        return 1 - dx.simulate(change(layer(), u=u)).intensity.sum() / plain.intensity.sum()
+
+    plain = dx.simulate(layer())
+    assert dimming(0) > 0.03 and dimming(1) > 0.03 and abs(dimming(2)) < 1e-3
+
+
+def test_padding_may_hold_anything_as_occupancy_displacement_or_b(layer):
+    crystal = disordered(layer)
+    hk = dx.reflections(crystal.lattice, Q_MAX)
+    padded = dx.stack([crystal], size=7)[0]
+    filled = change(
+        padded,
+        occupancy=padded.occupancy.at[5:].set(jnp.nan),
+        u=padded.u.at[5:].set(-1e30),
+    )
+    b = jnp.full(7, 0.3).at[5:].set(-1e30)
+
+    @jax.jit
+    def run(c, b):
+        def total(fields, b):
+            pattern = dx.simulate(change(c, **fields), BEAMS[0], Q_MAX, b, hk=hk)
+            return jnp.sum(pattern.intensity), pattern.intensity
+
+        fields = {x: getattr(c, x) for x in ("positions", "occupancy", "u")}
+        return jax.grad(total, (0, 1), has_aux=True)(fields, b)
+
+    (gradient, b_gradient), found = run(filled, b)
+    (expected, _), intensity = run(crystal, b[:5])
+    np.testing.assert_allclose(found, intensity, atol=1e-6 * intensity.max())
+    for name, x in {**gradient, "b": b_gradient}.items():
+        assert np.all(np.asarray(x[5:]) == 0), name
+        assert np.any(np.asarray(x[:5]) != 0), name
+    for name, x in expected.items():
+        np.testing.assert_allclose(gradient[name][:5], x, atol=1e-5 * np.abs(x).max())
+
+
+def test_b_may_be_given_by_element(x64, layer):
+    crystals = [change(layer(s), numbers=jnp.array([42, 16, 6, 16, 42][: 5 - s])) for s in (0, 1)]
+    crystals[1] = change(crystals[1], positions=crystals[1].positions[:4])
+    batch = dx.stack(crystals)
+    b = {"Mo": 0.3, "S": 0.5, "C": 0.9, "W": 7.0}
+    each = jnp.array([[0.3, 0.5, 0.9, 0.5, 0.3], [0.3, 0.5, 0.9, 0.5, 0.0]])
+    assert_same(dx.simulate(batch, b_iso=b), dx.simulate(batch, b_iso=each))
+    q = random_q()
+    found = structure_factor(crystals[0], q, BEAMS[0], b)
+    np.testing.assert_allclose(found, structure_factor(crystals[0], q, BEAMS[0], each[0]))
+    for run in (dx.simulate, lambda c, b_iso: dx.structure_factor(c, q, BEAMS[0], b_iso)):
+        with pytest.raises(ValueError, match=r"no B for S; it has \['Mo', 'C'\]"):
+            run(crystals[0], b_iso={"Mo": 0.3, "C": 0.2})
+        with pytest.raises(ValueError, match=r"\['Xx'\], which are no elements"):
+            run(crystals[0], b_iso={**b, "Xx": 0.3})
 
 
 # Symmetries of the pattern
@@ -301,6 +419,28 @@ def test_two_batch_axes_work_like_one(layer):
     assert_same(back, dx.simulate(flat, beam, Q_MAX, 0.2), 2e-6)
 
 
+@EACH_BEAM
+def test_each_crystal_of_a_batch_may_have_its_tilt_and_its_beam(layer, beam):
+    crystals = [layer(0), disordered(layer, 1), layer(2)]
+    batch = dx.stack(crystals)
+    hk = jnp.asarray(dx.reflections(batch.lattice, Q_MAX))
+    tilts = jnp.array([[0.0, 0.0], [5.0, -3.0], [-2.0, 8.0]])
+    if isinstance(beam, dx.Electrons):
+        beams = dx.Electrons(jnp.array([60.0, 80.0, 300.0]))
+    else:
+        beams = dx.Xrays(jnp.array([0.7, 0.5, 0.6]), jnp.array([0.0, -0.5, 1.0]))
+    together = dx.simulate(batch, beams, Q_MAX, 0.3, tilts, hk)
+    mapped = jax.vmap(lambda c, r, t, hk: dx.simulate(c, r, Q_MAX, 0.3, t, hk))
+    mapped = mapped(batch, beams, tilts, hk)
+    where = detector_positions(together, beams, jnp.array([1.0, 2.0, 3.0]))
+    for i in range(3):
+        one = jax.tree.map(lambda x, i=i: x[i], beams)
+        alone = dx.simulate(batch[i], one, Q_MAX, 0.3, tilts[i], hk[i])
+        assert_same(together[i], alone, 2e-6)
+        assert_same(mapped[i], alone, 2e-6)
+        np.testing.assert_allclose(where[i], detector_positions(alone, one, 1.0 + i), atol=1e-5)
+
+
 def test_compiled_or_not_is_the_same(layer):
     beam = BEAMS[1]
     crystal = layer()
@@ -378,6 +518,57 @@ def test_gradients_are_the_finite_differences(x64, layer, beam):
     direction = jax.tree.map(jnp.ones_like, values)
     _, forward = jax.jvp(loss, (values,), (direction,))
     np.testing.assert_allclose(forward, sum(g.sum() for g in gradients.values()), rtol=1e-10)
+
+
+def test_gradients_of_disorder_scale_and_polarisation_are_the_finite_differences(x64, layer):
+    crystal = disordered(layer)
+    hk = jnp.asarray(dx.reflections(crystal.lattice, 0.6))
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=len(hk)))
+
+    @jax.jit
+    def loss(values):
+        s = values["scale"]
+        c = dx.Crystal(
+            *(s * crystal.lattice, s * crystal.positions, crystal.numbers),
+            *(values["occupancy"], values["u"]),
+        )
+        beam = dx.Xrays(0.7, values["polarisation"])
+        pattern = dx.simulate(c, beam, Q_MAX, {e: values["b"] for e in ELEMENTS}, (4, -2), hk)
+        spread = jnp.sum(detector_positions(pattern, beam, values["length"]), -1)
+        return jnp.sum(weights * (pattern.intensity + spread))
+
+    number = {"scale": 1.0, "b": 0.4, "length": 1.5, "polarisation": 0.3}
+    values = {"occupancy": crystal.occupancy, "u": crystal.u, **number}
+    values = jax.tree.map(jnp.asarray, values)
+    gradients = jax.jit(jax.grad(loss))(values)
+    for name, x in values.items():
+        numeric = []
+        for i in range(x.size):
+            delta = np.zeros(x.size)
+            delta[i] = 1e-5
+            up, down = (loss({**values, name: x + s * delta.reshape(x.shape)}) for s in (1, -1))
+            numeric.append((up - down) / 2e-5)
+        gradient = np.ravel(gradients[name])
+        assert np.abs(gradient).max() > 0
+        np.testing.assert_allclose(
+            gradient, numeric, 1e-6, 1e-7 * np.abs(gradient).max(), err_msg=name
+        )
+
+
+def test_gradients_in_the_forward_direction_are_finite(layer):
+    """Of |F|^2 at q = 0, with respect to q and all that a crystal has; also where F is zero."""
+    crystal = disordered(layer)
+
+    def intensity(q, fields, b):
+        factor = dx.structure_factor(change(crystal, **fields), q[None], BEAMS[1], b)
+        return (jnp.real(factor) ** 2 + jnp.imag(factor) ** 2)[0]
+
+    gradient = jax.jit(jax.value_and_grad(intensity, (0, 1, 2)))
+    fields = {"positions": crystal.positions, "occupancy": crystal.occupancy, "u": crystal.u}
+    for occupancy in (crystal.occupancy, jnp.zeros(5)):
+        value, found = gradient(jnp.zeros(3), {**fields, "occupancy": occupancy}, jnp.ones(5))
+        assert (value == 0) == (not occupancy.any())
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
 @EACH_BEAM
@@ -634,7 +825,95 @@ def test_xrays_are_polarised_by_the_lorentz_polarisation_factor(x64, layer):
     np.testing.assert_allclose(np.asarray(pattern.intensity)[mask], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("tilt", TILTS[:3])
+def test_polarised_xrays_scatter_as_dipoles(x64, layer, tilt):
+    """A field along e drives dipoles along e, which radiate 1 - (k . e)^2 in the direction k."""
+    crystal, wavelength = layer(), 0.7
+    patterns = [dx.simulate(crystal, dx.Xrays(wavelength, p), Q_MAX, 0.0, tilt) for p in (0, 1, -1)]
+    unpolarised, along_x, along_y = jax.tree.map(np.asarray, patterns)
+    mask = unpolarised.mask
+    # The scattered direction, by turning q with an independent matrix.
+    q = np.pad(np.asarray(patterns[0].hk @ crystal.reciprocal), [(0, 0), (0, 1)])
+    q[:, 2] = ewald_qz(jnp.asarray(q[:, :2]), wavelength, tilt)
+    q = Rotation.from_euler("xy", tilt, degrees=True).apply(q)
+    k = (q + [0, 0, -1 / wavelength])[mask] * wavelength
+    np.testing.assert_allclose(np.linalg.norm(k, axis=-1), 1, rtol=1e-12)
+    two_theta = np.arccos(-k[:, 2])
+    dipoles = [1 - (k @ e) ** 2 for e in np.eye(3)[:2]]
+    np.testing.assert_allclose(sum(dipoles) / 2, (1 + np.cos(two_theta) ** 2) / 2, rtol=1e-10)
+    for found, dipole in ((along_x, dipoles[0]), (along_y, dipoles[1])):
+        ratio = found.intensity[mask] / unpolarised.intensity[mask]
+        np.testing.assert_allclose(ratio, dipole / (sum(dipoles) / 2), rtol=1e-9)
+    assert np.abs(dipoles[0] - dipoles[1]).max() > 0.2
+
+
+# The detector
+
+
+@EACH_BEAM
+@pytest.mark.parametrize("tilt", TILTS[:3])
+def test_spots_fall_on_the_detector_at_twice_braggs_angle(x64, layer, beam, tilt):
+    length = 1234.5
+    pattern = dx.simulate(layer(), beam, Q_MAX, 0.0, tilt)
+    mask, hk = np.asarray(pattern.mask), np.asarray(pattern.hk)
+    found = np.asarray(detector_positions(pattern, beam, length))
+    q_par = jnp.asarray(hk[mask] @ np.asarray(layer().reciprocal))
+    q = np.hypot(np.linalg.norm(q_par, axis=-1), ewald_qz(q_par, beam.wavelength, tilt))
+    two_theta = 2 * np.arcsin(q * beam.wavelength / 2)
+    radius = np.linalg.norm(found, axis=-1)[mask]
+    np.testing.assert_allclose(radius, length * np.tan(two_theta), rtol=1e-9)
+    across = np.asarray(pattern.q)[mask]  # in the direction of q
+    np.testing.assert_allclose(
+        found[mask] / radius[:, None], across / np.linalg.norm(across, axis=-1)[:, None], rtol=1e-9
+    )
+
+
+def test_masked_spots_have_no_place_and_no_gradient(layer):
+    pattern = dx.simulate(layer(), q_max=0.8)
+    pattern = change(pattern, q=jnp.where(pattern.mask[:, None], pattern.q, 1e9))
+    beam = dx.Electrons(80.0)
+
+    def total(q, energy, length):
+        where = detector_positions(change(pattern, q=q), dx.Electrons(energy), length)
+        return jnp.sum(where**2), where
+
+    gradient = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+    (dq, de, dl), where = gradient(pattern.q, beam.energy, 300.0)
+    mask = np.asarray(pattern.mask)
+    assert 0 < mask.sum() < mask.size
+    assert not np.asarray(where)[~mask].any() and not np.asarray(dq)[~mask].any()
+    assert np.isfinite(dq).all() and de < 0 < dl
+
+
+def test_what_the_sphere_does_not_reach_is_not_on_the_detector():
+    pattern = dx.Pattern(
+        jnp.array([[0.5, 0.0], [0.0, 0.8]]), jnp.ones(2), jnp.ones((2, 2), int), jnp.ones(2, bool)
+    )
+    found = detector_positions(pattern, dx.Xrays(1.5406), 1.0)
+    np.testing.assert_array_equal(np.isnan(found), [[False, False], [True, True]])
+    with pytest.raises(ValueError, match="camera length must be positive, got -1"):
+        detector_positions(pattern, dx.Xrays(1.5406), -1.0)
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("beam", "limit"), [(dx.Electrons(), 12), (dx.Electrons(table="peng"), 4), (dx.Xrays(0.1), 12)]
+)
+def test_spots_beyond_the_range_of_the_form_factors_are_refused(layer, beam, limit):
+    hk = dx.reflections(layer().lattice, 1.0)
+    dx.simulate(layer(), beam, limit, hk=hk)
+    with pytest.raises(ValueError, match=f"q_max = {limit + 0.1} is beyond the .* up to {limit} "):
+        dx.simulate(layer(), beam, limit + 0.1, hk=hk)
+    with pytest.raises(ValueError, match=f"is beyond the .* up to {limit} "):
+        dx.structure_factor(layer(), jnp.array([[0.0, limit, 1.0]]), beam)
+
+
+@pytest.mark.parametrize("tilt", [1.0, (1.0, 2.0, 3.0), np.zeros((3, 2)), np.zeros((2, 1, 2))])
+def test_a_tilt_is_two_angles_for_all_or_for_each(layer, tilt):
+    with pytest.raises(ValueError, match=r"shape \(2,\) or \(2, 2\), one for each crystal; got"):
+        dx.simulate(dx.stack([layer(0), layer(1)]), tilt=tilt)
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf")])

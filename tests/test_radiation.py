@@ -47,6 +47,42 @@ def test_a_beam_that_is_not_positive_is_refused(bad):
         dx.Xrays(bad)
 
 
+@pytest.mark.parametrize("bad", [[60.0, -80.0], [0.0], [80.0, np.nan]])
+def test_known_arrays_are_checked_too(bad):
+    for array in (np.array(bad), jnp.array(bad)):
+        with pytest.raises(ValueError, match="energy must be positive"):
+            dx.Electrons(array)
+        with pytest.raises(ValueError, match="wavelength must be positive"):
+            dx.Xrays(array)
+
+
+def test_a_gradient_with_respect_to_a_beam_may_be_negative():
+    """It has a beam's form and is none: nothing about it is to be checked."""
+    slope = jax.jit(jax.grad(lambda beam: beam.wavelength))(dx.Electrons(80.0))
+    assert isinstance(slope, dx.Electrons) and slope.energy < 0
+
+
+@pytest.mark.parametrize("bad", [1.01, -2.0, np.nan, np.array([0.5, -1.5])])
+def test_a_beam_is_polarised_by_100_percent_at_most(bad):
+    with pytest.raises(ValueError, match="polarisation must lie in -1 to 1"):
+        dx.Xrays(0.7, polarisation=bad)
+
+
+@pytest.mark.parametrize(
+    ("ions", "message"),
+    [
+        (("Mo4+",), "no ion 'Mo4\\+'; it has Mo3\\+, Mo5\\+, Mo6\\+"),
+        (("S2-",), "no ions of 'S'"),
+        (("Fe",), "it has Fe2\\+, Fe3\\+"),
+        (("Fe2+", "Fe3+"), "each element once"),
+        ("Fe2+", "a tuple of symbols"),
+    ],
+)
+def test_ions_that_are_not_tabulated_are_refused_with_those_that_are(ions, message):
+    with pytest.raises(ValueError, match=message):
+        dx.Xrays(ions=ions)
+
+
 def test_an_unknown_table_is_refused_by_name():
-    with pytest.raises(ValueError, match="'peng'"):
-        dx.Electrons(80.0, table="peng")
+    with pytest.raises(ValueError, match="'doyle'"):
+        dx.Electrons(80.0, table="doyle")

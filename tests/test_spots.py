@@ -7,7 +7,15 @@ import pytest
 
 import diffraction as dx
 from dd2d_jax import spots
-from dd2d_jax.spots import Conditions, fit_lattice, groups, half_plane, select, strongest_rods
+from dd2d_jax.spots import (
+    Conditions,
+    clean_pairs,
+    clean_pairs_at_once,
+    fit_lattice,
+    half_plane,
+    select,
+    strongest_rods,
+)
 
 CONDITIONS = Conditions(dx.Electrons(80.0), 0.9, 0.5, 8)
 
@@ -118,27 +126,23 @@ def test_more_rods_than_there_are_leave_places_empty(layer):
     assert not there[np.argmin(there) :].any()
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_groups_cover_each_row_once_with_all_its_atoms_and_rods(batch, together, monkeypatch):
-    monkeypatch.setattr(spots, "_BUDGET", 2000)  # several parts of one shape
-    seen, shapes = [], set()
-    for rows, part, hk in groups(batch, CONDITIONS, together):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_clean_pairs_cover_each_crystal_once_with_all_its_rods(batch, at_once):
+    parts = [clean_pairs_at_once(batch, CONDITIONS)] if at_once else clean_pairs(batch, CONDITIONS)
+    seen = []
+    for rows, q, hk, intensity in parts:
         seen += rows.tolist()
-        shapes.add((part.numbers.shape[1], hk.shape[1]))
-        assert len(part) == len(hk) >= len(rows)
-        assert len(part) & (len(part) - 1) == 0  # few shapes are compiled
-        for row, one, rods in zip(rows, part, hk, strict=False):
-            np.testing.assert_array_equal(one.lattice, batch.lattice[row])
-            whole = np.asarray(batch.numbers[row])
-            np.testing.assert_array_equal(one.numbers[one.numbers > 0], whole[whole > 0])
-            np.testing.assert_array_equal(
-                np.asarray(one.positions)[np.asarray(one.numbers) > 0],
-                np.asarray(batch.positions[row])[whole > 0],
-            )
-            expected = half_plane(np.asarray(batch.lattice[row]), 0.9)
+        for row, one, rods, values in zip(rows, q, hk, intensity, strict=True):
+            lattice = np.asarray(batch.lattice[row])
+            expected = half_plane(lattice, 0.9)
             assert {tuple(x) for x in rods.tolist()} == {(0, 0), *map(tuple, expected.tolist())}
+            np.testing.assert_allclose(one, rods @ np.linalg.inv(lattice).T, atol=1e-5)
+            both = jnp.concatenate([jnp.asarray(rods), -jnp.asarray(rods)])
+            right = dx.simulate(
+                batch[int(row)], CONDITIONS.radiation, 0.9, CONDITIONS.b_iso, hk=both
+            ).intensity
+            np.testing.assert_allclose(values.T.ravel(), right, atol=1e-4 * float(right.max()))
     assert sorted(seen) == list(range(5))
-    assert len(shapes) == 1 if together else len(shapes) > 1
 
 
 def pairs(intensity) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,0 +1,471 @@
+"""Patterns of any number of crystals, fast: the kinematic simulator for whole libraries.
+
+Where the time goes is phases: one sine and cosine for each pair of rod and atom. Everything else
+is done once for many: form factors once for each species and |q|, rods once for each Friedel
+pair, one compilation for crystals of like size. Rods are the last axis, so that each operation
+runs over long vectors, and the loop over atoms ends with the largest crystal of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffraction.crystal import Crystal, reciprocal, stack
+from diffraction.form_factors import check_range, form_factor
+from diffraction.kinematic import (
+    _EDGE,
+    _check_q_max,
+    b_values,
+    check_concrete,
+    check_lattices,
+    lorentz_polarisation,
+    tilt_matrix,
+)
+from diffraction.pattern import Pattern
+from diffraction.radiation import Electrons, Radiation
+
+# Numbers of Friedel pairs that are compiled for.
+_SIZES = 8 * 2 ** np.arange(24)
+# Bytes that a Friedel pair takes at most, with its chunk and the one that is read meanwhile.
+_BYTES = 640
+# Larger chunks leave the cache of a CPU's core; accelerators are filled by millions.
+_CPU_PAIRS = 2**13
+# Atoms that one turn of the loop adds.
+_UNROLL = 4
+# Single crystals are gathered to batches of this many.
+_GATHER = 4096
+
+# sin(pi x) / x and cos(pi x) in powers of x^2, |x| <= 1/2, to 2e-7 in float32 (least squares at
+# Chebyshev nodes).
+_SIN = (3.1415927410125732, -5.167710304260254, 2.550077438354492, -0.598291277885437,
+        0.07765766233205795)  # fmt: skip
+_COS = (1.0, -4.934802055358887, 4.058709144592285, -1.335211992263794, 0.23493731021881104,
+        -0.024396324530243874)  # fmt: skip
+
+
+def simulate_library(
+    crystals: Crystal | Iterable[Crystal],
+    radiation: Radiation = Electrons(80.0),  # noqa: B008  (frozen)
+    q_max: float = 1.25,
+    b_iso: float | np.ndarray | Mapping[str, float] = 0.0,
+    tilt: tuple[float, float] | np.ndarray = (0.0, 0.0),
+    memory: int = 2 * 2**30,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Iterator[tuple[np.ndarray, Pattern]]:
+    """Simulate any number of crystals in chunks of like size; the same physics as `simulate`.
+
+        for rows, pattern in dx.simulate_library(crystals, dx.Electrons(80.0), q_max=1.25):
+            strongest[rows] = pattern.intensity.max(-1)
+
+    Each shape of chunk is compiled once; another lattice, tilt, energy, B or q_max of the same
+    shape does not compile again.
+
+    Args:
+        crystals: a concrete batch (n), or any iterable of single crystals, which is read as it is
+            needed.
+        radiation: `Electrons` or `Xrays`, the same for all.
+        q_max: rods with in-plane |q_par| <= q_max are kept, 1/angstrom.
+        b_iso: B in angstrom^2; a number, by element as {"Mo": 0.3, "S": 0.5}, or, for a batch,
+            (n,) or (n, N).
+        tilt: degrees as in `simulate`; (2,), or, for a batch, (n, 2).
+        memory: bytes that the simulation may take on the device. What becomes of the patterns is
+            the caller's.
+        progress: called as progress(done, total) after each chunk; total is None for an iterable.
+
+    Returns:
+        An iterator over (rows, pattern): rows (m,), the places of m crystals in the batch or the
+        iterable, and their patterns with the batch axis (m). Each crystal comes once, in an order
+        of its own. Spots stand in Friedel pairs: of K slots, j and j + K / 2 hold a rod and its
+        opposite. A crystal without a rod has all of them masked.
+
+    Raises:
+        ValueError: as `simulate`; no crystals, or a memory too small for the largest one.
+    """
+    _check_q_max(q_max)
+    check_range(radiation, q_max, "q_max")
+    if isinstance(crystals, Crystal):
+        if crystals.numbers.ndim != 2 or not len(crystals):
+            raise ValueError(
+                f"a batch of crystals is needed, numbers (n, N); got {crystals.numbers.shape}"
+            )
+        batches, total = iter([crystals]), len(crystals)
+    else:
+        if np.ndim(tilt) > 1 or not (isinstance(b_iso, Mapping) or np.ndim(b_iso) == 0):
+            raise ValueError("a tilt or B for each crystal needs a batch: dx.stack(crystals)")
+        batches, total = _gather(crystals), None
+
+    def stream() -> Iterator[tuple[np.ndarray, Pattern]]:
+        offset = 0
+        for batch in batches:
+            done = 0
+            for rows, pattern in _simulate_batch(batch, radiation, q_max, b_iso, tilt, memory):
+                done += len(rows)
+                if progress is not None:
+                    progress(offset + done, total)
+                yield rows + offset, pattern
+            offset += len(batch)
+
+    return stream()
+
+
+def _gather(crystals: Iterable[Crystal]) -> Iterator[Crystal]:
+    crystals = iter(crystals)
+    while part := list(itertools.islice(crystals, _GATHER)):
+        yield stack(part)
+
+
+@dataclasses.dataclass
+class _Host:
+    """A batch of n crystals in numpy: one row a crystal, padding cut behind the last atom.
+
+    Rods are the half plane h >= 0: for each h, `count` values of k from `first` on.
+    """
+
+    numbers: np.ndarray  # (n, N)
+    positions: np.ndarray  # (n, N, 3)
+    lattice: np.ndarray  # (n, 2, 2) float64
+    b_iso: np.ndarray  # (n,)
+    tilt: np.ndarray  # (n, 2)
+    occupancy: np.ndarray | None  # (n, N)
+    u: np.ndarray | None  # (n, N, 6): xx, yy, zz, xy, xz, yz
+    first: np.ndarray  # (n, H)
+    count: np.ndarray  # (n, H)
+
+
+def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
+    numbers, positions = np.asarray(batch.numbers), np.asarray(batch.positions)
+    lattice = np.asarray(batch.lattice, float)
+    check_lattices(lattice)
+    n, atoms = numbers.shape
+    b_iso = np.asarray(b_values(b_iso, batch.numbers), positions.dtype)
+    tilt = np.asarray(tilt, positions.dtype)
+    if b_iso.shape not in ((), (n,), (n, atoms)):
+        raise ValueError(f"b_iso must be a number, ({n},) or ({n}, {atoms}); got {b_iso.shape}")
+    if tilt.shape not in ((2,), (n, 2)):
+        raise ValueError(f"tilt must have the shape (2,) or ({n}, 2); got {tilt.shape}")
+    u = None
+    if batch.u is not None:
+        u = np.asarray(batch.u)[..., (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]
+    if b_iso.ndim == 2:
+        isotropic = b_iso[..., None] / (8 * np.pi**2) * np.array([1, 1, 1, 0, 0, 0])
+        u, b_iso = isotropic + (0 if u is None else u), np.zeros(n)
+    return _Host(
+        numbers=numbers,
+        positions=positions,
+        lattice=lattice,
+        b_iso=np.broadcast_to(b_iso, n),
+        tilt=np.broadcast_to(tilt, (n, 2)),
+        occupancy=None if batch.occupancy is None else np.asarray(batch.occupancy),
+        u=u,
+        **dict(zip(("first", "count"), _rods(lattice, q_max), strict=True)),
+    )
+
+
+def _rods(lattice: np.ndarray, q_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """One rod of each Friedel pair with |q_par| <= q_max, as runs along k.
+
+    Args:
+        lattice: (n, 2, 2) in angstrom.
+        q_max: 1/angstrom.
+
+    Returns:
+        first and count, (n, H): for each h >= 0 the lowest k, and how many follow it.
+    """
+    q_max = q_max * _EDGE
+    a, b = lattice[:, 0], lattice[:, 1]
+    aa, bb, ab = (a * a).sum(1)[:, None], (b * b).sum(1)[:, None], (a * b).sum(1)[:, None]
+    h = np.arange(int(q_max * np.sqrt(aa.max())) + 1)
+    # |q|^2 <= q_max^2 is quadratic in k, with the determinant of the metric for its coefficient.
+    middle = h * ab / aa
+    squared = (bb - ab**2 / aa) * (q_max**2 - h**2 / aa)
+    inside = squared >= 0
+    half = np.sqrt(np.where(inside, squared, 0.0))
+    first = np.ceil(middle - half)
+    first[:, 0] = 1  # of (0, k) and (0, -k) the first; (0, 0) is the central beam
+    count = np.where(inside, np.floor(middle + half) - first + 1, 0.0)
+    return first.astype(np.int32), np.maximum(count, 0).astype(np.int32)
+
+
+def _simulate_batch(
+    batch: Crystal, radiation: Radiation, q_max, b_iso, tilt, memory: int
+) -> Iterator[tuple[np.ndarray, Pattern]]:
+    check_concrete(radiation, batch.numbers)
+    host = _host(batch, q_max, b_iso, tilt)
+    before = None
+    for rows, full, pairs, species in _chunks(host, memory):
+        pattern = _kernel(radiation, *_pack(host, np.resize(rows, full)), pairs, species)
+        # One chunk is computed while the one before it is read.
+        if before is not None:
+            yield _ready(*before)
+        before = rows, pattern
+    yield _ready(*before)
+
+
+def _ready(rows: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, Pattern]:
+    """The pattern when it is computed, without what fills up its batch."""
+    jax.block_until_ready(pattern)
+    if len(rows) < len(pattern):
+        pattern = jax.tree.map(lambda x: np.asarray(x)[: len(rows)], pattern)
+    return rows, pattern
+
+
+def _chunks(host: _Host, memory: int) -> Iterator[tuple[np.ndarray, int, int, int]]:
+    """Rows of crystals of like size; how many, how many pairs and species a chunk has room for."""
+    each = _BYTES * host.positions.dtype.itemsize // 4
+    limit = memory // each
+    if jax.default_backend() == "cpu":
+        limit = min(limit, _CPU_PAIRS)
+    ordered = np.sort(host.numbers, axis=1)
+    species = (np.diff(ordered, axis=1, prepend=0) > 0).sum(1)
+    species = np.maximum(4, 2 ** np.ceil(np.log2(np.maximum(species, 1)))).astype(int)
+    pairs = host.count.sum(1)
+    size = _SIZES[np.searchsorted(_SIZES, pairs)]
+    row = int(np.argmax(size))
+    if memory < each * size[row]:
+        raise ValueError(
+            f"crystal {row} has {2 * pairs[row]} rods within q_max and needs "
+            f"{each * size[row]} bytes; memory is {memory}"
+        )
+    for kind in np.unique(species):
+        members = np.flatnonzero(species == kind)
+        members = members[np.lexsort((_atoms(host.numbers[members]), size[members]))[::-1]]
+        full = 0
+        while len(members):
+            # What is left over goes into one more chunk of the size before.
+            if len(members) > full:
+                largest = int(size[members[0]])
+                full = max(1, limit // largest)
+            rows, members = members[:full], members[full:]
+            yield rows, full, largest, int(kind)
+
+
+def _atoms(numbers: np.ndarray) -> np.ndarray:
+    """(n,) atom slots up to the last atom: padding may stand anywhere."""
+    return numbers.shape[1] - (numbers[:, ::-1] > 0).argmax(1)
+
+
+def _pack(host: _Host, rows: np.ndarray) -> tuple:
+    """What the kernel takes of these crystals, crystals on the last axis, in few shapes."""
+    dtype = host.positions.dtype
+    numbers = host.numbers[rows]
+    atoms = int(_atoms(numbers).max())
+    x, y, z = host.positions[rows, :atoms].T.astype(float)
+    (ax, ay), (bx, by) = host.lattice[rows].transpose(1, 2, 0)
+    area = ax * by - ay * bx
+    columns = [z]
+    for fraction in ((x * by - y * bx) / area, (y * ax - x * ay) / area):
+        # In two parts: the products of the first with h and k are exact also in float32.
+        fraction -= np.round(fraction)
+        coarse = np.round(fraction * 4096) / 4096
+        columns += [coarse, fraction - coarse]
+    if host.occupancy is not None:
+        columns.append(host.occupancy[rows, :atoms].T)
+    if host.u is not None:
+        columns.extend(host.u[rows, :atoms].transpose(2, 1, 0))
+    slots = _shape(host.numbers.shape[1])
+    values = np.zeros((slots, len(columns), len(rows)), dtype)
+    for i, column in enumerate(columns):
+        values[:atoms, i] = column
+    padded = np.zeros((slots, len(rows)), np.int32)
+    padded[:atoms] = numbers[:, :atoms].T
+    runs = np.zeros((2, _shape(host.count.shape[1]), len(rows)), np.int32)
+    runs[0, : host.first.shape[1]] = host.first[rows].T
+    runs[1, : host.count.shape[1]] = host.count[rows].T
+    return (
+        host.lattice[rows].astype(dtype),
+        padded,
+        values,
+        runs,
+        int(np.flatnonzero(runs[1].any(1)).max(initial=0)) + 1,
+        -(-atoms // _UNROLL),
+        host.b_iso[rows],
+        host.tilt[rows],
+        host.occupancy is not None,
+        host.u is not None,
+    )
+
+
+def _shape(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+# On a CPU that has them, vectors of 512 bits make the loop about a third faster.
+@functools.partial(
+    jax.jit,
+    static_argnames=("with_occupancy", "with_u", "pairs", "species"),
+    compiler_options={"xla_cpu_prefer_vector_width": 512},
+)
+def _kernel(
+    radiation: Radiation,
+    lattice: jax.Array,
+    numbers: jax.Array,
+    values: jax.Array,
+    runs: jax.Array,
+    rows: jax.Array,
+    turns: jax.Array,
+    b_iso: jax.Array,
+    tilt: jax.Array,
+    with_occupancy: bool,
+    with_u: bool,
+    pairs: int,
+    species: int,
+) -> Pattern:
+    """Patterns of M crystals, from their atoms (N, M) and rods (H, M) as `_pack` lays them out.
+
+    Loops run to `rows` of H and to `turns` of N / _UNROLL, which are not part of the shape.
+    """
+    dtype = values.dtype
+    h, k, mask = _spread(runs, rows, pairs)
+    hd, kd = h.astype(dtype), k.astype(dtype)
+    b = reciprocal(lattice)[..., None]
+    qx, qy = hd * b[:, 0, 0] + kd * b[:, 1, 0], hd * b[:, 0, 1] + kd * b[:, 1, 1]
+    wavelength = jnp.asarray(radiation.wavelength, dtype)
+    rotation = tilt_matrix(tilt, dtype)[..., None]
+    sides = [_cut(qx, qy, mask, wavelength, rotation), _cut(-qx, -qy, mask, wavelength, rotation)]
+
+    elements, below = [], jnp.full(numbers.shape[1:], 1000)
+    for _ in range(species):
+        below = jnp.max(jnp.where(numbers < below, numbers, 0), 0)
+        elements.append(below)
+    elements = jnp.stack(elements)[..., None]  # (S, M, 1)
+
+    def amplitudes(squared: jax.Array) -> jax.Array:
+        damping = jnp.exp(-b_iso[:, None] * squared / 4)
+        return damping * form_factor(radiation, elements, squared)
+
+    up = amplitudes(sides[0].squared)
+    # Friedel pairs have one |q| unless the crystal is tilted.
+    down = jax.lax.cond(jnp.any(tilt != 0), amplitudes, lambda _: up, sides[1].squared)
+    # Without the barrier they would be computed again in each turn.
+    up, down, hd, kd, qx, qy, qz = jax.lax.optimization_barrier(
+        (up, down, hd, kd, qx, qy, [side.qz for side in sides])
+    )
+
+    def add(turn: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        start = turn * _UNROLL
+        parts = [(jnp.real(s), jnp.imag(s)) for s in sums]
+        some = jax.lax.dynamic_slice_in_dim(values, start, _UNROLL)[..., None]
+        these = jax.lax.dynamic_slice_in_dim(numbers, start, _UNROLL)[..., None]
+        for atom, number in zip(some, these, strict=True):
+            z, x, x_rest, y, y_rest, *more = atom
+            share = [((number == e) & (number > 0)).astype(dtype) for e in elements]
+            if with_occupancy:
+                share = [more[0] * s for s in share]
+            in_plane = hd * x + kd * y
+            in_plane = in_plane - jnp.round(in_plane) + (hd * x_rest + kd * y_rest)
+            for side, (sign, f) in enumerate(((1, up), (-1, down))):
+                amplitude = sum(s * g for s, g in zip(share, f, strict=True))
+                if with_u:
+                    amplitude *= _displaced(sign * qx, sign * qy, qz[side], more[-6:])
+                sine, cosine = _sincos(qz[side] * z + sign * in_plane)
+                re, im = parts[side]
+                parts[side] = re + amplitude * cosine, im + amplitude * sine
+        # Complex sums make one loop of both parts: on a CPU, XLA computes the phases twice else.
+        return tuple(jax.lax.complex(*part) for part in parts)
+
+    nothing = jax.lax.complex(jnp.zeros_like(qx), jnp.zeros_like(qx))
+    factors = jax.lax.fori_loop(0, turns, add, (nothing, nothing))
+    halves = [
+        _spots(side, sign * h, sign * k, jnp.real(f) ** 2 + jnp.imag(f) ** 2, radiation, wavelength)
+        for side, sign, f in zip(sides, (1, -1), factors, strict=True)
+    ]
+    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *halves)
+
+
+def _spread(runs: jax.Array, rows: jax.Array, pairs: int) -> tuple[jax.Array, ...]:
+    """h, k and mask (M, pairs) of runs (2, H, M): first k, and number of k, of each h."""
+    first, count = runs
+    place = jnp.arange(pairs)[None]
+    start = jnp.cumsum(count, 0) - count
+    # From one run to the next, k - place jumps.
+    jump = jnp.diff(first - start, axis=0, prepend=0)
+
+    def add(row: jax.Array, hk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        on = place >= start[row][:, None]
+        return hk[0] + on, hk[1] + jnp.where(on, jump[row][:, None], 0)
+
+    shape = (count.shape[1], pairs)
+    h, k = jax.lax.fori_loop(
+        0, rows, add, (jnp.full(shape, -1, jnp.int32), jnp.broadcast_to(place, shape))
+    )
+    return h, k, place < count.sum(0)[:, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Side:
+    """Where the Ewald sphere cuts rods: qz, |q|^2, across the beam, and which it reaches."""
+
+    qz: jax.Array
+    squared: jax.Array
+    across: tuple[jax.Array, jax.Array]
+    mask: jax.Array
+
+
+def _cut(qx, qy, mask, wavelength, rotation) -> _Side:
+    """As `ewald_qz`, by components."""
+    r = rotation.transpose(1, 2, 0, 3)  # (3, 3, M, 1)
+    linear = r[2, 2] / wavelength
+    constant = qx * qx + qy * qy - 2 / wavelength * (r[2, 0] * qx + r[2, 1] * qy)
+    under_root = linear * linear - constant
+    mask = mask & (under_root > 0)
+    qz = jnp.where(mask, constant / (linear + jnp.sqrt(jnp.where(mask, under_root, 1.0))), 0.0)
+    # X-rays' Lorentz factor has poles, and what is masked stays away from them.
+    squared = jnp.where(mask, qx * qx + qy * qy + qz * qz, 2 / wavelength**2)
+    across = tuple(r[i, 0] * qx + r[i, 1] * qy + r[i, 2] * qz for i in (0, 1))
+    return _Side(qz, squared, across, mask)
+
+
+def _displaced(qx, qy, qz, u) -> jax.Array:
+    """exp(-2 pi^2 q U q) for U as xx, yy, zz, xy, xz, yz."""
+    xx, yy, zz, xy, xz, yz = u
+    diagonal = qx * qx * xx + qy * qy * yy + qz * qz * zz
+    return jnp.exp(-2 * np.pi**2 * (diagonal + 2 * (qx * qy * xy + qz * (qx * xz + qy * yz))))
+
+
+def _sincos(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sine and cosine of 2 pi times a number of turns."""
+    if turns.dtype != jnp.float32:
+        angle = 2 * jnp.pi * (turns - jnp.round(turns))
+        return jnp.sin(angle), jnp.cos(angle)
+    # Half turns change the sign of both, which is the first bit.
+    halves = jnp.round(2 * turns)
+    rest = 2 * turns - halves
+    flip = halves.astype(jnp.int32) << 31
+
+    def signed(x: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(
+            jax.lax.bitcast_convert_type(x, jnp.int32) ^ flip, jnp.float32
+        )
+
+    squared = rest * rest
+    return signed(rest * _polynomial(_SIN, squared)), signed(_polynomial(_COS, squared))
+
+
+def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
+    out = jnp.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        out = out * x + c
+    return out
+
+
+def _spots(side: _Side, h, k, intensity, radiation, wavelength) -> Pattern:
+    """One spot of each pair, what is not reached set to zero."""
+    if not isinstance(radiation, Electrons):
+        x, y = side.across
+        lost = radiation.polarisation * (x * x - y * y) * wavelength**2
+        intensity = intensity * lorentz_polarisation(side.squared, wavelength, lost)
+    mask = side.mask
+    return Pattern(
+        q=jnp.where(mask[..., None], jnp.stack(side.across, -1), 0.0),
+        intensity=jnp.where(mask, intensity, 0.0),
+        hk=jnp.where(mask[..., None], jnp.stack([h, k], -1), 0),
+        mask=mask,
+    )
