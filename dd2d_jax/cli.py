@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 _LEVELS = ("clean", "perturbed")
+_TABLES = ("lobato", "kirkland", "peng")
+# Rows and columns of a simulated image.
+_PIXELS = 512
 
 
 class UserError(Exception):
@@ -122,8 +125,23 @@ def _add_simulate(commands: Any) -> None:
         metavar=("X", "Y"),
         help="degrees, about x and then about y; a1 lies along x (0 0)",
     )
+    parser.add_argument(
+        "--table", choices=_TABLES, default="lobato", help="form factors of electrons (lobato)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("kinematic", "multislice"),
+        default="kinematic",
+        help="multislice for what scatters electrons more than once (kinematic)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw layer and pattern, .png")
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="the pattern on a detector, .tif or .npy"
+    )
+    parser.add_argument(
+        "--dose", type=_positive, metavar="N", help="with --image: N counts, with their noise"
+    )
     parser.add_argument("--json", action="store_true", help="print all spots as JSON")
 
 
@@ -241,23 +259,48 @@ def _simulate(args: argparse.Namespace) -> None:
 
     _check_file("--output", args.output, (".csv", ".json"))
     _check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    _check_file("--image", args.image, (".tif", ".tiff", ".npy"))
+    if args.dose and not args.image:
+        raise UserError("--dose is of an image: give --image FILE, too")
     with _naming(args.structure):
         layer = structures.layer(structures.read_structure(args.structure))
         crystal = dx.Crystal.from_ase(structures.to_atoms(*layer))
-        beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy)
-        pattern = dx.simulate(crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
+        beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy, args.table)
+        conditions = (crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
+        pattern = dx.simulate(*conditions, method=args.method)
     if not bool(pattern.mask.any()):
         raise UserError(f"{args.structure}: no spot within q_max = {args.q_max:g} 1/angstrom")
+    if args.method == "kinematic" and not args.xrays:
+        error = float(dx.kinematic_error(*conditions))
+        if error > dx.KINEMATIC_LIMIT:
+            _say(f"multiple scattering changes this pattern by {error:.0%}: --method multislice")
     if args.output:
         write_pattern(pattern, args.output)
     if args.plot:
         from dd2d_jax.figures import plot_pattern_and_structure, save
 
         save(plot_pattern_and_structure(crystal, pattern), args.plot)
+    if args.image:
+        _write_image(pattern, args)
     if args.json:
         _print_json(pattern_dict(pattern))
     else:
         _print_table(pattern_table(pattern))
+
+
+def _write_image(pattern: Any, args: argparse.Namespace) -> None:
+    import jax
+    import numpy as np
+
+    import diffraction as dx
+    from dd2d_jax.image import write_image
+
+    scale = float(f"{2.2 * args.q_max / _PIXELS:.3g}")
+    image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)
+    if args.dose:
+        image = dx.counts(jax.random.key(0), image, args.dose)
+    write_image(np.asarray(image, np.float32), args.image)
+    _say(f"{args.image}: {_PIXELS} x {_PIXELS} pixels of {scale:g} 1/angstrom")
 
 
 def _index(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ Coordinates are pixels (column, row) with the middle of the first pixel at (0, 0
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,26 @@ def _read_picture(path: Path) -> np.ndarray:
         if picture.mode == "P" or picture.mode == "CMYK":
             picture = picture.convert("RGB")
         return np.asarray(picture)
+
+
+def write_image(image: np.ndarray, path: str | Path) -> None:
+    """Write an image (H, W) as .tif or .npy, moved into place once it is whole.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import tifffile
+
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        if path.suffix.lower() == ".npy":
+            np.save(part, image, allow_pickle=False)
+        else:
+            tifffile.imwrite(part, image)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def find_spots(image: np.ndarray, centre: tuple[float, float] | None = None) -> SpotList:

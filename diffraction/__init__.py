@@ -1,4 +1,4 @@
-"""Kinematic diffraction of 2D crystals along continuous rods, in JAX."""
+"""Diffraction of 2D crystals along continuous rods, in JAX."""
 
 from diffraction.crystal import Crystal, stack
 from diffraction.form_factors import form_factor
@@ -9,24 +9,43 @@ from diffraction.kinematic import (
     simulate,
     structure_factor,
 )
+from diffraction.multislice import (
+    KINEMATIC_LIMIT,
+    KinematicWarning,
+    kinematic_error,
+    multislice_grid,
+    warn_kinematic,
+)
 from diffraction.paper import paper_intensity, paper_structure_function
 from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Xrays
+from diffraction.render import beam_stop, counts, image_axes, render
+from diffraction.rings import ring_profile
 from diffraction.stream import simulate_library
 
 __all__ = [
+    "KINEMATIC_LIMIT",
     "Crystal",
     "Electrons",
+    "KinematicWarning",
     "Pattern",
     "Xrays",
+    "beam_stop",
+    "counts",
     "detector_positions",
     "ewald_qz",
     "form_factor",
+    "image_axes",
+    "kinematic_error",
+    "multislice_grid",
     "paper_intensity",
     "paper_structure_function",
     "reflections",
+    "render",
+    "ring_profile",
     "simulate",
     "simulate_library",
     "stack",
     "structure_factor",
+    "warn_kinematic",
 ]

@@ -302,23 +302,26 @@ def stack(crystals: Sequence[Crystal], size: int | None = None) -> Crystal:
     if size < largest:
         raise ValueError(f"size={size} is too small for a crystal of {largest} atoms")
 
-    def pad(x: jax.Array) -> np.ndarray:
-        x = np.asarray(x)
-        return np.pad(x, [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    def batch(values: Sequence[jax.Array | np.ndarray]) -> jax.Array:
+        arrays = [np.asarray(x) for x in values]
+        out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), np.result_type(*arrays))
+        for row, x in zip(out, arrays, strict=True):
+            row[: len(x)] = x
+        return jnp.asarray(out)
 
-    def batch(name: str, absent: Callable[[Crystal], np.ndarray]) -> jax.Array | None:
+    def optional(name: str, absent: Callable[[Crystal], np.ndarray]) -> jax.Array | None:
         values = [getattr(c, name) for c in crystals]
         if all(x is None for x in values):
             return None
-        filled = [absent(c) if x is None else x for c, x in zip(crystals, values, strict=True)]
-        return jnp.asarray(np.stack([pad(x) for x in filled]))
+        filled = zip(crystals, values, strict=True)
+        return batch([absent(c) if x is None else x for c, x in filled])
 
     return Crystal(
         jnp.asarray(np.stack([np.asarray(c.lattice) for c in crystals])),
-        jnp.asarray(np.stack([pad(c.positions) for c in crystals])),
-        jnp.asarray(np.stack([pad(c.numbers) for c in crystals])),
-        batch("occupancy", lambda c: np.ones(c.numbers.shape, c.positions.dtype)),
-        batch("u", lambda c: np.zeros((*c.numbers.shape, 3, 3), c.positions.dtype)),
+        batch([c.positions for c in crystals]),
+        batch([c.numbers for c in crystals]),
+        optional("occupancy", lambda c: np.ones(c.numbers.shape, c.positions.dtype)),
+        optional("u", lambda c: np.zeros((*c.numbers.shape, 3, 3), c.positions.dtype)),
     )
 
 
@@ -381,10 +384,10 @@ def _widest_gap(
     cell: np.ndarray, positions: np.ndarray, axis: int
 ) -> tuple[float, float, np.ndarray]:
     """Along a periodic axis: the widest gap in angstrom, the fraction it ends at, fractions."""
-    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
-    height = abs(normal @ cell[axis]) / np.linalg.norm(normal)
-    fraction = np.linalg.solve(cell.T, positions.T)[axis]
+    inverse = np.linalg.inv(cell)[:, axis]
+    fraction = positions @ inverse
     ordered = np.sort(fraction % 1.0)
     steps = np.diff(np.append(ordered, ordered[0] + 1.0))
     widest = int(np.argmax(steps))
+    height = 1 / np.linalg.norm(inverse)
     return steps[widest] * height, ordered[(widest + 1) % len(ordered)], fraction

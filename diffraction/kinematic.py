@@ -203,8 +203,10 @@ def simulate(
     b_iso: float | jax.Array | Mapping[str, float] = 0.0,
     tilt: tuple[float, float] | jax.Array = (0.0, 0.0),
     hk: np.ndarray | jax.Array | None = None,
+    method: str = "kinematic",
+    grid: tuple[int, int] | None = None,
 ) -> Pattern:
-    """The kinematic diffraction pattern of a 2D crystal or a batch of them.
+    """The diffraction pattern of a 2D crystal or a batch of them.
 
     Rods are cut by the Ewald sphere; the beam runs against the layer normal. Electrons give
     |F|^2; X-rays |F|^2 times the Lorentz-polarisation factor, see `lorentz_polarisation`.
@@ -221,15 +223,24 @@ def simulate(
             all crystals, (2,), or one for each, (..., 2).
         hk: (..., K, 2) rods from `reflections`, padded with (0, 0). Needed where the lattice is
             traced (under jit, vmap or grad); None finds them.
+        method: "kinematic", or "multislice" for electrons that a heavy or thick layer scatters
+            more than once, see `multislice`; `kinematic_error` says what the choice changes.
+        grid: of the multislice, from `multislice_grid`. Needed where the lattice is traced.
 
     Returns:
         Pattern with batch axes (...); spots beyond q_max or out of the sphere's reach are masked.
 
     Raises:
         ValueError: an element without a form factor or without a B, q_max not positive or beyond
-            the range of the form factors, a tilt of another shape, or a traced lattice without
-            `hk`.
+            the range of the form factors, a tilt of another shape, an unknown method, or a traced
+            lattice without `hk`.
     """
+    if method not in ("kinematic", "multislice"):
+        raise ValueError(f"method must be 'kinematic' or 'multislice', got {method!r}")
+    if method == "multislice":
+        from diffraction.multislice import multislice  # which is made of this module
+
+        return multislice(crystal, radiation, q_max, b_iso, tilt, hk, grid=grid)
     check_concrete(radiation, crystal.numbers)
     if not isinstance(q_max, jax.core.Tracer):
         _check_q_max(q_max)

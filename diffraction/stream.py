@@ -31,13 +31,13 @@ from diffraction.kinematic import (
 from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Radiation
 
-# Numbers of Friedel pairs that are compiled for.
-_SIZES = 8 * 2 ** np.arange(24)
+# Numbers of Friedel pairs that are compiled for; more of them where most crystals are.
+_SIZES = np.sort([*(8 * 2 ** np.arange(24)), 24, 48, 96])
 # Bytes that a Friedel pair takes at most, with its chunk and the one that is read meanwhile.
 _BYTES = 640
 # Larger chunks leave the cache of a CPU's core; accelerators are filled by millions.
 _CPU_PAIRS = 2**13
-# Atoms that one turn of the loop adds.
+# Atoms, or values of h, that one turn of a loop adds.
 _UNROLL = 4
 # Single crystals are gathered to batches of this many.
 _GATHER = 4096
@@ -125,7 +125,7 @@ def _gather(crystals: Iterable[Crystal]) -> Iterator[Crystal]:
 class _Host:
     """A batch of n crystals in numpy: one row a crystal, padding cut behind the last atom.
 
-    Rods are the half plane h >= 0: for each h, `count` values of k from `first` on.
+    Rods are the half plane h >= 0 in runs along k, see `_rods`.
     """
 
     numbers: np.ndarray  # (n, N)
@@ -135,8 +135,9 @@ class _Host:
     tilt: np.ndarray  # (n, 2)
     occupancy: np.ndarray | None  # (n, N)
     u: np.ndarray | None  # (n, N, 6): xx, yy, zz, xy, xz, yz
-    first: np.ndarray  # (n, H)
-    count: np.ndarray  # (n, H)
+    start: np.ndarray  # (n, H)
+    jump: np.ndarray  # (n, H)
+    pairs: np.ndarray  # (n,)
 
 
 def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
@@ -164,19 +165,21 @@ def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
         tilt=np.broadcast_to(tilt, (n, 2)),
         occupancy=None if batch.occupancy is None else np.asarray(batch.occupancy),
         u=u,
-        **dict(zip(("first", "count"), _rods(lattice, q_max), strict=True)),
+        **_rods(lattice, q_max),
     )
 
 
-def _rods(lattice: np.ndarray, q_max: float) -> tuple[np.ndarray, np.ndarray]:
-    """One rod of each Friedel pair with |q_par| <= q_max, as runs along k.
+def _rods(lattice: np.ndarray, q_max: float) -> dict[str, np.ndarray]:
+    """One rod of each Friedel pair with |q_par| <= q_max: for each h >= 0 a run along k.
 
     Args:
         lattice: (n, 2, 2) in angstrom.
         q_max: 1/angstrom.
 
     Returns:
-        first and count, (n, H): for each h >= 0 the lowest k, and how many follow it.
+        start: (n, H) the place of the first rod of each h.
+        jump: (n, H) what k - place becomes larger by where the run of this h starts.
+        pairs: (n,) the number of rods.
     """
     q_max = q_max * _EDGE
     a, b = lattice[:, 0], lattice[:, 1]
@@ -189,8 +192,14 @@ def _rods(lattice: np.ndarray, q_max: float) -> tuple[np.ndarray, np.ndarray]:
     half = np.sqrt(np.where(inside, squared, 0.0))
     first = np.ceil(middle - half)
     first[:, 0] = 1  # of (0, k) and (0, -k) the first; (0, 0) is the central beam
-    count = np.where(inside, np.floor(middle + half) - first + 1, 0.0)
-    return first.astype(np.int32), np.maximum(count, 0).astype(np.int32)
+    count = np.where(inside, np.maximum(np.floor(middle + half) - first + 1, 0.0), 0.0)
+    end = np.cumsum(count, 1)
+    start = end - count
+    jump = np.diff(first - start, axis=1, prepend=0)
+    return {
+        k: x.astype(np.int32)
+        for k, x in {"start": start, "jump": jump, "pairs": end[:, -1]}.items()
+    }
 
 
 def _simulate_batch(
@@ -223,14 +232,13 @@ def _chunks(host: _Host, memory: int) -> Iterator[tuple[np.ndarray, int, int, in
     if jax.default_backend() == "cpu":
         limit = min(limit, _CPU_PAIRS)
     ordered = np.sort(host.numbers, axis=1)
-    species = (np.diff(ordered, axis=1, prepend=0) > 0).sum(1)
+    species = np.count_nonzero(np.diff(ordered, axis=1, prepend=0), axis=1)
     species = np.maximum(4, 2 ** np.ceil(np.log2(np.maximum(species, 1)))).astype(int)
-    pairs = host.count.sum(1)
-    size = _SIZES[np.searchsorted(_SIZES, pairs)]
+    size = _SIZES[np.searchsorted(_SIZES, host.pairs)]
     row = int(np.argmax(size))
     if memory < each * size[row]:
         raise ValueError(
-            f"crystal {row} has {2 * pairs[row]} rods within q_max and needs "
+            f"crystal {row} has {2 * host.pairs[row]} rods within q_max and needs "
             f"{each * size[row]} bytes; memory is {memory}"
         )
     for kind in np.unique(species):
@@ -252,41 +260,47 @@ def _atoms(numbers: np.ndarray) -> np.ndarray:
 
 
 def _pack(host: _Host, rows: np.ndarray) -> tuple:
-    """What the kernel takes of these crystals, crystals on the last axis, in few shapes."""
+    """What the kernel takes of M crystals, crystals on the last axis: few arrays of few shapes.
+
+    Returns:
+        cells (7, M): lattice, B and tilt. values (N, C, M): z, and the fractions x and y in two
+        parts each, then occupancy and U where there are any. integers (N + 2 H + 1, M): atomic
+        numbers, `start` and `jump` of the rods, and their number. turns (2,): of the loops over
+        rods and atoms. with_occupancy, with_u.
+    """
     dtype = host.positions.dtype
     numbers = host.numbers[rows]
     atoms = int(_atoms(numbers).max())
     x, y, z = host.positions[rows, :atoms].T.astype(float)
-    (ax, ay), (bx, by) = host.lattice[rows].transpose(1, 2, 0)
-    area = ax * by - ay * bx
+    lattice = host.lattice[rows].reshape(-1, 4).T
+    ax, ay, bx, by = lattice / (lattice[0] * lattice[3] - lattice[1] * lattice[2])
     columns = [z]
-    for fraction in ((x * by - y * bx) / area, (y * ax - x * ay) / area):
+    for fraction in (x * by - y * bx, y * ax - x * ay):
         # In two parts: the products of the first with h and k are exact also in float32.
-        fraction -= np.round(fraction)
-        coarse = np.round(fraction * 4096) / 4096
+        fraction -= np.rint(fraction)
+        coarse = np.rint(fraction * 4096) / 4096
         columns += [coarse, fraction - coarse]
     if host.occupancy is not None:
         columns.append(host.occupancy[rows, :atoms].T)
     if host.u is not None:
         columns.extend(host.u[rows, :atoms].transpose(2, 1, 0))
-    slots = _shape(host.numbers.shape[1])
+    slots, runs = _shape(host.numbers.shape[1]), _shape(host.start.shape[1])
     values = np.zeros((slots, len(columns), len(rows)), dtype)
     for i, column in enumerate(columns):
         values[:atoms, i] = column
-    padded = np.zeros((slots, len(rows)), np.int32)
-    padded[:atoms] = numbers[:, :atoms].T
-    runs = np.zeros((2, _shape(host.count.shape[1]), len(rows)), np.int32)
-    runs[0, : host.first.shape[1]] = host.first[rows].T
-    runs[1, : host.count.shape[1]] = host.count[rows].T
+    integers = np.zeros((slots + 2 * runs + 1, len(rows)), np.int32)
+    integers[:atoms] = numbers[:, :atoms].T
+    start, jump, pairs = host.start[rows].T, host.jump[rows].T, host.pairs[rows]
+    integers[slots : slots + len(start)] = start
+    integers[slots + len(start) : slots + runs] = pairs  # runs that never start
+    integers[slots + runs : slots + runs + len(jump)] = jump
+    integers[-1] = pairs
+    used = int(np.flatnonzero((start < pairs).any(1)).max(initial=0)) + 1
     return (
-        host.lattice[rows].astype(dtype),
-        padded,
+        np.concatenate([lattice, host.b_iso[rows][None], host.tilt[rows].T]).astype(dtype),
         values,
-        runs,
-        int(np.flatnonzero(runs[1].any(1)).max(initial=0)) + 1,
-        -(-atoms // _UNROLL),
-        host.b_iso[rows],
-        host.tilt[rows],
+        integers,
+        np.array([-(-used // _UNROLL), -(-atoms // _UNROLL)], np.int32),
         host.occupancy is not None,
         host.u is not None,
     )
@@ -304,25 +318,20 @@ def _shape(n: int) -> int:
 )
 def _kernel(
     radiation: Radiation,
-    lattice: jax.Array,
-    numbers: jax.Array,
+    cells: jax.Array,
     values: jax.Array,
-    runs: jax.Array,
-    rows: jax.Array,
+    integers: jax.Array,
     turns: jax.Array,
-    b_iso: jax.Array,
-    tilt: jax.Array,
     with_occupancy: bool,
     with_u: bool,
     pairs: int,
     species: int,
 ) -> Pattern:
-    """Patterns of M crystals, from their atoms (N, M) and rods (H, M) as `_pack` lays them out.
-
-    Loops run to `rows` of H and to `turns` of N / _UNROLL, which are not part of the shape.
-    """
-    dtype = values.dtype
-    h, k, mask = _spread(runs, rows, pairs)
+    """Patterns of M crystals as `_pack` lays them out; `turns` are not part of the shape."""
+    dtype, slots = values.dtype, len(values)
+    numbers, runs, count = integers[:slots], integers[slots:-1], integers[-1]
+    lattice, b_iso, tilt = cells[:4].T.reshape(-1, 2, 2), cells[4], cells[5:].T
+    h, k, mask = _spread(*jnp.split(runs, 2), count, turns[0], pairs)
     hd, kd = h.astype(dtype), k.astype(dtype)
     b = reciprocal(lattice)[..., None]
     qx, qy = hd * b[:, 0, 0] + kd * b[:, 1, 0], hd * b[:, 0, 1] + kd * b[:, 1, 1]
@@ -371,31 +380,34 @@ def _kernel(
         return tuple(jax.lax.complex(*part) for part in parts)
 
     nothing = jax.lax.complex(jnp.zeros_like(qx), jnp.zeros_like(qx))
-    factors = jax.lax.fori_loop(0, turns, add, (nothing, nothing))
+    factors = jax.lax.fori_loop(0, turns[1], add, (nothing, nothing))
     halves = [
         _spots(side, sign * h, sign * k, jnp.real(f) ** 2 + jnp.imag(f) ** 2, radiation, wavelength)
         for side, sign, f in zip(sides, (1, -1), factors, strict=True)
     ]
+    # Joined as they are, not computed again by halves of an index.
+    halves = jax.lax.optimization_barrier(halves)
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *halves)
 
 
-def _spread(runs: jax.Array, rows: jax.Array, pairs: int) -> tuple[jax.Array, ...]:
-    """h, k and mask (M, pairs) of runs (2, H, M): first k, and number of k, of each h."""
-    first, count = runs
+def _spread(
+    start: jax.Array, jump: jax.Array, count: jax.Array, turns: jax.Array, pairs: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """h, k and mask (M, pairs) of the rods, see `_rods`."""
     place = jnp.arange(pairs)[None]
-    start = jnp.cumsum(count, 0) - count
-    # From one run to the next, k - place jumps.
-    jump = jnp.diff(first - start, axis=0, prepend=0)
 
-    def add(row: jax.Array, hk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        on = place >= start[row][:, None]
-        return hk[0] + on, hk[1] + jnp.where(on, jump[row][:, None], 0)
+    def add(turn: jax.Array, hk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        h, k = hk
+        some = (jax.lax.dynamic_slice_in_dim(x, turn * _UNROLL, _UNROLL) for x in (start, jump))
+        for begin, by in zip(*some, strict=True):
+            on = place >= begin[:, None]
+            h, k = h + on, k + jnp.where(on, by[:, None], 0)
+        return h, k
 
-    shape = (count.shape[1], pairs)
-    h, k = jax.lax.fori_loop(
-        0, rows, add, (jnp.full(shape, -1, jnp.int32), jnp.broadcast_to(place, shape))
-    )
-    return h, k, place < count.sum(0)[:, None]
+    shape = (len(count), pairs)
+    hk = jnp.full(shape, -1, jnp.int32), jnp.broadcast_to(place, shape)
+    h, k = jax.lax.fori_loop(0, turns, add, hk)
+    return h, k, place < count[:, None]
 
 
 @jax.tree_util.register_dataclass

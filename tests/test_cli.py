@@ -17,7 +17,7 @@ import pytest
 from ase.db import connect
 
 from configs import smoke
-from dd2d_jax import checkpoint, cli, trained
+from dd2d_jax import checkpoint, cli, read_pattern, trained
 
 ROOT = Path(__file__).resolve().parents[1]
 DICHALCOGENIDES = {
@@ -148,6 +148,40 @@ def test_simulate_writes_and_draws(dd2d):
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_simulate_takes_tables_and_methods(dd2d):
+    spots = {}
+    for options in ("", "--table kirkland", "--method multislice"):
+        status, out, err = dd2d(f"simulate mos2.cif --json {options}")
+        assert (status, err) == (0, "")
+        spots[options] = json.loads(out)["intensity"]
+    for other in ("--table kirkland", "--method multislice"):
+        assert spots[other] == pytest.approx(spots[""], rel=0.2)
+        assert spots[other] != pytest.approx(spots[""], rel=1e-3)
+
+
+def test_simulate_writes_an_image_that_is_read_back(dd2d):
+    status, _, err = dd2d("simulate mos2.cif --q-max 1 --image m.tif --dose 1e8")
+    assert status == 0
+    scale = float(err.split()[-2])
+    seen = read_pattern("m.tif", scale=scale)
+    assert 20 < seen.mask.sum() <= 42
+    radii = np.linalg.norm(np.asarray(seen.q), axis=1)
+    assert radii.min() == pytest.approx(2 / 3.18 / 3**0.5, rel=0.01)
+
+
+def test_heavy_layers_are_reported_to_scatter_twice(dd2d):
+    atoms = ase.build.mx2("WSe2", kind="2H", a=3.28, thickness=3.34, vacuum=10)
+    stack = atoms.copy()
+    for i in (1, 2):
+        above = atoms.copy()
+        above.translate([0, 0, 6.49 * i])
+        stack += above
+    stack.center(10, axis=2)
+    stack.write("thick.cif")
+    status, _, err = dd2d("simulate thick.cif")
+    assert status == 0 and "--method multislice" in err
+
+
 def test_index_counts_and_says_what_it_left_out(dd2d):
     with connect("some.db") as database:
         database.write(ase.build.graphene(vacuum=8), uid="good")
@@ -236,6 +270,8 @@ RETRIEVE = "--library lib --checkpoint run"
         ("simulate mos2.cif --output gone/p.csv", "gone/p.csv: cannot be written"),
         ("simulate mos2.cif --output p.xyz", "p.xyz: the name must end in .csv or .json"),
         ("simulate mos2.cif --plot lib", "must end in .png"),
+        ("simulate mos2.cif --dose 100", "give --image"),
+        ("simulate mos2.cif --xrays 1 --method multislice", "X-rays scatter kinematically"),
         ("simulate mos2.cif --q-max 0.1", "mos2.cif: no rod"),
         (f"retrieve nan.csv {RETRIEVE}", "nan.csv, line 2: intensity"),
         (f"retrieve negative.csv {RETRIEVE}", "negative.csv, line 1: intensity -1"),

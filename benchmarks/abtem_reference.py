@@ -1,0 +1,156 @@
+"""Computes the multislice reference of the tests with abTEM: writes `tests/abtem.json`.
+
+    pip install abtem                       # 1.0.11; GPL, so it stays in an environment of its own
+    python benchmarks/abtem_reference.py    # about ten minutes on one core
+
+Thin slices of the atoms' potentials in three dimensions (abTEM's projection "finite"), Lobato's
+parametrisation, no phonons (B = 0). Crystals are written as `diffraction.Crystal` has them, with
+the beam against z; abTEM's beam runs along z, so it gets them with the sign of z changed. Tilt:
+the incident wave has an in-plane wavevector that is periodic in abTEM's rectangular cell, so that
+no approximation of abTEM's own for tilts enters.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import abtem
+import ase
+import dask
+import numpy as np
+from abtem.core.energy import energy2wavelength
+from abtem.integrals import QuadratureProjectionIntegrals
+
+OUTPUT = Path(__file__).resolve().parents[1] / "tests" / "abtem.json"
+SAMPLING = 0.016
+"""Angstrom; the wave is limited to 2/3 of the grid's band: 20.8 1/angstrom."""
+SLICE = 0.05
+"""Angstrom."""
+PADDING = 4.0
+"""Angstrom of space on either side of the outermost atoms, for their tails."""
+CUTOFF_TOLERANCE = 1e-5
+"""Where the tail of a potential is cut (abTEM's unit)."""
+Q_MAX = 1.5
+"""1/angstrom; rods up to here are compared."""
+RODS = 14
+"""The strongest are written, whole groups of equal intensity."""
+
+A, B = (1 / 3, 2 / 3), (2 / 3, 1 / 3)
+
+
+def layers(count: int, spacing: float, metal: int, chalcogen: int, height: float) -> list[tuple]:
+    """(number, place in the cell, z) of 2H-stacked trigonal prismatic layers."""
+    atoms = []
+    for i in range(count):
+        here, there = (A, B) if i % 2 == 0 else (B, A)
+        atoms += [(metal, here, i * spacing)]
+        atoms += [(chalcogen, there, i * spacing + s * height) for s in (1, -1)]
+    return atoms
+
+
+GRAPHENE = (2.46, [(6, A, 0.0), (6, B, 0.0)])
+MOS2 = (3.18, layers(1, 0.0, 42, 16, 1.57))
+PTS2 = (3.54, [(78, (0.0, 0.0), 0.0), (16, A, 1.23), (16, B, -1.23)])
+CASES = {
+    # name: ((a, atoms), energy in keV, periods of the incident wave along the rectangle's b)
+    "graphene, 80 kV": (GRAPHENE, 80.0, 0),
+    "1H-MoS2, 80 kV": (MOS2, 80.0, 0),
+    "1H-MoS2, 200 kV": (MOS2, 200.0, 0),
+    "1H-MoS2, 80 kV, tilted": (MOS2, 80.0, 5),
+    "1T-PtS2, 80 kV": (PTS2, 80.0, 0),
+    "1T-PtS2, 200 kV": (PTS2, 200.0, 0),
+    "3 layers of 2H-WSe2, 80 kV": ((3.28, layers(3, 6.49, 74, 34, 1.67)), 80.0, 0),
+    "6 layers of 2H-MoS2, 80 kV": ((3.18, layers(6, 6.15, 42, 16, 1.57)), 80.0, 0),
+}
+
+
+def run(a: float, atoms: list[tuple], energy: float, periods: int) -> dict:
+    """Intensities of the strongest rods, as a fraction of the incident beam."""
+    lattice = a * np.array([[1, 0], [-1 / 2, np.sqrt(3) / 2]])
+    numbers, places, z = zip(*atoms, strict=True)
+    positions = np.column_stack([np.array(places) @ lattice, z])
+
+    rectangle = np.array([a, a * np.sqrt(3)])
+    both = np.concatenate([positions, positions + [a / 2, a * np.sqrt(3) / 2, 0]])
+    both[:, 2] = PADDING + max(z) - both[:, 2]
+    height = np.ceil((np.ptp(z) + 2 * PADDING) / SLICE) * SLICE
+    cell = ase.Atoms(numbers * 2, both, cell=[*rectangle, height], pbc=True)
+    cell.wrap()
+    grid = tuple(int(2 * np.ceil(x / SAMPLING / 2)) for x in rectangle)
+    potential = abtem.Potential(
+        cell,
+        gpts=grid,
+        slice_thickness=SLICE,
+        parametrization="lobato",
+        projection="finite",
+        integrator=QuadratureProjectionIntegrals(cutoff_tolerance=CUTOFF_TOLERANCE),
+    )
+    along_b = np.exp(2j * np.pi * periods * np.arange(grid[1]) / grid[1])
+    incident = abtem.Waves(
+        np.ones(grid) * along_b, energy=1e3 * energy, extent=tuple(map(float, rectangle))
+    )
+    wave = incident.multislice(potential).compute().array
+    amplitude = np.fft.fft2(wave) / wave.size
+
+    # R (0, 0, k) of the crystal turned about x by the tilt has the in-plane part -k sin(tilt).
+    wavelength = energy2wavelength(1e3 * energy)
+    tilt = 0.0 - np.rad2deg(np.arcsin(wavelength * periods / rectangle[1]))
+    spots = []
+    reach = int(Q_MAX * rectangle.max()) + 1
+    for m in range(-reach, reach + 1):
+        for n in range(-reach, reach + 1):
+            q = np.hypot(*(np.array([m, n]) / rectangle))
+            if (m + n) % 2 == 0 and 0 < q <= Q_MAX:
+                spots.append(((m, (n - m) // 2), abs(amplitude[m, n + periods]) ** 2))
+    spots.sort(key=lambda s: -s[1])
+    least = spots[RODS - 1][1] * 0.999
+    spots = [s for s in spots if s[1] >= least]
+    return {
+        "lattice": lattice.tolist(),
+        "positions": positions.tolist(),
+        "numbers": list(numbers),
+        "energy": energy,
+        "tilt": [tilt, 0.0],
+        "grid": grid,
+        "direct_beam": float(abs(amplitude[0, periods]) ** 2),
+        "total": float((np.abs(amplitude) ** 2).sum()),
+        "hk": [hk for hk, _ in spots],
+        "intensity": [float(f"{i:.6g}") for _, i in spots],
+    }
+
+
+def main() -> None:
+    """Run all cases and write them."""
+    abtem.config.set({"precision": "float64"})
+    dask.config.set(scheduler="synchronous")
+    parameters = {
+        "program": f"abTEM {abtem.__version__}",
+        "parametrisation": "lobato",
+        "projection": "finite",
+        "b_iso": 0.0,
+        "sampling": SAMPLING,
+        "slice_thickness": SLICE,
+        "padding": PADDING,
+        "cutoff_tolerance": CUTOFF_TOLERANCE,
+        "units": "angstrom, keV, degrees; intensities as a fraction of the incident beam",
+    }
+    cases = {}
+    for name, (crystal, energy, periods) in CASES.items():
+        cases[name] = run(*crystal, energy, periods)
+        print(name, cases[name]["grid"], cases[name]["total"], flush=True)
+    OUTPUT.write_text(_dumps({"parameters": parameters, "cases": cases}))
+
+
+def _dumps(data: dict) -> str:
+    """JSON with one line a field: long lists stay on one line."""
+    cases = []
+    for name, case in data["cases"].items():
+        fields = ",\n".join(f"   {json.dumps(k)}: {json.dumps(v)}" for k, v in case.items())
+        cases.append(f"  {json.dumps(name)}: {{\n{fields}\n  }}")
+    head = f'{{\n "parameters": {json.dumps(data["parameters"])},\n "cases": {{\n'
+    return head + ",\n".join(cases) + "\n }\n}\n"
+
+
+if __name__ == "__main__":
+    main()
