@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import ase.build
+import jax
+import numpy as np
+from matplotlib.figure import Figure
 
 import dd2d_jax
 import diffraction as dx
@@ -21,6 +24,38 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     save(plot_pattern_and_structure(crystal, pattern), FOLDER / "pattern.png")
     save(dd2d_jax.retrieve(pattern).plot(), FOLDER / "retrieval.png")
+    save(simulator(pattern), FOLDER / "simulator.png", dpi=80)
+
+
+def simulator(pattern: dx.Pattern) -> Figure:
+    """An image of the pattern as a detector counts it, and graphene as powder and as film."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
+    seen = {"shape": (400, 400), "scale": 0.008}
+    image = dx.render(pattern, **seen, fwhm=0.03, beam=5e3, halo=(0.15, 0.1), background=2e-4)
+    counted = dx.counts(jax.random.key(0), image, 3e6) * dx.beam_stop(**seen)
+    extent = np.array([-1, 1, -1, 1]) * 200 * seen["scale"]
+    left.imshow(np.log1p(counted), cmap="magma", extent=extent)
+    left.set(
+        xlabel="q$_x$ (1/Å)", ylabel="q$_y$ (1/Å)", title="1H-MoS$_2$, 80 kV, 3 million counts"
+    )
+
+    graphene = dx.Crystal.from_ase(ase.build.graphene(a=2.46, vacuum=10))
+    q = np.linspace(0.3, 1.1, 800)
+    for label, beam, options in (
+        ("X-rays, layers at random, 100 Å", dx.Xrays(1.5406), {"domain_size": 100.0}),
+        ("the same, 30 Å", dx.Xrays(1.5406), {"domain_size": 30.0}),
+        (
+            "electrons, a flat film, 100 Å",
+            dx.Electrons(80.0),
+            {"domain_size": 100.0, "texture": "flat"},
+        ),
+    ):
+        profile = dx.ring_profile(graphene, beam, q, b_iso=0.4, **options)
+        right.plot(q, profile / profile.max(), label=label)
+    right.set(xlabel="q (1/Å)", ylabel="intensity", title="graphene", yticks=[])
+    right.legend(frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

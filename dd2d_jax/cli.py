@@ -271,8 +271,10 @@ def _simulate(args: argparse.Namespace) -> None:
     if not bool(pattern.mask.any()):
         raise UserError(f"{args.structure}: no spot within q_max = {args.q_max:g} 1/angstrom")
     if args.method == "kinematic" and not args.xrays:
+        from diffraction.multislice import KINEMATIC_LIMIT
+
         error = float(dx.kinematic_error(*conditions))
-        if error > dx.KINEMATIC_LIMIT:
+        if error > KINEMATIC_LIMIT:
             _say(f"multiple scattering changes this pattern by {error:.0%}: --method multislice")
     if args.output:
         write_pattern(pattern, args.output)

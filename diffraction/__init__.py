@@ -10,7 +10,6 @@ from diffraction.kinematic import (
     structure_factor,
 )
 from diffraction.multislice import (
-    KINEMATIC_LIMIT,
     KinematicWarning,
     kinematic_error,
     multislice_grid,
@@ -24,7 +23,6 @@ from diffraction.rings import ring_profile
 from diffraction.stream import simulate_library
 
 __all__ = [
-    "KINEMATIC_LIMIT",
     "Crystal",
     "Electrons",
     "KinematicWarning",
