@@ -123,7 +123,7 @@ def _gather(crystals: Iterable[Crystal]) -> Iterator[Crystal]:
 
 @dataclasses.dataclass
 class _Host:
-    """A batch of n crystals in numpy: one row a crystal, padding cut behind the last atom.
+    """A batch of n crystals in numpy, one row a crystal.
 
     Rods are the half plane h >= 0 in runs along k, see `_rods`.
     """
@@ -157,13 +157,20 @@ def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
     if b_iso.ndim == 2:
         isotropic = b_iso[..., None] / (8 * np.pi**2) * np.array([1, 1, 1, 0, 0, 0])
         u, b_iso = isotropic + (0 if u is None else u), np.zeros(n)
+    # What padding holds may not turn a zero into NaN.
+    present = numbers > 0
+    occupancy = batch.occupancy
+    if occupancy is not None:
+        occupancy = np.where(present, occupancy, 0)
+    if u is not None:
+        u = np.where(present[..., None], u, 0)
     return _Host(
         numbers=numbers,
         positions=positions,
         lattice=lattice,
         b_iso=np.broadcast_to(b_iso, n),
         tilt=np.broadcast_to(tilt, (n, 2)),
-        occupancy=None if batch.occupancy is None else np.asarray(batch.occupancy),
+        occupancy=occupancy,
         u=u,
         **_rods(lattice, q_max),
     )
@@ -271,7 +278,8 @@ def _pack(host: _Host, rows: np.ndarray) -> tuple:
     dtype = host.positions.dtype
     numbers = host.numbers[rows]
     atoms = int(_atoms(numbers).max())
-    x, y, z = host.positions[rows, :atoms].T.astype(float)
+    positions = host.positions[rows, :atoms].T.astype(float)
+    x, y, z = np.where(numbers[:, :atoms].T > 0, positions, 0.0)
     lattice = host.lattice[rows].reshape(-1, 4).T
     ax, ay, bx, by = lattice / (lattice[0] * lattice[3] - lattice[1] * lattice[2])
     columns = [z]

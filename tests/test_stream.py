@@ -116,17 +116,29 @@ def test_small_and_large_cells_of_few_and_many_species():
     both(batch, ELECTRONS, 1e-4)
 
 
-def test_padding_changes_nothing():
+def test_what_padding_holds_changes_nothing():
     batch = crystals(5)
-    wide = jax.tree.map(lambda x: np.asarray(x), batch)
-    wide = dataclasses.replace(
-        wide,
-        positions=np.pad(wide.positions, [(0, 0), (30, 9), (0, 0)], constant_values=1e6),
-        numbers=np.pad(wide.numbers, [(0, 0), (30, 9)]),
+    shape = batch.numbers.shape
+    batch = dataclasses.replace(batch, occupancy=jnp.ones(shape), u=jnp.zeros((*shape, 3, 3)))
+
+    def pad(x):
+        empty = np.full((5, 1, *x.shape[2:]), np.nan)
+        wide = np.concatenate([np.repeat(empty, 30, 1), np.asarray(x), empty], 1)
+        wide[~(numbers > 0)] = np.nan
+        return wide.astype(np.float32)
+
+    numbers = np.pad(batch.numbers, [(0, 0), (30, 1)])
+    wide = dx.Crystal(
+        batch.lattice, pad(batch.positions), numbers, pad(batch.occupancy), pad(batch.u)
     )
-    found, expected = ([x for _, x in dx.simulate_library(b, ELECTRONS)] for b in (wide, batch))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.intensity, other.intensity, rtol=1e-5, atol=1e-4)
+    b_iso = np.full(shape, 0.3)
+    for one, two in ((0.3, 0.3), (pad(b_iso), b_iso)):
+        found, expected = (
+            [x for _, x in dx.simulate_library(c, ELECTRONS, b_iso=b)]
+            for c, b in ((wide, one), (batch, two))
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.intensity, other.intensity, rtol=1e-5, atol=1e-4)
 
 
 def test_a_second_pass_over_16000_crystals_compiles_nothing():
