@@ -216,7 +216,7 @@ def _simulate_batch(
     host = _host(batch, q_max, b_iso, tilt)
     before = None
     for rows, full, pairs, species in _chunks(host, memory):
-        pattern = _kernel(radiation, *_pack(host, np.resize(rows, full)), pairs, species)
+        pattern = _compiled()(radiation, *_pack(host, np.resize(rows, full)), pairs, species)
         # One chunk is computed while the one before it is read.
         if before is not None:
             yield _ready(*before)
@@ -318,12 +318,18 @@ def _shape(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-# On a CPU that has them, vectors of 512 bits make the loop about a third faster.
-@functools.partial(
-    jax.jit,
-    static_argnames=("with_occupancy", "with_u", "pairs", "species"),
-    compiler_options={"xla_cpu_prefer_vector_width": 512},
-)
+@functools.cache
+def _compiled() -> Callable[..., Pattern]:
+    """`_kernel`, jitted for the device that there is."""
+    cpu = jax.default_backend() == "cpu"
+    return jax.jit(
+        _kernel,
+        static_argnames=("with_occupancy", "with_u", "pairs", "species"),
+        # Where a CPU has them, vectors of 512 bits make the loop about a third faster.
+        compiler_options={"xla_cpu_prefer_vector_width": 512} if cpu else None,
+    )
+
+
 def _kernel(
     radiation: Radiation,
     cells: jax.Array,
