@@ -98,8 +98,10 @@ def _read_picture(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def write_image(image: np.ndarray, path: str | Path) -> None:
+def write_image(image: np.ndarray, path: str | Path, scale: float) -> None:
     """Write an image (H, W) as .tif or .npy, moved into place once it is whole.
+
+    `scale`, 1/angstrom per pixel, is kept in the description of a .tif.
 
     Raises:
         OSError: the file cannot be written.
@@ -112,7 +114,7 @@ def write_image(image: np.ndarray, path: str | Path) -> None:
         if path.suffix.lower() == ".npy":
             np.save(part, image, allow_pickle=False)
         else:
-            tifffile.imwrite(part, image)
+            tifffile.imwrite(part, image, description=f"{scale:g} 1/angstrom per pixel")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -96,7 +96,8 @@ class Crystal:
 
         `from_ase` gives the crystal back, at another height. Occupancies go into
         `atoms.arrays["occupancies"]` and where ASE has them for CIF files, displacements as
-        (N, 9) into `atoms.arrays["u"]`.
+        (N, 9) into `atoms.arrays["u"]`. Of ASE's file formats CIF and extended XYZ keep
+        occupancies, JSON, databases and POSCAR none; `atoms.rotate` does not turn displacements.
 
         Args:
             vacuum: length in angstrom that the c axis has beyond the layer's thickness.
@@ -247,7 +248,13 @@ def _ase_sites(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray | N
     """Rows of `atoms` (one for each species on them), atomic numbers, occupancies."""
     numbers, rows = np.asarray(atoms.numbers), np.arange(len(atoms))
     if "occupancies" in atoms.arrays:
-        return rows, numbers, np.asarray(atoms.arrays["occupancies"], float)
+        occupancy = np.asarray(atoms.arrays["occupancies"], float)
+        if (occupancy == 0).any():
+            raise ValueError(
+                f"atom {int(np.argmax(occupancy == 0))} has occupancy 0, which ASE gives to atoms "
+                "that are added; set atoms.arrays['occupancies']"
+            )
+        return rows, numbers, occupancy
     kinds = {str(k): site for k, site in atoms.info.get("occupancy", {}).items()}
     if all(list(site.values()) == [1] for site in kinds.values()):
         return rows, numbers, None
@@ -297,6 +304,10 @@ def stack(crystals: Sequence[Crystal], size: int | None = None) -> Crystal:
     """
     if not crystals:
         raise ValueError("stack needs at least one crystal")
+    for i, crystal in enumerate(crystals):
+        if not isinstance(crystal, Crystal) or crystal.numbers.ndim != 1:
+            kind = "batch" if isinstance(crystal, Crystal) else type(crystal).__name__
+            raise ValueError(f"stack takes single crystals; number {i} is a {kind}")
     largest = max(c.numbers.shape[0] for c in crystals)
     size = largest if size is None else size
     if size < largest:

@@ -44,8 +44,9 @@ def structure_factor(
             the form factors (only where the values are known, not traced; a missing B is NaN
             there).
     """
-    check_concrete(radiation, crystal.numbers)
+    check_concrete(radiation, crystal)
     q = jnp.asarray(q)
+    q = q.astype(jnp.promote_types(q.dtype, jnp.float32))  # whole numbers, too
     if q.size and not isinstance(q, jax.core.Tracer):
         check_range(radiation, float(np.sqrt(np.max(np.sum(np.square(q), -1)))))
     weights = amplitudes(crystal, q, radiation, b_values(b_iso, crystal.numbers))
@@ -168,6 +169,8 @@ def ewald_qz(
     Returns:
         (..., K) in 1/angstrom; NaN where the sphere does not reach the rod.
     """
+    q_par = jnp.asarray(q_par)
+    q_par = q_par.astype(jnp.promote_types(q_par.dtype, jnp.float32))  # whole numbers, too
     k = 1.0 / jnp.asarray(wavelength, q_par.dtype)[..., None]
     rotation = tilt_matrix(tilt, q_par.dtype)
     squared = jnp.sum(q_par * q_par, -1)
@@ -212,6 +215,12 @@ def simulate(
     |F|^2; X-rays |F|^2 times the Lorentz-polarisation factor, see `lorentz_polarisation`.
     The central beam is not part of the pattern.
 
+    What a detector counts in a spot is |F|^2 / cos(angle between the scattered wave and the
+    normal). This cosine is left out, as in all kinematic programs: between spots it makes 0.1 %
+    at normal incidence, up to 1 % at 10 degrees of tilt and 4 % at 30 (80 kV, q = 1.25). For
+    X-rays 1 / sin 2theta is the Lorentz factor of the DD2D paper, that of a crystal turned
+    through the condition.
+
     Args:
         crystal: batch axes (...).
         radiation: `Electrons` or `Xrays`; one energy or wavelength, or one for each crystal.
@@ -220,7 +229,7 @@ def simulate(
         b_iso: B in angstrom^2; a number, (...), (..., N), or by element as {"Mo": 0.3, "S": 0.5}.
             It comes on top of the crystal's U, if there are any.
         tilt: degrees; the crystal is turned about x by tilt[0], then about y by tilt[1]. One for
-            all crystals, (2,), or one for each, (..., 2).
+            all crystals, (2,), or one for each, (..., 2); less than 90 degrees in all.
         hk: (..., K, 2) rods from `reflections`, padded with (0, 0). Needed where the lattice is
             traced (under jit, vmap or grad); None finds them.
         method: "kinematic", or "multislice" for electrons that a heavy or thick layer scatters
@@ -241,7 +250,7 @@ def simulate(
         from diffraction.multislice import multislice  # which is made of this module
 
         return multislice(crystal, radiation, q_max, b_iso, tilt, hk, grid=grid)
-    check_concrete(radiation, crystal.numbers)
+    check_concrete(radiation, crystal)
     if not isinstance(q_max, jax.core.Tracer):
         _check_q_max(q_max)
         check_range(radiation, q_max, "q_max")
@@ -250,6 +259,7 @@ def simulate(
     if tilt.shape not in ((2,), (*batch, 2)):
         each = f" or {(*batch, 2)}, one for each crystal" if batch else ""
         raise ValueError(f"tilt must have the shape (2,){each}; got {tilt.shape}")
+    check_tilt(tilt)
     if hk is None:
         if isinstance(crystal.lattice, jax.core.Tracer):
             raise ValueError(
@@ -257,8 +267,11 @@ def simulate(
                 "hk=reflections(lattice, q_max) made outside of the transformation"
             )
         hk = reflections(np.asarray(crystal.lattice), q_max)
+    hk = jnp.asarray(hk)
+    if not jnp.issubdtype(hk.dtype, jnp.integer) or hk.ndim < 2 or hk.shape[-1] != 2:
+        raise ValueError(f"hk must be integers (..., K, 2), got {hk.dtype} {hk.shape}")
     b_iso = b_values(b_iso, crystal.numbers)
-    return _simulate(crystal, radiation, q_max, b_iso, tilt, jnp.asarray(hk))
+    return _simulate(crystal, radiation, q_max, b_iso, tilt, hk)
 
 
 @jax.jit
@@ -351,10 +364,23 @@ def check_lattices(lattice: np.ndarray) -> None:
         raise ValueError(f"lattice {row} has no area: {lattice[row].tolist()}")
 
 
-def check_concrete(radiation: Radiation, numbers: jax.Array) -> None:
-    """Check that all elements are tabulated, where the numbers are known (not traced)."""
-    if not isinstance(numbers, jax.core.Tracer):
-        check_tabulated(radiation, np.asarray(numbers))
+def check_tilt(tilt: np.ndarray | jax.Array) -> None:
+    """Check that the beam meets the upper side of the layer, where the tilt is known."""
+    if not isinstance(tilt, jax.core.Tracer):
+        cosine = np.cos(np.deg2rad(np.asarray(tilt, float))).prod(-1)
+        if not (cosine > 1e-3).all():
+            raise ValueError(
+                f"tilt must leave the layer's upper side to the beam, less than 90 degrees off; "
+                f"got {np.asarray(tilt).tolist()}. Turn the crystal over for its other side"
+            )
+
+
+def check_concrete(radiation: Radiation, crystal: Crystal) -> None:
+    """Check the positions' type and, where the numbers are known, that all are tabulated."""
+    if not jnp.issubdtype(crystal.positions.dtype, jnp.floating):
+        raise ValueError(f"positions must be floating point, got {crystal.positions.dtype}")
+    if not isinstance(crystal.numbers, jax.core.Tracer):
+        check_tabulated(radiation, np.asarray(crystal.numbers))
 
 
 def _check_q_max(q_max: float) -> None:

@@ -49,7 +49,8 @@ def multislice(
     psi by exp(i gamma lambda v / cos(tilt)), v its potential projected along the beam; dz of free
     space multiply psi_g by exp(-2 pi i dz q_z(g)), q_z that of the exact Ewald sphere, `ewald_qz`.
     A tilt is a tilted beam on the same crystal. Where potentials are weak this gives the kinematic
-    pattern of `simulate` at any tilt, but with f(|q|) at the part of q across the beam.
+    pattern of `simulate` at any tilt, but with f(|q|) at the part of q across the beam: alone that
+    is an R factor of 1 % at 20 degrees, 3 % at 45 and 5 % at 60 for graphene.
 
     Intensities are the diffracted fractions of the beam times (A cos(tilt) / (gamma lambda))^2, A
     the cell's area: angstrom^2, |F|^2 where kinematic theory holds. An atom that is there in some
@@ -98,6 +99,7 @@ def multislice(
             "the lattice is traced: pass grid=multislice_grid(lattice), made outside of the "
             "transformation, as hk=reflections(lattice, q_max)"
         )
+    grid = tuple(int(n) for n in grid)
     pattern = simulate(crystal, radiation, q_max, b_iso, tilt, hk)
     b_iso, tilt = b_values(b_iso, crystal.numbers), jnp.asarray(tilt, float)
     intensity = _intensity(crystal, radiation, b_iso, tilt, pattern.hk, band, grid)
@@ -128,7 +130,8 @@ def kinematic_error(
     """How far the kinematic pattern is from the dynamical one, as an R factor.
 
     R = sum |I - s I_kin| / sum I with s = sum I / sum I_kin: the scale, which no measurement
-    knows, is free. I is from a coarse `multislice` (a few ms a crystal).
+    knows, is free. I is from a coarse `multislice` (a few ms a crystal). Beyond some 30 degrees of
+    tilt its own approximation is a part of R, see there.
 
     Measured by `benchmarks/kinematic_error.py` on 140 crystals of C2DB of all thicknesses and
     elements (80 and 200 kV, B = 0.5 A^2, q_max = 1.25): where it is above 2 %, nine of ten are
@@ -173,7 +176,7 @@ def warn_kinematic(
         which = f"of {above.sum()} of {len(error)} crystals are" if len(error) > 1 else "are"
         warnings.warn(
             f"kinematic intensities {which} off by up to {100 * error.max():.0f} % (R factor): "
-            "electrons scatter more than once here, use multislice",
+            "electrons scatter more than once here: simulate(..., method='multislice')",
             KinematicWarning,
             stacklevel=2,
         )

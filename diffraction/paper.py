@@ -53,7 +53,7 @@ def paper_intensity(
     Raises:
         ValueError: an element without a form factor.
     """
-    check_concrete(radiation, crystal.numbers)
+    check_concrete(radiation, crystal)
     squared = jnp.sum(q * q, -1)
     weights = amplitudes(crystal, q, radiation, b_values(b_iso, crystal.numbers))
     factor = lorentz_polarisation(squared, radiation.wavelength)

@@ -140,6 +140,8 @@ def counts(key: jax.Array, image: jax.Array, dose: float | jax.Array) -> jax.Arr
         ValueError: the dose is not positive.
     """
     _check(dose > 0, "dose", "positive, in counts an image", dose)
+    image = jnp.asarray(image)
+    image = image.astype(jnp.promote_types(image.dtype, jnp.float32))  # whole numbers, too
     total = jnp.sum(image, (-2, -1), keepdims=True)
     dose = jnp.asarray(dose, image.dtype)[..., None, None]
     return jax.random.poisson(key, image * (dose / jnp.where(total > 0, total, 1.0)))

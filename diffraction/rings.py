@@ -82,7 +82,7 @@ def ring_profile(
             the form factors, a texture that is none of these, an element without a form factor or
             without a B, no rod within q, or something traced without `hk`.
     """
-    check_concrete(radiation, crystal.numbers)
+    check_concrete(radiation, crystal)
     if np.ndim(q) != 1:
         raise ValueError(f"q must be a list (Q,) of |q|, got the shape {np.shape(q)}")
     for name, unit, value in (("q", "1/angstrom", q), ("domain_size", "angstrom", domain_size)):
@@ -106,7 +106,8 @@ def ring_profile(
         margin = _REACH * _sigma(np.min(domain_size))
         hk = reflections(np.asarray(crystal.lattice), float(np.max(q) + margin))
 
-    batch, dtype = crystal.numbers.shape[:-1], crystal.positions.dtype
+    batch = crystal.numbers.shape[:-1]
+    dtype = jnp.asarray(crystal.positions).dtype  # of numpy's doubles, too, what JAX makes
 
     def each(x: object, ndim: int = 0) -> jax.Array:
         """One for each crystal, (*batch, *the last ndim axes of x)."""

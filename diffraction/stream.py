@@ -25,6 +25,7 @@ from diffraction.kinematic import (
     b_values,
     check_concrete,
     check_lattices,
+    check_tilt,
     lorentz_polarisation,
     tilt_matrix,
 )
@@ -86,10 +87,17 @@ def simulate_library(
         opposite. A crystal without a rod has all of them masked.
 
     Raises:
-        ValueError: as `simulate`; no crystals, or a memory too small for the largest one.
+        ValueError: as `simulate`; an empty batch, energies or polarisations by crystal, or a
+            memory too small for the largest crystal.
     """
     _check_q_max(q_max)
     check_range(radiation, q_max, "q_max")
+    shape = np.shape(radiation.wavelength) or np.shape(getattr(radiation, "polarisation", 0.0))
+    if shape:
+        raise ValueError(
+            f"one radiation for all crystals is needed, got one of the shape {shape}; `simulate` "
+            "takes one for each"
+        )
     if isinstance(crystals, Crystal):
         if crystals.numbers.ndim != 2 or not len(crystals):
             raise ValueError(
@@ -151,6 +159,7 @@ def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
         raise ValueError(f"b_iso must be a number, ({n},) or ({n}, {atoms}); got {b_iso.shape}")
     if tilt.shape not in ((2,), (n, 2)):
         raise ValueError(f"tilt must have the shape (2,) or ({n}, 2); got {tilt.shape}")
+    check_tilt(tilt)
     u = None
     if batch.u is not None:
         u = np.asarray(batch.u)[..., (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]
@@ -212,7 +221,7 @@ def _rods(lattice: np.ndarray, q_max: float) -> dict[str, np.ndarray]:
 def _simulate_batch(
     batch: Crystal, radiation: Radiation, q_max, b_iso, tilt, memory: int
 ) -> Iterator[tuple[np.ndarray, Pattern]]:
-    check_concrete(radiation, batch.numbers)
+    check_concrete(radiation, batch)
     host = _host(batch, q_max, b_iso, tilt)
     before = None
     for rows, full, pairs, species in _chunks(host, memory):

@@ -373,6 +373,21 @@ def test_impossible_occupancies_and_displacements_are_refused(name, value, messa
         dx.Crystal.from_ase(atoms)
 
 
+def test_atoms_added_to_others_with_occupancies_are_not_lost():
+    atoms = ase.build.mx2("MoS2", vacuum=10)
+    atoms.set_array("occupancies", np.full(3, 0.5))
+    atoms.append(ase.Atom("H", (0, 0, 9)))
+    with pytest.raises(ValueError, match="atom 3 has occupancy 0"):
+        dx.Crystal.from_ase(atoms)
+
+
+def test_only_single_crystals_are_stacked(layer):
+    batch = dx.stack([layer(0)])
+    for wrong, name in ((batch, "batch"), (layer(0).to_ase(), "Atoms")):
+        with pytest.raises(ValueError, match=f"number 1 is a {name}"):
+            dx.stack([layer(0), wrong])
+
+
 def test_occupancies_that_do_not_fit_the_atoms_are_refused():
     atoms = alloy()
     atoms.symbols[0] = "Cr"

@@ -74,6 +74,32 @@ def change(crystal, **fields):
 # Structure factors
 
 
+def test_whole_numbers_are_numbers(layer):
+    crystal = layer(0)
+    whole, real = [[1, 0, 0]], [[1.0, 0.0, 0.0]]
+    found, expected = (
+        structure_factor(crystal, jnp.array(q), BEAMS[0], 0.5) for q in (whole, real)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        ewald_qz(jnp.array([[1, 0]]), 0.0418), ewald_qz(jnp.array([[1.0, 0.0]]), 0.0418), rtol=1e-6
+    )
+    for simulate in (dx.simulate, lambda c: list(dx.simulate_library(dx.stack([c])))):
+        with pytest.raises(ValueError, match="floating point"):
+            simulate(change(crystal, positions=jnp.zeros((5, 3), int)))
+
+
+@pytest.mark.parametrize("tilt", [(90.0, 0.0), (0.0, 180.0), (60.0, 100.0), (np.nan, 0.0)])
+def test_a_beam_from_below_is_refused(layer, tilt):
+    crystal = layer(0)
+    for function in (
+        dx.simulate,
+        lambda c, tilt: list(dx.simulate_library(dx.stack([c]), tilt=tilt)),
+    ):
+        with pytest.raises(ValueError, match="less than 90 degrees"):
+            function(crystal, tilt=tilt)
+
+
 @pytest.mark.parametrize(
     "beam",
     [*BEAMS, dx.Electrons(80.0, table="kirkland")],

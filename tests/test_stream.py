@@ -241,6 +241,9 @@ def test_what_cannot_be_simulated_is_refused():
         dx.simulate_library(batch, ELECTRONS, q_max=-1.0)
     with pytest.raises(ValueError, match="needs .* bytes; memory is 100"):
         list(dx.simulate_library(batch, ELECTRONS, memory=100))
+    for beam in (dx.Electrons(np.array([80.0, 90.0, 100.0])), dx.Xrays(1.0, np.zeros(3))):
+        with pytest.raises(ValueError, match="one radiation for all crystals"):
+            dx.simulate_library(batch, beam)
     with pytest.raises(ValueError, match="tilt must have the shape"):
         list(dx.simulate_library(batch, ELECTRONS, tilt=np.zeros((2, 2))))
     with pytest.raises(ValueError, match="b_iso must be"):
