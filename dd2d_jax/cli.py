@@ -1,4 +1,5 @@
-"""The console script `dd2d`: simulate, index, retrieve, evaluate.
+"""The console script `dd2d`: simulate, index, retrieve, evaluate, snapshots,
+import-weights.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
 given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported by the commands
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_LEVELS = ("clean", "perturbed")
+_LEVELS = ("clean", "perturbed", "thermal")
 _TABLES = ("lobato", "kirkland", "peng")
 # Rows and columns of a simulated image.
 _PIXELS = 512
@@ -77,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="dd2d COMMAND --help says more, with an example.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_simulate, _add_index, _add_retrieve, _add_evaluate):
+    adders = (_add_simulate, _add_index, _add_retrieve, _add_evaluate, _add_snapshots)
+    for add in (*adders, _add_import_weights):
         add(commands)
     return parser
 
@@ -123,7 +126,7 @@ def _add_simulate(commands: Any) -> None:
         nargs=2,
         default=(0.0, 0.0),
         metavar=("X", "Y"),
-        help="degrees, about x and then about y; a1 lies along x (0 0)",
+        help="degrees, about x and then about y, of the layer as the file has it (0 0)",
     )
     parser.add_argument(
         "--table", choices=_TABLES, default="lobato", help="form factors of electrons (lobato)"
@@ -214,10 +217,69 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--level", choices=_LEVELS, default="clean", help="how the queries are disturbed (clean)"
     )
+    parser.add_argument(
+        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: the queries of --level thermal"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
     )
+
+
+def _add_snapshots(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "snapshots",
+        _snapshots,
+        "make snapshots of crystals by molecular dynamics, for `dd2d evaluate --level thermal`; "
+        "started again, it goes on where it was ended",
+        "dd2d snapshots test.db thermal.db --calculator chgnet --temperature 300",
+    )
+    parser.add_argument("source", help="crystals, as `dd2d index` takes them")
+    parser.add_argument("out", type=Path, metavar="OUT.db", help="ASE database, begun or gone on")
+    parser.add_argument(
+        "--calculator",
+        required=True,
+        metavar="NAME",
+        help="chgnet, sevennet, emt, or module:function, which returns an ASE calculator",
+    )
+    parser.add_argument(
+        "--temperature", type=_positive, default=300.0, metavar="T", help="K (300)"
+    )
+    parser.add_argument(
+        "--time",
+        type=_positive,
+        default=1.0,
+        metavar="T",
+        help="ps before a crystal's first snapshot, and between two (1)",
+    )
+    parser.add_argument(
+        "--snapshots", type=_count, default=1, metavar="N", help="of each crystal (1)"
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="the source's first N crystals")
+    parser.add_argument(
+        "--seed", type=_count_or_none, default=0, help="of velocities and thermostat (0)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_import_weights(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "import-weights",
+        _import_weights,
+        "make a checkpoint of the DD2D authors' PyTorch weights",
+        "dd2d import-weights model.pt paper_weights",
+    )
+    parser.add_argument(
+        "file", type=Path, help="state dict: .pt (needs the extra `torch`) or .npz, names the same"
+    )
+    parser.add_argument("directory", type=Path, help="a new folder for the checkpoint")
+    parser.add_argument(
+        "--heads", type=_count, default=4, metavar="N", help="attention heads of the network (4)"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -262,9 +324,12 @@ def _simulate(args: argparse.Namespace) -> None:
     _check_file("--image", args.image, (".tif", ".tiff", ".npy"))
     if args.dose and not args.image:
         raise UserError("--dose is of an image: give --image FILE, too")
+    if args.xrays and (args.method == "multislice" or args.table != "lobato"):
+        raise UserError("--method multislice and --table are for electrons, not for --xrays")
     with _naming(args.structure):
-        layer = structures.layer(structures.read_structure(args.structure))
-        crystal = dx.Crystal.from_ase(structures.to_atoms(*layer))
+        atoms = structures.read_structure(args.structure)
+        structures.layer(atoms)  # refuses what is no layer; tilt and hk are those of the file
+        crystal = dx.Crystal.from_ase(atoms)
         beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy, args.table)
         conditions = (crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
         pattern = dx.simulate(*conditions, method=args.method)
@@ -301,7 +366,7 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)
     if args.dose:
         image = dx.counts(jax.random.key(0), image, args.dose)
-    write_image(np.asarray(image, np.float32), args.image)
+    write_image(np.asarray(image, np.float32), args.image, scale)
     _say(f"{args.image}: {_PIXELS} x {_PIXELS} pixels of {scale:g} 1/angstrom")
 
 
@@ -367,13 +432,61 @@ def _evaluate(args: argparse.Namespace) -> None:
         _say(f"reading {source}")
         with _naming(source):
             sets.append(read_source(source))
-    result = evaluate(model, *sets, args.level, args.seed, _say)
+    result = evaluate(model, *sets, args.level, args.seed, _say, args.snapshots)
     if args.json == "-":
         _print_json(result)
         return
     if out is not None:
         write_json(out, result)
     _print_table(evaluation_table(result))
+
+
+def _snapshots(args: argparse.Namespace) -> None:
+    from dd2d_jax import dynamics
+    from dd2d_jax.library import read_source
+
+    _check_file("OUT.db", args.out, (".db",))
+    settings = dynamics.Settings(
+        args.calculator, args.temperature, args.time, args.snapshots, args.seed
+    )
+    _say(f"reading {args.source}")
+    with _naming(args.source):
+        crystals = read_source(args.source, args.data_dir)
+    if args.limit:
+        crystals = crystals.take(range(min(args.limit, len(crystals))))
+    with contextlib.redirect_stdout(sys.stderr):  # some calculators greet their users
+        made = dynamics.make(crystals, args.out, settings)
+    if args.json:
+        _print_json({"out": str(args.out), **dataclasses.asdict(settings), **made})
+        return
+    print(
+        f"{args.out}: {made['snapshots']} snapshots of {made['crystals']} out of {len(crystals)} "
+        f"crystals ({made['before']} were there already)"
+    )
+    print(
+        f"mean temperature {made['kinetic_temperature']:.0f} K, "
+        f"rms displacement {made['displacement']:.3f} A"
+    )
+    for reason, named in made["skipped"].items():
+        uid, message = next(iter(named.items()))
+        print(f"skipped {len(named)}: {reason}, for example {uid}: {message}")
+
+
+def _import_weights(args: argparse.Namespace) -> None:
+    _check_new(args.directory)
+    from dd2d_jax.paper_model import import_weights
+
+    try:
+        made = import_weights(args.file, args.directory, args.heads)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    if args.json:
+        _print_json(made)
+        return
+    print(
+        f"{made['checkpoint']}: {made['parameters']:,} parameters, width {made['width']}, "
+        f"{made['layers']} layers, {made['heads']} heads"
+    )
 
 
 def _model(checkpoint: str | None) -> Any:

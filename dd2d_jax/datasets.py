@@ -91,7 +91,7 @@ class CrystalSet:
         try:
             with connect(part, type="db", use_lock_file=False) as database:
                 for i in range(len(self)):
-                    keys = {"uid": _database_key(str(self.uid[i])), "known": bool(self.known[i])}
+                    keys = {"uid": database_key(str(self.uid[i])), "known": bool(self.known[i])}
                     if self.prototype[i]:
                         keys["prototype"] = str(self.prototype[i])
                     database.write(self.atoms(i), **keys)
@@ -310,7 +310,7 @@ def _twin(crystal: Layer, others: list[tuple[str, Layer]]) -> str | None:
     return None
 
 
-def _database_key(uid: str) -> str | int:
+def database_key(uid: str) -> str | int:
     """The uid as ASE databases take it: they refuse text that reads as a number."""
     try:
         float(uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,15 @@ import numpy as np
 
 from dd2d_jax.corrupt import LEVELS, Disturbance, observe
 from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.dynamics import read_snapshots
 from dd2d_jax.ranks import accuracy, rank
 from dd2d_jax.score import Table, score, simulate_table, take
 from dd2d_jax.spots import Conditions, Spots, strongest, strongest_rods
 from dd2d_jax.trained import Model
 
 METHODS = ("neural", "physics", "neural+rerank")
+# A level beside those of LEVELS: its queries are snapshots of molecular dynamics.
+THERMAL = "thermal"
 # Candidates of the network that are compared by simulation.
 RERANK = 100
 # Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
@@ -52,6 +56,7 @@ def evaluate(
     level: str,
     seed: int = 0,
     report: Callable[[str], None] = lambda _: None,
+    snapshots: str | Path | None = None,
 ) -> dict:
     """Accuracies in percent and milliseconds a query of the three methods.
 
@@ -59,22 +64,37 @@ def evaluate(
         model: the trained model.
         queries: crystals whose patterns are looked for; each uid must be in the library.
         library: the gallery.
-        level: "clean" or "perturbed".
+        level: "clean", "perturbed" or "thermal".
         seed: of the disturbance.
         report: called with a line at each stage.
+        snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
+            crystals are looked for, those of other crystals are not; the true answer is the
+            crystal itself.
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
-        "ms_per_query"}}, "setup_s": {"embed", "simulate"}}.
+        "ms_per_query"}}, "setup_s": {"embed", "simulate"}}; of "thermal" also "snapshots": what
+        made them, how many crystals have one and which have none (`dynamics.read_snapshots`).
 
     Raises:
-        ValueError: an unknown level, no queries, or a query that is not in the library.
+        ValueError: an unknown level, no queries, a query that is not in the library, or
+            snapshots that are missing, unusable or of another level.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    if level not in (*LEVELS, THERMAL):
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
+    if (level == THERMAL) != (snapshots is not None):
+        raise ValueError(f"snapshots and level {THERMAL!r} need each other, got level {level!r}")
+    if snapshots is not None:
+        queries = read_snapshots(snapshots, queries)
+        made, without = queries.report, queries.report["without"]
+        report(
+            f"{snapshots}: crystals with snapshots: {made['crystals']}, without: {len(without)}"
+            + (f", the first is {without[0]!r}" if without else "")
+        )
     truth = _places(queries, library)
     conditions = model.conditions
-    spots = make_queries(queries, conditions, LEVELS[level], seed)
+    # A snapshot is disturbed already.
+    spots = make_queries(queries, conditions, LEVELS.get(level, Disturbance()), seed)
     few = strongest(spots, conditions.tokens)
 
     report(f"embedding {len(library)} crystals")
@@ -108,6 +128,7 @@ def evaluate(
         "queries": len(queries),
         "methods": methods,
         "setup_s": {"embed": embed_s, "simulate": simulate_s},
+        **({} if snapshots is None else {"snapshots": queries.report}),
     }
 
 

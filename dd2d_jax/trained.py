@@ -16,6 +16,7 @@ import diffraction as dx
 from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, restore
 from dd2d_jax.corrupt import clean_spots
 from dd2d_jax.model import TwoTower
+from dd2d_jax.paper_model import PaperTower
 from dd2d_jax.spots import Conditions, Spots, strongest_rods
 
 if TYPE_CHECKING:
@@ -72,12 +73,25 @@ class Model:
         return _in_chunks(lambda s: function(self.params, s), (spots,))
 
 
+def tower_of(config: ConfigDict) -> TwoTower | PaperTower:
+    """The network of the `model` part of a config: the one it names, or else the default one.
+
+    Raises:
+        ValueError: no network has that name.
+    """
+    name = config.get("name", "default")
+    towers = {"default": TwoTower, "paper": PaperTower}
+    if name not in towers:
+        raise ValueError(f"model.name = {name!r} is unknown; choose {' or '.join(towers)}")
+    return towers[name].from_config(config)
+
+
 @functools.lru_cache(maxsize=8)
 def _encoders(
     model: FrozenConfigDict, diffraction: FrozenConfigDict
 ) -> tuple[Callable, Callable]:
     # One for all models of a config: training makes a Model at each evaluation.
-    tower, conditions = TwoTower.from_config(model), Conditions.from_config(diffraction)
+    tower, conditions = tower_of(model), Conditions.from_config(diffraction)
 
     @jax.jit
     def crystals(params, crystal, hk):
@@ -129,6 +143,6 @@ def initial_params(config: ConfigDict) -> Any:
     pairs = jnp.zeros((1, config.diffraction.tokens, 2))
     crystal = dx.Crystal(jnp.eye(2)[None], jnp.zeros((1, 1, 3)), jnp.ones((1, 1), jnp.int32))
     spots = Spots(pairs, pairs.astype(jnp.int32), pairs, pairs > 0, crystal.lattice)
-    tower = TwoTower.from_config(config.model)
+    tower = tower_of(config.model)
     # Jitted: operation by operation it takes many times as long.
     return jax.jit(tower.init)(jax.random.key(config.seed), crystal, spots, spots)["params"]

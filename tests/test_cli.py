@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from ase.db import connect
 
+import diffraction as dx
 from configs import smoke
 from dd2d_jax import checkpoint, cli, read_pattern, trained
 
@@ -116,7 +117,7 @@ def test_help_answers_at_once_without_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", ["simulate", "index", "retrieve", "evaluate"])
+@pytest.mark.parametrize("command", ["simulate", "index", "retrieve", "evaluate", "snapshots"])
 def test_every_command_has_help_with_an_example_and_json(command, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main([command, "--help"])
@@ -157,6 +158,25 @@ def test_simulate_takes_tables_and_methods(dd2d):
     for other in ("--table kirkland", "--method multislice"):
         assert spots[other] == pytest.approx(spots[""], rel=0.2)
         assert spots[other] != pytest.approx(spots[""], rel=1e-3)
+
+
+def test_simulate_keeps_the_side_that_is_up(dd2d):
+    atoms = ase.build.mx2("MoS2", kind="2H", a=3.25, thickness=3.2, vacuum=10)
+    atoms.symbols[1] = "Se"
+    upside = atoms.copy()
+    upside.positions[:, 2] *= -1
+    upside.center(10, axis=2)
+    patterns = []
+    for name, janus in (("up", atoms), ("down", upside)):
+        janus.write(f"{name}.vasp")
+        crystal = dx.Crystal.from_ase(ase.io.read(f"{name}.vasp"))
+        expected = dx.simulate(crystal, q_max=0.7, b_iso=0.5, tilt=(12.0, 0.0))
+        status, out, _ = dd2d(f"simulate {name}.vasp --q-max 0.7 --tilt 12 0 --json")
+        assert status == 0
+        patterns.append(json.loads(out)["intensity"])
+        mask = np.asarray(expected.mask)
+        assert patterns[-1] == pytest.approx(np.asarray(expected.intensity)[mask], rel=1e-4)
+    assert patterns[0] != pytest.approx(patterns[1], rel=1e-2)
 
 
 def test_simulate_writes_an_image_that_is_read_back(dd2d):
@@ -250,6 +270,45 @@ def test_evaluate_gives_the_agreed_json(dd2d):
     assert json.loads(Path("o.json").read_text())["level"] == "perturbed"
 
 
+FREE = """
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+
+class Free(Calculator):
+    implemented_properties = ["forces"]
+
+    def calculate(self, atoms=None, properties=("forces",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if "B" in atoms.symbols:
+            raise NotImplementedError("no boron")
+        self.results = {"forces": np.zeros((len(atoms), 3))}
+        print("greetings")
+"""
+
+
+def test_snapshots_are_made_once_and_evaluated(dd2d, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("free_atoms.py").write_text(FREE)
+    line = "snapshots all.db s.db --calculator free_atoms:Free --time 0.005 --snapshots 2 --seed 1"
+    status, out, err = dd2d(line)
+    assert status == 0 and "greetings" in err and "greetings" not in out
+    assert "s.db: 12 snapshots of 6 out of 7 crystals (0 were there already)" in out
+    assert "skipped 1: calculator failed, for example BN: NotImplementedError: no boron" in out
+    status, out, _ = dd2d(f"{line} --json")
+    made = json.loads(out)
+    assert status == 0 and (made["before"], made["snapshots"], made["seed"]) == (6, 12, 1)
+    assert list(made["skipped"]["calculator failed"]) == ["BN"]
+    status, out, err = dd2d(f"{line} --temperature 400")
+    assert (status, out) == (1, "") and "made with temperature 300.0, not 400.0" in err
+    status, out, err = dd2d(f"{EVALUATE} --level thermal --snapshots s.db --json")
+    result = json.loads(out)
+    assert status == 0 and (result["level"], result["queries"]) == ("thermal", 12)
+    assert set(result) == {"level", "library", "queries", "methods", "setup_s", "snapshots"}
+    assert result["snapshots"]["without"] == ["BN"]
+    assert result["methods"]["physics"]["top1"] == 100
+    assert "s.db: crystals with snapshots: 6, without: 1, the first is 'BN'" in err
+
+
 BAD_SPOTS = {
     "nan.csv": "qx,qy,intensity\n0.1,0.2,nan\n",
     "negative.csv": "0.1,0.2,-1\n",
@@ -257,6 +316,7 @@ BAD_SPOTS = {
     "line.csv": "0.3 0 1\n0.6 0 1\n0.9 0 1\n1.2 0 1\n",
 }
 RETRIEVE = "--library lib --checkpoint run"
+EVALUATE = "evaluate --checkpoint run --queries all.db --library all.db"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +331,7 @@ RETRIEVE = "--library lib --checkpoint run"
         ("simulate mos2.cif --output p.xyz", "p.xyz: the name must end in .csv or .json"),
         ("simulate mos2.cif --plot lib", "must end in .png"),
         ("simulate mos2.cif --dose 100", "give --image"),
-        ("simulate mos2.cif --xrays 1 --method multislice", "X-rays scatter kinematically"),
+        ("simulate mos2.cif --xrays 1 --method multislice", "--table are for electrons"),
         ("simulate mos2.cif --q-max 0.1", "mos2.cif: no rod"),
         (f"retrieve nan.csv {RETRIEVE}", "nan.csv, line 2: intensity"),
         (f"retrieve negative.csv {RETRIEVE}", "negative.csv, line 1: intensity -1"),
@@ -289,6 +349,12 @@ RETRIEVE = "--library lib --checkpoint run"
         ("index bulk.cif new --checkpoint run", "bulk.cif: no crystal can be used"),
         ("index all.db lib --checkpoint run", "lib: exists already"),
         ("evaluate --checkpoint run --queries mos2.cif --library all.db", "not in the library"),
+        (f"{EVALUATE} --level thermal", "snapshots and level 'thermal' need each other"),
+        (f"{EVALUATE} --level thermal --snapshots all.db", "all.db: not a database of dd2d snap"),
+        ("snapshots all.db s.db --calculator amber", "'amber' is unknown; choose emt"),
+        ("snapshots all.db gone/s.db --calculator emt", "gone/s.db: cannot be written"),
+        ("snapshots all.db s.db --calculator emt --limit 2 --time 0.001 --temperature 9e9",
+         "no snapshot of any crystal"),
         ("evaluate --checkpoint run --queries all.db --library all.db --json gone/o.json",
          "gone/o.json: cannot be written"),
     ],
@@ -323,6 +389,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(dd2d, line, says):
         "retrieve mos2.csv -k 0",
         "retrieve mos2.csv -k 1.5",
         "retrieve mos2.csv --scale 0",
+        "snapshots all.db s.db",
+        "snapshots all.db s.db --calculator emt --time 0",
         "evaluate --queries all.db --library all.db",
         "evaluate --checkpoint run --queries all.db --library all.db --level hot",
     ],

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
+import ase
+import ase.build
+import jax
 import numpy as np
 import pytest
 from ase.build import graphene, mx2
 from ase.db import connect
+from test_dynamics import Springs
 
 import diffraction as dx
 from configs import smoke
-from dd2d_jax import datasets
+from dd2d_jax import datasets, dynamics
 from dd2d_jax.corrupt import LEVELS
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.evaluate import (
@@ -144,6 +149,80 @@ def test_perturbed_queries_are_strained_by_a_percent(model, library):
     # Isotropic: the shape of the cell stays.
     lengths = np.linalg.norm(queries.lattice, axis=-1)
     np.testing.assert_allclose(lengths[:, 0] / lengths[:, 1], 1, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def snapshots(library, tmp_path_factory) -> Path:
+    """Two snapshots each of three crystals, their atoms on springs."""
+    path = tmp_path_factory.mktemp("thermal") / "s.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamics, "calculator", lambda _: Springs(10.0))
+        settings = dynamics.Settings("springs", 300, time=0.1, snapshots=2)
+        dynamics.make(library.take([5, 0, 3]), path, settings)
+    return path
+
+
+def test_thermal_queries_are_snapshots_and_their_crystals_the_answer(model, library, snapshots):
+    said = []
+    queries = library.take([0, 1, 3, 5])
+    found = evaluate(model, queries, library, "thermal", 0, said.append, snapshots)
+    assert (found["level"], found["library"], found["queries"]) == ("thermal", 8, 6)
+    for name in ("physics", "neural+rerank"):
+        assert found["methods"][name]["top1"] == 100.0
+    made = json.loads(json.dumps(found["snapshots"]))
+    assert made["without"] == ["crystal 1"] and made["crystals"] == 3
+    assert (made["calculator"], made["temperature"], made["time"]) == ("springs", 300, 0.1)
+    says = "crystals with snapshots: 3, without: 1, the first is 'crystal 1'"
+    assert said[0] == f"{snapshots}: {says}"
+    # Where the truth is not in the library, it is not found.
+    with pytest.raises(ValueError, match="2 of 6 queries are not in the library"):
+        evaluate(model, queries, library.take([0, 1, 5]), "thermal", snapshots=snapshots)
+
+
+def test_thermal_patterns_differ_from_clean_ones_as_far_as_atoms_moved(model, library, snapshots):
+    moved = dynamics.read_snapshots(snapshots, library)
+    parents = library.take([list(library.uid).index(uid) for uid in moved.uid])
+    hot, clean = (
+        make_queries(c, model.conditions, LEVELS["clean"], 0) for c in (moved, parents)
+    )
+    np.testing.assert_allclose(hot.lattice, clean.lattice, atol=1e-3)
+    for i in range(len(moved)):
+        there = {tuple(hk): x for hk, x in zip(clean.hk[i], clean.intensity[i], strict=True)}
+        strong = hot.measured[i].all(-1) & (hot.intensity[i].min(-1) > 0.1)
+        known = np.array([there[tuple(hk)] for hk in hot.hk[i][strong]])
+        change = np.abs(hot.intensity[i][strong] - known).max()
+        assert 1e-4 < change < 0.4
+
+
+def test_snapshots_keep_the_setting_in_which_their_crystal_is_known(tmp_path, monkeypatch):
+    """A crystal without symmetry, published in another cell: after 2 fs its pattern is its own."""
+    cell = np.array([[3.6, 0.3, 0], [-0.8, 4.3, 0], [0, 0, 20.0]])
+    atoms = ase.Atoms(
+        [29, 79, 28, 46],
+        scaled_positions=[(0, 0, 0.5), (0.55, 0.1, 0.6), (0.2, 0.6, 0.47), (0.7, 0.6, 0.55)],
+        cell=cell,
+        pbc=(True, True, False),
+    )
+    strange = ase.build.make_supercell(atoms, [[1, 2, 0], [1, 1, 0], [0, 0, 1]])
+    strange.rotate(37, "z", rotate_cell=True)
+    crystals = datasets.from_atoms([(strange, {"uid": "oblique"})])
+    monkeypatch.setattr(dynamics, "calculator", lambda _: Springs(10.0))
+    dynamics.make(crystals, tmp_path / "s.db", dynamics.Settings("springs", 1.0, time=0.002))
+    moved = dynamics.read_snapshots(tmp_path / "s.db", crystals)
+    assert np.abs(moved.positions - crystals.positions).max() > 1e-4
+    hk = jax.numpy.asarray(dx.reflections(crystals.lattice[0], 1.0))
+    hot, clean = (
+        np.asarray(dx.simulate(c.crystal[0], dx.Electrons(80.0), 1.0, hk=hk).intensity)
+        for c in (moved, crystals)
+    )
+    np.testing.assert_allclose(hot / hot.max(), clean / clean.max(), atol=0.01)
+    assert np.abs(clean - clean[::-1]).max() > 0.1 * clean.max()
+
+
+def test_snapshots_and_the_level_thermal_need_each_other(model, library, snapshots):
+    for level, path in (("thermal", None), ("clean", snapshots)):
+        with pytest.raises(ValueError, match=f"need each other, got level '{level}'"):
+            evaluate(model, library, library, level, snapshots=path)
 
 
 def test_the_network_sees_the_strongest_pairs(model, library):

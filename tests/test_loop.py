@@ -192,6 +192,18 @@ def test_best_is_the_best_perturbed_top1(config, tmp_path, monkeypatch):
     assert trained.load(tmp_path).fingerprint == checkpoint.fingerprint(best.state["params"])
 
 
+def test_the_clean_queries_decide_where_training_sees_no_disturbance(
+    config, tmp_path, monkeypatch
+):
+    config.train.evaluate_every = 2
+    for name in config.disturbance:
+        config.disturbance[name] = 0.0
+    scripted(monkeypatch, [90, 60, 30], clean=[10, 40, 20])
+    loop.run(config, tmp_path)
+    best = checkpoint.restore(tmp_path, "best", {"params": state.create(config).params})
+    assert best.step == 4 and best.metrics["validation"]["clean"]["top1"] == 40
+
+
 def test_it_stops_early_and_stays_stopped(config, tmp_path, monkeypatch):
     config.train.evaluate_every = 1
     config.train.patience = 2

@@ -152,7 +152,7 @@ def _fit(
                 found = split_accuracy(model, source, splits["validation"])
                 _log(log, step=done, validation=found)
                 _report(console, done, found)
-                best = _save(workdir, done, current, found, best)
+                best = _save(config, workdir, done, current, found, best)
                 tick, ticked = time.perf_counter(), done
                 if _stopped(config, best):
                     console.print(f"no better validation since step {best.step}: stopping")
@@ -188,9 +188,12 @@ def _forget_after(step: int, path: Path) -> None:
     part.replace(path)
 
 
-def _save(workdir: Path, done: int, current: state.State, found: dict, best: Best) -> Best:
-    # The disturbed queries decide: the clean ones are soon all found.
-    top1 = found["perturbed"]["top1"]
+def _save(
+    config: ConfigDict, workdir: Path, done: int, current: state.State, found: dict, best: Best
+) -> Best:
+    # The disturbed queries decide, as the clean ones are soon all found; but not where training
+    # never saw one.
+    top1 = found["perturbed" if any(config.disturbance.values()) else "clean"]["top1"]
     if top1 > best.top1:
         best = Best(top1, done, 0)
         checkpoint.save(workdir, "best", done, {"params": current.params}, {"validation": found})

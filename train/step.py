@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 import diffraction as dx
 from dd2d_jax.corrupt import Disturbance, clean_spots, observe
 from dd2d_jax.loss import contrastive_loss
-from dd2d_jax.model import TwoTower
 from dd2d_jax.spots import Conditions, Spots
+from dd2d_jax.trained import tower_of
 from train.inputs import Source
 from train.state import State, optimiser
 
@@ -54,10 +54,14 @@ def simulate_batch(
 
 def update(config: ConfigDict, state: State, batch: Batch) -> tuple[State, dict]:
     """One optimiser step on a device's share of the batch; negatives come from all devices."""
-    model = TwoTower.from_config(config.model)
+    model = tower_of(config.model)
+    # For networks with dropout: another mask at each step and on each device. "rbg" compiles and
+    # draws faster than the default.
+    key = jax.random.fold_in(jax.random.key(config.seed + 2, impl="rbg"), state.step)
+    rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
 
     def loss_of(params: dict) -> tuple[jax.Array, dict]:
-        crystals, patterns, scale = model.apply({"params": params}, *batch)
+        crystals, patterns, scale = model.apply({"params": params}, *batch, rngs=rngs)
         loss = contrastive_loss(crystals, patterns, scale, AXIS)
         return loss, {"loss": loss, "scale": scale}
 
