@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dd2d_jax import datasets, sources
+from dd2d_jax.output import progress
 from dd2d_jax.structures import Layer
 
 REPORT = "report.json"
@@ -66,7 +66,8 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, path: Path | None) -> Iterator[tuple[int, dict[str, Any]]]:
         report = datasets.new_report()
         entries, total = sources.READERS[self.builder_config.source](path)
-        for key, (info, crystal) in enumerate(datasets.usable(_progress(entries, total), report)):
+        entries = progress(entries, total, "preparing crystals")
+        for key, (info, crystal) in enumerate(datasets.usable(entries, report)):
             yield key, {**info, **crystal._asdict()}
         # into TFDS's unfinished folder: it comes into being together with the data
         Path(self.data_dir, REPORT).write_text(json.dumps(report, indent=1))
@@ -129,23 +130,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
-
-
-def _progress(entries: Iterable[sources.Entry], total: int | None) -> Iterator[sources.Entry]:
-    """`entries`, with a bar, the rate and the time left on stderr."""
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("preparing crystals"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]:.0f}/s"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total, rate=0)
-        start = time.monotonic()
-        for done, entry in enumerate(entries, 1):
-            yield entry
-            bar.update(task, advance=1, rate=done / (time.monotonic() - start))

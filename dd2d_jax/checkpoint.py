@@ -10,13 +10,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+
+from dd2d_jax.files import new_file
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -42,9 +43,8 @@ class Restored:
 
 def write_json(path: Path, value: Any) -> None:
     """Write beside and move into place, so that no reader sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(part, path)
+    with new_file(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_config(directory: Path, config: ConfigDict) -> None:

@@ -79,8 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="dd2d COMMAND --help says more, with an example.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    adders = (_add_simulate, _add_index, _add_retrieve, _add_evaluate, _add_snapshots)
-    for add in (*adders, _add_import_weights):
+    for add in (
+        _add_simulate,
+        _add_index,
+        _add_retrieve,
+        _add_evaluate,
+        _add_snapshots,
+        _add_import_weights,
+    ):
         add(commands)
     return parser
 

@@ -5,7 +5,6 @@ counted by reason and reported. Lengths in angstrom.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from math import gcd
 from pathlib import Path
@@ -15,6 +14,7 @@ import ase
 import numpy as np
 
 from dd2d_jax import cache, sources
+from dd2d_jax.files import new_file
 from dd2d_jax.structures import Layer, StructureError, layer, to_atoms
 
 if TYPE_CHECKING:
@@ -87,17 +87,12 @@ class CrystalSet:
             raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
         if path.exists():
             raise FileExistsError(f"{path}: exists already; choose another name or remove it")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with connect(part, type="db", use_lock_file=False) as database:
-                for i in range(len(self)):
-                    keys = {"uid": database_key(str(self.uid[i])), "known": bool(self.known[i])}
-                    if self.prototype[i]:
-                        keys["prototype"] = str(self.prototype[i])
-                    database.write(self.atoms(i), **keys)
-            part.rename(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with new_file(path) as part, connect(part, type="db", use_lock_file=False) as database:
+            for i in range(len(self)):
+                keys = {"uid": database_key(str(self.uid[i])), "known": bool(self.known[i])}
+                if self.prototype[i]:
+                    keys["prototype"] = str(self.prototype[i])
+                database.write(self.atoms(i), **keys)
 
 
 def load(

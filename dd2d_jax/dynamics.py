@@ -8,6 +8,7 @@ Lengths in angstrom, times in ps, temperatures in K.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -15,8 +16,7 @@ import math
 import os
 import sqlite3
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from ase import units
 
 from dd2d_jax.canonical import SYMPREC
 from dd2d_jax.datasets import CrystalSet, database_key
+from dd2d_jax.files import new_file
+from dd2d_jax.output import progress
 from dd2d_jax.structures import StructureError, layer
 
 CALCULATORS = ("emt", "chgnet", "sevennet")
@@ -225,7 +227,7 @@ def make(crystals: CrystalSet, path: str | Path, settings: Settings) -> dict[str
     calc = calculator(settings.calculator)
     skipped: dict[str, dict[str, str]] = {}
     todo = [i for i, uid in enumerate(crystals.uid) if str(uid) not in done]
-    for i in _progress(todo):
+    for i in progress(todo, len(todo), "molecular dynamics", "min"):
         uid = str(crystals.uid[i])
         atoms = crystals.atoms(i)
         start = atoms.positions.copy()
@@ -348,8 +350,7 @@ def _append(path: Path, settings: Settings, rows: list[tuple[ase.Atoms, dict]]) 
     from ase.db import connect
 
     new = not path.exists()
-    file = path.with_name(f".{path.name}.{os.getpid()}.part") if new else path
-    try:
+    with new_file(path) if new else contextlib.nullcontext(path) as file:
         database = connect(file, type="db", use_lock_file=False)
         if new:
             database.metadata = {"dynamics": dataclasses.asdict(settings)}
@@ -358,11 +359,6 @@ def _append(path: Path, settings: Settings, rows: list[tuple[ase.Atoms, dict]]) 
                 atoms.calc = SinglePointCalculator(atoms)
                 atoms.calc.name = settings.calculator  # ASE keeps no such key of ours
                 database.write(atoms, **keys)
-        if new:
-            file.rename(path)
-    finally:
-        if new:
-            file.unlink(missing_ok=True)
 
 
 def _summary(path: Path, uids: set[str]) -> dict[str, Any]:
@@ -373,23 +369,3 @@ def _summary(path: Path, uids: set[str]) -> dict[str, Any]:
         "kinetic_temperature": float(np.mean([row.kinetic_temperature for row in rows])),
         "displacement": float(np.sqrt(np.mean([row.displacement**2 for row in rows]))),
     }
-
-
-def _progress(todo: Sequence[int]) -> Iterator[int]:
-    """`todo`, with a bar, the rate and the time left on stderr."""
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("molecular dynamics"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]:.1f}/min"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=len(todo), rate=0)
-        start = time.monotonic()
-        for done, item in enumerate(todo, 1):
-            yield item
-            bar.update(task, advance=1, rate=60 * done / (time.monotonic() - start))

@@ -16,7 +16,7 @@ from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
 from dd2d_jax.ranks import accuracy, rank
 from dd2d_jax.score import Table, score, simulate_table, take
-from dd2d_jax.spots import Conditions, Spots, strongest, strongest_rods
+from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest, strongest_rods
 from dd2d_jax.trained import Model
 
 METHODS = ("neural", "physics", "neural+rerank")
@@ -159,7 +159,7 @@ def _timed(function: Callable[[int], int], count: int) -> tuple[np.ndarray, floa
 def _row(spots: Spots, index: int) -> Spots:
     """One query, cut to a power of two of pairs: padding costs time."""
     one = jax.tree.map(lambda x: x[index], spots)
-    return strongest(one, 1 << (int(one.mask.sum()) - 1).bit_length())
+    return strongest(one, power_of_two(int(one.mask.sum())))
 
 
 def _places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:

@@ -5,7 +5,6 @@ Figures are made without pyplot: nothing global changes, no window opens, any ba
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
 from matplotlib.patheffects import withStroke
+
+from dd2d_jax.files import new_file
 
 if TYPE_CHECKING:
     import ase
@@ -178,12 +179,8 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with new_file(path) as part:
         figure.savefig(part, dpi=dpi, format=path.suffix[1:].lower())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _axes(size: tuple[float, float]) -> Axes:

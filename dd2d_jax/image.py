@@ -6,7 +6,6 @@ Coordinates are pixels (column, row) with the middle of the first pixel at (0, 0
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy import fft, ndimage
 from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
+from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
 
 MAX_PIXELS = 64_000_000
@@ -109,15 +109,11 @@ def write_image(image: np.ndarray, path: str | Path, scale: float) -> None:
     import tifffile
 
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with new_file(path) as part:
         if path.suffix.lower() == ".npy":
             np.save(part, image, allow_pickle=False)
         else:
             tifffile.imwrite(part, image, description=f"{scale:g} 1/angstrom per pixel")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def find_spots(image: np.ndarray, centre: tuple[float, float] | None = None) -> SpotList:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from dd2d_jax import datasets
 from dd2d_jax.checkpoint import write_json
 from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.files import new_folder
 from dd2d_jax.trained import Model, load
 
 _FORMAT = 1
@@ -73,12 +72,7 @@ class Library:
         Raises:
             FileExistsError: something is there already.
         """
-        directory = Path(directory)
-        if directory.exists():
-            raise FileExistsError(f"{directory}: exists already; choose another name or remove it")
-        part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
-        part.mkdir(parents=True)
-        try:
+        with new_folder(directory) as part:
             np.save(part / "embeddings.npy", self.embeddings)
             np.savez_compressed(part / "crystals.npz", **_packed(self.crystals))
             manifest = {
@@ -89,9 +83,6 @@ class Library:
                 "sha256": {name: _digest(part / name) for name in _FILES},
             }
             write_json(part / "manifest.json", manifest)
-            part.rename(directory)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     @classmethod
     def load(cls, directory: str | Path | None = None) -> Library:

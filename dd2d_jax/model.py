@@ -178,11 +178,11 @@ class TwoTower(nn.Module):
 
     def encode_pattern(self, spots: Spots) -> jax.Array:
         """Unit vectors (..., embedding) of patterns."""
-        return _unit(self.ste(spots))
+        return unit(self.ste(spots))
 
     def encode_crystal(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
         """Unit vectors (..., embedding) of crystals, `spots` their own simulated ones."""
-        return _unit(self.cge(crystal, spots))
+        return unit(self.cge(crystal, spots))
 
     def __call__(
         self, crystal: dx.Crystal, crystal_spots: Spots, pattern_spots: Spots
@@ -208,6 +208,7 @@ class TwoTower(nn.Module):
         )
 
 
-def _unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors (..., D) of length one, in float32 at least."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)

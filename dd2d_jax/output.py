@@ -1,4 +1,4 @@
-"""What was found, as tables for the terminal, as JSON and as files.
+"""What was found, as tables for the terminal, as JSON and as files; progress on the way.
 
 Names and formulas come from strangers' files: they are shown as they are, never as markup, and
 make no path of their own.
@@ -9,21 +9,54 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dd2d_jax.files import new_folder
 from dd2d_jax.ranks import TOP
 
 if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.retrieval import Candidate, Found
+
+
+T = TypeVar("T")
+
+
+def progress(
+    items: Iterable[T], total: int | None, what: str, per: str = "s"
+) -> Iterator[T]:
+    """`items`, with a bar, the rate per "s" or "min" and the time left on stderr."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s" if per == "s" else "{task.fields[rate]:.1f}/min"),
+        TimeRemainingColumn(),
+    )
+    unit = {"s": 1, "min": 60}[per]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, rate=0)
+        start = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            bar.update(task, advance=1, rate=unit * done / (time.monotonic() - start))
 
 
 def printable(text: str) -> str:
@@ -141,22 +174,13 @@ def write_found(found: Found, directory: Path) -> None:
     """
     from dd2d_jax.figures import plot_found, save
 
-    directory = Path(directory)
-    if directory.exists() or directory.is_symlink():
-        raise FileExistsError(f"{directory}: exists already; choose another name or remove it")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
+    with new_folder(directory) as part:
         for rank, candidate in enumerate(found.candidates, 1):
             _write_structure(candidate, part / f"{rank:02d}_{safe_name(candidate.formula)}")
         text = json.dumps(found_dict(found), indent=2, allow_nan=False)
         (part / "found.json").write_text(text + "\n")
         _write_csv(found, part / "found.csv")
         save(plot_found(found), part / "found.png")
-        part.rename(directory)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_structure(candidate: Candidate, stem: Path) -> None:

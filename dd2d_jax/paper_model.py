@@ -8,10 +8,8 @@ acts where an rng "dropout" is given, as in training.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,8 @@ from ml_collections import ConfigDict
 
 import diffraction as dx
 from dd2d_jax import checkpoint
+from dd2d_jax.files import new_folder
+from dd2d_jax.model import unit
 from dd2d_jax.spots import FLOOR, Spots
 
 # Tokens of a sequence that are no part of the crystal, and the end token's log intensity.
@@ -285,12 +285,12 @@ class PaperTower(nn.Module):
 
     def encode_pattern(self, spots: Spots | dx.Pattern) -> jax.Array:
         """Unit vectors (..., width) of patterns."""
-        return _unit(self.ste(point_cloud(spots)))
+        return unit(self.ste(point_cloud(spots)))
 
     def encode_crystal(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
         """Unit vectors (..., width) of crystals; `spots` are the default model's and not seen."""
         del spots
-        return _unit(self.cge(sequences(crystal)))
+        return unit(self.cge(sequences(crystal)))
 
     def __call__(
         self, crystal: dx.Crystal, crystal_spots: Spots, pattern_spots: Spots
@@ -308,11 +308,6 @@ class PaperTower(nn.Module):
         return cls(
             config.width, config.layers, config.heads, config.dropout, jnp.dtype(config.dtype)
         )
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 # Our names of modules and, after them, the authors'.
@@ -374,9 +369,7 @@ def import_weights(file: str | Path, directory: str | Path, heads: int = 4) -> d
         ValueError: no state dict of this network; names, shapes or values that do not fit.
         ImportError: a .pt file without torch.
     """
-    file, directory = Path(file), Path(directory)
-    if directory.exists() or directory.is_symlink():
-        raise FileExistsError(f"{directory}: exists already; choose another name or remove it")
+    file = Path(file)
     state = _read_state(file)
     try:
         model = _sizes(state, heads)
@@ -384,15 +377,9 @@ def import_weights(file: str | Path, directory: str | Path, heads: int = 4) -> d
         params = _params(state, config)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
+    with new_folder(directory) as part:
         checkpoint.write_config(part, config)
         checkpoint.save(part, "best", 0, {"params": params}, {"imported": file.name})
-        part.rename(directory)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     count = sum(x.size for x in jax.tree.leaves(params))
     sizes = {name: model[name] for name in ("width", "layers", "heads")}
     return {"checkpoint": str(directory), "parameters": count, **sizes}

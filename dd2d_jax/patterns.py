@@ -7,7 +7,6 @@ before they are read. Lengths of q in 1/angstrom, no 2 pi.
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
 
 MAX_SPOTS = 100_000
@@ -124,12 +124,8 @@ def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
         text = "\n".join(["qx,qy,intensity,h,k", *lines]) + "\n"
     else:
         raise PatternError(f"{path}: patterns are written as .csv or .json")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with new_file(path) as part:
         part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def pattern_dict(pattern: dx.Pattern) -> dict[str, list]:

@@ -19,7 +19,7 @@ from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors
 from dd2d_jax.score import score, simulate_table
-from dd2d_jax.spots import Conditions, Spots, strongest
+from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
 from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _compare(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (n,) of candidates by simulation and the setting that each fits best."""
     # The last row is repeated up to a power of two: few shapes are compiled.
-    size = 1 << (len(rows) - 1).bit_length()
+    size = power_of_two(len(rows))
     filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
     table = simulate_table(library.crystals.take(filled).crystal, conditions, together=True)
     scores = np.stack(

@@ -167,9 +167,9 @@ def clean_pairs_at_once(
     )
     # Padding may stand anywhere: slots up to the last atom. Few sizes are compiled.
     last = numbers.shape[1] - int((numbers > 0).any(0)[::-1].argmax())
-    size = min(_power(max(last, 4)), numbers.shape[1])
+    size = min(power_of_two(max(last, 4)), numbers.shape[1])
     hk = half_plane(lattice, conditions.q_max)
-    hk = np.pad(hk, [(0, 0), (0, _power(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
+    hk = np.pad(hk, [(0, 0), (0, power_of_two(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
     cut = dx.Crystal(
         jnp.asarray(lattice), *(jnp.asarray(x[:, :size]) for x in (positions, numbers))
     )
@@ -195,6 +195,6 @@ def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> 
     return out
 
 
-def _power(x: int) -> int:
-    """The next power of two."""
+def power_of_two(x: int) -> int:
+    """The least one that is not below x: few sizes are compiled."""
     return 1 << (x - 1).bit_length()

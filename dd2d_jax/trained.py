@@ -17,7 +17,7 @@ from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, resto
 from dd2d_jax.corrupt import clean_spots
 from dd2d_jax.model import TwoTower
 from dd2d_jax.paper_model import PaperTower
-from dd2d_jax.spots import Conditions, Spots, strongest_rods
+from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest_rods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ def _encoders(
 def _in_chunks(function: Callable, trees: tuple) -> np.ndarray:
     """Apply a jitted function to slices of one size; the last slice is filled up with its end."""
     count = jax.tree.leaves(trees)[0].shape[0]
-    size = min(CHUNK, 1 << (count - 1).bit_length())
+    size = min(CHUNK, power_of_two(count))
     out = []
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)

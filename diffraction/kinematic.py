@@ -11,7 +11,7 @@ import numpy as np
 from diffraction.crystal import Crystal, reciprocal
 from diffraction.form_factors import SYMBOLS, check_range, check_tabulated, form_factor
 from diffraction.pattern import Pattern
-from diffraction.radiation import Electrons, Radiation
+from diffraction.radiation import Electrons, Radiation, Xrays
 
 # Spot slots are padded to multiples of this, so that crystals of like size share a compilation.
 _SLOTS = 32
@@ -177,6 +177,11 @@ def ewald_qz(
     up = jnp.einsum("...kd,...d->...k", q_par, rotation[..., 2, :2], precision="highest")
     linear = k * rotation[..., 2, 2, None]
     constant = squared - 2 * k * up
+    return small_root(linear, constant)
+
+
+def small_root(linear: jax.Array, constant: jax.Array) -> jax.Array:
+    """The small root x of x^2 - 2 linear x + constant = 0; NaN where there is none."""
     under_root = linear * linear - constant
     reached = under_root > 0
     # The root of what is not reached would make the gradients of all other rods NaN.
@@ -256,10 +261,7 @@ def simulate(
         check_range(radiation, q_max, "q_max")
     tilt = jnp.asarray(tilt, float)
     batch = crystal.numbers.shape[:-1]
-    if tilt.shape not in ((2,), (*batch, 2)):
-        each = f" or {(*batch, 2)}, one for each crystal" if batch else ""
-        raise ValueError(f"tilt must have the shape (2,){each}; got {tilt.shape}")
-    check_tilt(tilt)
+    check_tilt(tilt, batch)
     if hk is None:
         if isinstance(crystal.lattice, jax.core.Tracer):
             raise ValueError(
@@ -289,18 +291,26 @@ def _simulate(crystal, radiation, q_max, b_iso, tilt, hk) -> Pattern:
     factor = structure_factor(crystal, q, radiation, b_iso)
     intensity = jnp.real(factor) ** 2 + jnp.imag(factor) ** 2
     if not isinstance(radiation, Electrons):
-        wavelength = jnp.asarray(radiation.wavelength)[..., None]
-        squared = jnp.where(mask, jnp.sum(q * q, -1), 2 / wavelength**2)
-        # Polarisation along x keeps from scattering along x, along y from scattering along y.
-        difference = across[..., 0] ** 2 - across[..., 1] ** 2
-        lost = jnp.asarray(radiation.polarisation)[..., None] * difference * wavelength**2
-        intensity = intensity * lorentz_polarisation(squared, wavelength, lost)
+        x, y = across[..., 0], across[..., 1]
+        intensity = intensity * xray_factor(radiation, x, y, jnp.sum(q * q, -1), mask)
     return Pattern(
         q=across,
         intensity=jnp.where(mask, intensity, 0.0),
         hk=jnp.where(mask[..., None], hk, 0),
         mask=mask,
     )
+
+
+def xray_factor(
+    radiation: Xrays, x: jax.Array, y: jax.Array, q_squared: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """`lorentz_polarisation` of spots (..., K) at x and y across the beam, 1/angstrom."""
+    wavelength = jnp.asarray(radiation.wavelength)[..., None]
+    # The Lorentz factor has poles, and what is masked stays away from them.
+    squared = jnp.where(mask, q_squared, 2 / wavelength**2)
+    # Polarisation along x keeps from scattering along x, along y from scattering along y.
+    lost = jnp.asarray(radiation.polarisation)[..., None] * (x**2 - y**2) * wavelength**2
+    return lorentz_polarisation(squared, wavelength, lost)
 
 
 def lorentz_polarisation(
@@ -364,8 +374,11 @@ def check_lattices(lattice: np.ndarray) -> None:
         raise ValueError(f"lattice {row} has no area: {lattice[row].tolist()}")
 
 
-def check_tilt(tilt: np.ndarray | jax.Array) -> None:
-    """Check that the beam meets the upper side of the layer, where the tilt is known."""
+def check_tilt(tilt: np.ndarray | jax.Array, batch: tuple[int, ...]) -> None:
+    """Check the shape and, where the tilt is known, that the beam meets the layer's upper side."""
+    if tilt.shape not in ((2,), (*batch, 2)):
+        each = f" or {(*batch, 2)}, one for each crystal" if batch else ""
+        raise ValueError(f"tilt must have the shape (2,){each}; got {tilt.shape}")
     if not isinstance(tilt, jax.core.Tracer):
         cosine = np.cos(np.deg2rad(np.asarray(tilt, float))).prod(-1)
         if not (cosine > 1e-3).all():

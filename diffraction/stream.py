@@ -26,8 +26,9 @@ from diffraction.kinematic import (
     check_concrete,
     check_lattices,
     check_tilt,
-    lorentz_polarisation,
+    small_root,
     tilt_matrix,
+    xray_factor,
 )
 from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Radiation
@@ -157,9 +158,7 @@ def _host(batch: Crystal, q_max, b_iso, tilt) -> _Host:
     tilt = np.asarray(tilt, positions.dtype)
     if b_iso.shape not in ((), (n,), (n, atoms)):
         raise ValueError(f"b_iso must be a number, ({n},) or ({n}, {atoms}); got {b_iso.shape}")
-    if tilt.shape not in ((2,), (n, 2)):
-        raise ValueError(f"tilt must have the shape (2,) or ({n}, 2); got {tilt.shape}")
-    check_tilt(tilt)
+    check_tilt(tilt, (n,))
     u = None
     if batch.u is not None:
         u = np.asarray(batch.u)[..., (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]
@@ -405,7 +404,7 @@ def _kernel(
     nothing = jax.lax.complex(jnp.zeros_like(qx), jnp.zeros_like(qx))
     factors = jax.lax.fori_loop(0, turns[1], add, (nothing, nothing))
     halves = [
-        _spots(side, sign * h, sign * k, jnp.real(f) ** 2 + jnp.imag(f) ** 2, radiation, wavelength)
+        _spots(side, sign * h, sign * k, jnp.real(f) ** 2 + jnp.imag(f) ** 2, radiation)
         for side, sign, f in zip(sides, (1, -1), factors, strict=True)
     ]
     # Joined as they are, not computed again by halves of an index.
@@ -449,11 +448,10 @@ def _cut(qx, qy, mask, wavelength, rotation) -> _Side:
     r = rotation.transpose(1, 2, 0, 3)  # (3, 3, M, 1)
     linear = r[2, 2] / wavelength
     constant = qx * qx + qy * qy - 2 / wavelength * (r[2, 0] * qx + r[2, 1] * qy)
-    under_root = linear * linear - constant
-    mask = mask & (under_root > 0)
-    qz = jnp.where(mask, constant / (linear + jnp.sqrt(jnp.where(mask, under_root, 1.0))), 0.0)
-    # X-rays' Lorentz factor has poles, and what is masked stays away from them.
-    squared = jnp.where(mask, qx * qx + qy * qy + qz * qz, 2 / wavelength**2)
+    qz = small_root(linear, constant)
+    mask = mask & jnp.isfinite(qz)
+    qz = jnp.where(mask, qz, 0.0)
+    squared = jnp.where(mask, qx * qx + qy * qy + qz * qz, 0.0)
     across = tuple(r[i, 0] * qx + r[i, 1] * qy + r[i, 2] * qz for i in (0, 1))
     return _Side(qz, squared, across, mask)
 
@@ -491,12 +489,10 @@ def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
     return out
 
 
-def _spots(side: _Side, h, k, intensity, radiation, wavelength) -> Pattern:
+def _spots(side: _Side, h, k, intensity, radiation) -> Pattern:
     """One spot of each pair, what is not reached set to zero."""
     if not isinstance(radiation, Electrons):
-        x, y = side.across
-        lost = radiation.polarisation * (x * x - y * y) * wavelength**2
-        intensity = intensity * lorentz_polarisation(side.squared, wavelength, lost)
+        intensity = intensity * xray_factor(radiation, *side.across, side.squared, side.mask)
     mask = side.mask
     return Pattern(
         q=jnp.where(mask[..., None], jnp.stack(side.across, -1), 0.0),

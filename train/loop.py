@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dd2d_jax import cache, checkpoint
 from dd2d_jax.corrupt import LEVELS, observe
+from dd2d_jax.files import new_file
 from dd2d_jax.ranks import accuracy, embedding_ranks
 from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import Model
@@ -183,9 +184,8 @@ def _forget_after(step: int, path: Path) -> None:
                 kept.append(line + "\n")
         except ValueError:  # a line that was cut when the run was killed
             continue
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept))
-    part.replace(path)
+    with new_file(path) as part:
+        part.write_text("".join(kept))
 
 
 def _save(

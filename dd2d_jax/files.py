@@ -1,0 +1,45 @@
+"""Files and folders that are written beside and moved into place: nobody sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A path beside `path`, of the same suffix, to write to; it takes the place of `path`.
+
+    What was written is removed, and `path` stays as it was, where the body raises.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(directory: str | Path) -> Iterator[Path]:
+    """An empty folder beside `directory` to fill; it becomes `directory`.
+
+    What was written is removed where the body raises.
+
+    Raises:
+        FileExistsError: something is at `directory` already.
+    """
+    directory = Path(directory)
+    if directory.exists() or directory.is_symlink():
+        raise FileExistsError(f"{directory}: exists already; choose another name or remove it")
+    part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
