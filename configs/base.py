@@ -40,6 +40,12 @@ def get_config() -> ConfigDict:
     config.disturbance.crop = 0.2
     config.disturbance.floor = 0.003
 
+    # Instead of that, so many of the queries have the cell of their crystal and atoms that moved
+    # far, as in molecular dynamics; each sample draws its own share of the displacement.
+    config.thermal = ConfigDict()
+    config.thermal.share = 0.4
+    config.thermal.displacement = 0.3  # angstrom, on each coordinate
+
     config.model = ConfigDict()
     config.model.width = 128
     config.model.layers = 3

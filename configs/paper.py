@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     # The paper's unperturbed set: one clean pattern of each crystal.
     for name in config.disturbance:
         config.disturbance[name] = 0.0
+    config.thermal.share = 0.0
 
     config.model = ConfigDict()
     config.model.name = "paper"

@@ -1,5 +1,5 @@
-"""The console script `dd2d`: simulate, index, retrieve, evaluate, snapshots,
-import-weights.
+"""The console script `dd2d`: simulate, index, retrieve, evaluate, report,
+snapshots, import-weights.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
 given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported by the commands
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_index,
         _add_retrieve,
         _add_evaluate,
+        _add_report,
         _add_snapshots,
         _add_import_weights,
     ):
@@ -230,6 +231,41 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
     )
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "report",
+        _report,
+        "write a page with the tables and figures of the paper, made for a checkpoint",
+        "dd2d report --checkpoint runs/base --out runs/base_report",
+    )
+    _add_checkpoint(parser, required=True)
+    parser.add_argument(
+        "--queries", metavar="Q.db", help="crystals to find (the checkpoint's own test.db)"
+    )
+    parser.add_argument(
+        "--library", metavar="L.db", help="crystals to search; the queries' uids (the queries)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="a new folder (report)"
+    )
+    parser.add_argument(
+        "--ablation",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="checkpoints to compare with it, on the same queries",
+    )
+    parser.add_argument(
+        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: adds the level thermal"
+    )
+    parser.add_argument(
+        "--crystal", metavar="UID", help="whose attention is drawn (the first of 3 to 6 atoms)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
 def _add_snapshots(commands: Any) -> None:
@@ -445,6 +481,51 @@ def _evaluate(args: argparse.Namespace) -> None:
     if out is not None:
         write_json(out, result)
     _print_table(evaluation_table(result))
+
+
+def _report(args: argparse.Namespace) -> None:
+    _check_new(args.out)
+    from dd2d_jax.library import read_source
+    from dd2d_jax.output import evaluation_table
+    from dd2d_jax.report import make, steps_run
+
+    model = _model(args.checkpoint)
+    names = [name for name in dict.fromkeys(args.ablation) if name != args.checkpoint]
+    others = {name: (_model(name), steps_run(name)) for name in names}
+    own = Path(args.checkpoint) / "test.db"
+    if args.queries is None and not own.is_file():
+        raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
+    queries = str(own) if args.queries is None else args.queries
+    library = queries if args.library is None else args.library
+    sets = {}
+    for source in dict.fromkeys((queries, library)):
+        _say(f"reading {source}")
+        with _naming(source):
+            sets[source] = read_source(source)
+    about = {
+        "checkpoint": args.checkpoint,
+        "steps": steps_run(args.checkpoint),
+        "queries": queries,
+        "library": library,
+    }
+    numbers = make(
+        model,
+        sets[queries],
+        sets[library],
+        args.out,
+        about,
+        others,
+        args.snapshots,
+        args.seed,
+        args.crystal,
+        _say,
+    )
+    if args.json:
+        _print_json(numbers)
+        return
+    for result in numbers["accuracy"]["levels"]:
+        _print_table(evaluation_table(result))
+    print(f"{args.out / 'report.html'}: open it in a browser")
 
 
 def _snapshots(args: argparse.Namespace) -> None:

@@ -70,7 +70,9 @@ class Block(nn.Module):
         )
         logits = jnp.einsum("...thd,...shd->...hts", q, k) * heads[1] ** -0.5
         logits = jnp.where(mask[..., None, None, :], logits, -1e9)
-        h = jnp.einsum("...hts,...shd->...thd", nn.softmax(logits), v)
+        weight = nn.softmax(logits)
+        self.sow("intermediates", "attention", weight)
+        h = jnp.einsum("...hts,...shd->...thd", weight, v)
         x = x + nn.DenseGeneral(self.width, axis=(-2, -1), use_bias=False, dtype=self.dtype)(h)
         h = nn.RMSNorm(dtype=self.dtype)(x)
         h = nn.Dense(4 * self.width, dtype=self.dtype)(h)

@@ -8,11 +8,12 @@ acts where an rng "dropout" is given, as in training.
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
@@ -156,7 +157,67 @@ def _norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
-class Block(nn.Module):
+class Grid(NamedTuple):
+    """Where the tokens of a batch stand: M tokens in N rows of T places, the rest left out.
+
+    Attributes:
+        shape: N, T.
+        place: (M,) places of the tokens, row after row, ascending; N T where there is no token.
+            None: all of them, M = N T.
+    """
+
+    shape: tuple[int, int]
+    place: jax.Array | None
+
+    @classmethod
+    def of(cls, real: jax.Array, room: int | None) -> Grid:
+        """Of tokens `real` (N, T); `room` is M, and more than all places are never needed."""
+        if room is None or room >= real.size:
+            return cls(real.shape, None)
+        return cls(real.shape, jnp.flatnonzero(real, size=room, fill_value=real.size))
+
+    def pack(self, x: jax.Array) -> jax.Array:
+        """(N, T, C) -> (M, C)."""
+        x = x.reshape(-1, x.shape[-1])
+        return x if self.place is None else x.at[self.place].get(mode="fill", fill_value=0)
+
+    def unpack(self, x: jax.Array) -> jax.Array:
+        """(M, C) -> (N, T, C), zero where there is no token."""
+        if self.place is not None:
+            places = jnp.zeros((self.shape[0] * self.shape[1], x.shape[-1]), x.dtype)
+            x = places.at[self.place].set(x, mode="drop")
+        return x.reshape(*self.shape, -1)
+
+    def find(self, column: jax.Array) -> jax.Array:
+        """Columns (N, R) in each row -> which of the M tokens stand there (N, R)."""
+        place = self.shape[1] * jnp.arange(self.shape[0])[:, None] + column
+        return place if self.place is None else jnp.searchsorted(self.place, place)
+
+
+def _kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """True with probability 1 - `rate`, in a mask of any shape.
+
+    Numbers in sequence through a mixing function (Wellons' hash-prospector). `jax.random` needs
+    a fifth of a training step on a CPU for as many numbers.
+    """
+    number = jax.lax.iota(jnp.uint32, math.prod(shape)) * jnp.uint32(0x9E3779B9)
+    number = number ^ jax.random.bits(key)
+    number = (number ^ (number >> 16)) * jnp.uint32(0x21F0AAAD)
+    number = (number ^ (number >> 15)) * jnp.uint32(0x735A2D97)
+    return (number ^ (number >> 15)).reshape(shape) >= round(rate * 2**32)
+
+
+class _Dropping(nn.Module):
+    """A module whose dropout acts where an rng "dropout" is given."""
+
+    def _drop(self, x: jax.Array) -> jax.Array:
+        if not self.has_rng("dropout"):
+            return x
+        kept = _kept(self.make_rng("dropout"), self.dropout, x.shape)
+        return jnp.where(kept, x / (1 - self.dropout), 0)
+
+
+class Block(_Dropping):
     """Transformer block with attention and MLP in parallel on the residual.
 
     In training keys are dropped before the softmax (DropKey, Li et al., CVPR 2023).
@@ -167,30 +228,40 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, seen: jax.Array) -> jax.Array:
-        """x (..., T, width), seen (..., T, T): row t attends to columns s -> (..., T, width)."""
-        width, training = x.shape[-1], self.has_rng("dropout")
-        drop = nn.Dropout(self.dropout, deterministic=not training)
+    def __call__(
+        self, x: jax.Array, grid: Grid, seen: jax.Array, rows: jax.Array | None = None
+    ) -> jax.Array:
+        """Tokens x (M, width) after the block, or only those that `rows` (N, R) names of them.
+
+        seen (N, T or R, T): a token attends to these places of its row.
+        """
+        width = x.shape[-1]
         h = _norm(self.dtype, "norm_attention")(x)
-        q, k, v = (
-            _dense(width, self.dtype, name)(h).reshape(*x.shape[:-1], self.heads, -1)
-            for name in ("query", "key", "value")
-        )
-        logits = jnp.einsum("...thd,...shd->...hts", q, k) * (width // self.heads) ** -0.5
-        seen = seen[..., None, :, :]
-        if training:
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, logits.shape)
-            seen = seen & kept
+        y, asking = (x, h) if rows is None else (x[rows], h[rows])
+
+        def heads(name: str, h: jax.Array) -> jax.Array:
+            h = _dense(width, self.dtype, name)(h)
+            h = grid.unpack(h) if h.ndim == 2 else h
+            return h.reshape(*h.shape[:2], self.heads, -1)
+
+        q, k, v = heads("query", asking), heads("key", h), heads("value", h)
+        logits = jnp.einsum("nthd,nshd->nhts", q, k) * (width // self.heads) ** -0.5
+        seen = seen[:, None]
+        if self.has_rng("dropout"):
+            seen = seen & _kept(self.make_rng("dropout"), self.dropout, logits.shape)
         logits = jnp.where(seen, logits, -1e9).astype(jnp.promote_types(self.dtype, jnp.float32))
         weight = nn.softmax(logits)
         self.sow("intermediates", "attention", weight)
-        h = jnp.einsum("...hts,...shd->...thd", weight.astype(v.dtype), v).reshape(x.shape)
-        attended = drop(_dense(width, self.dtype, "out")(h))
-        h = _dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm_mlp")(x))
-        return x + attended + drop(_dense(width, self.dtype, "down")(nn.gelu(h, approximate=False)))
+        h = jnp.einsum("nhts,nshd->nthd", weight.astype(v.dtype), v)
+        h = h.reshape(*h.shape[:2], width)
+        h = grid.pack(h) if rows is None else h
+        attended = self._drop(_dense(width, self.dtype, "out")(h))
+        h = _dense(4 * width, self.dtype, "up")(_norm(self.dtype, "norm_mlp")(y))
+        h = _dense(width, self.dtype, "down")(nn.gelu(h, approximate=False))
+        return y + attended + self._drop(h)
 
 
-class _Encoder(nn.Module):
+class _Encoder(_Dropping):
     """What both towers share."""
 
     width: int
@@ -199,17 +270,23 @@ class _Encoder(nn.Module):
     dropout: float
     dtype: jnp.dtype
 
-    def _blocks(self, x: jax.Array, seen: jax.Array) -> jax.Array:
+    def _blocks(self, x: jax.Array, grid: Grid, seen: jax.Array, columns: jax.Array) -> jax.Array:
+        """Tokens x (M, width) through all blocks -> those in `columns` (N, R), (N, R, width)."""
+        rows = grid.find(columns)
+        # Of the last block nothing else is used, but where someone looks inside.
+        inside = self.is_mutable_collection("intermediates")
         for i in range(self.layers):
-            x = Block(self.heads, self.dropout, self.dtype, name=f"block_{i}")(x, seen)
-        return _norm(self.dtype, "norm")(x)
+            block = Block(self.heads, self.dropout, self.dtype, name=f"block_{i}")
+            if i < self.layers - 1 or inside:
+                x = block(x, grid, seen)
+            else:
+                x = block(x, grid, jnp.take_along_axis(seen, columns[..., None], 1), rows)
+        x = _norm(self.dtype, "norm")(x)
+        return x[rows] if inside else x
 
     def _project(self, x: jax.Array) -> jax.Array:
         h = nn.gelu(_dense(2 * self.width, self.dtype, "project_up")(x), approximate=False)
         return self._drop(_dense(self.width, self.dtype, "project_down")(h))
-
-    def _drop(self, x: jax.Array) -> jax.Array:
-        return nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
 
     @property
     def _exact(self) -> jnp.dtype:
@@ -221,33 +298,44 @@ class SequenceEncoder(_Encoder):
     """The CGE: attention over a crystal's sequence; its two class tokens added and projected."""
 
     @nn.compact
-    def __call__(self, sequence: jax.Array) -> jax.Array:
-        """(..., T) as from `sequences` -> (..., width), not normalised."""
+    def __call__(self, sequence: jax.Array, room: int | None = None) -> jax.Array:
+        """(..., T) as from `sequences` -> (..., width), not normalised; `room` as of PaperTower."""
+        axes, length = sequence.shape[:-1], sequence.shape[-1]
+        sequence = sequence.reshape(-1, length).astype(self._exact)
         real = sequence != PADDING
-        seen = _pairs(real).at[..., 0, _HEAD:].set(False)
-        x = _dense(self.width, self._exact, "embed")(sequence[..., None].astype(self._exact))
-        x = x + position_code(sequence.shape[-1], self.width)
-        x = self._blocks(self._drop(x.astype(self.dtype)), seen)
-        return self._project(_token(x, sequence == END) + x[..., 0, :])
+        grid = Grid.of(real, room)
+        seen = _pairs(real).at[:, 0, _HEAD:].set(False)
+        x = _dense(self.width, self._exact, "embed")(grid.pack(sequence[..., None]))
+        code = jnp.broadcast_to(position_code(length, self.width), (*real.shape, self.width))
+        x = self._drop((x + grid.pack(code)).astype(self.dtype))
+        end = (sequence == END).argmax(-1)
+        classes = jnp.stack([jnp.zeros_like(end), end], -1)
+        x = self._project(self._blocks(x, grid, seen, classes).sum(-2))
+        return _whole(x, real, room).reshape(*axes, self.width)
 
 
 class CloudEncoder(_Encoder):
     """The STE: attention over a pattern's points, without positions; its end token projected."""
 
     @nn.compact
-    def __call__(self, cloud: jax.Array) -> jax.Array:
+    def __call__(self, cloud: jax.Array, room: int | None = None) -> jax.Array:
         """(..., K, 3) as from `point_cloud` -> (..., width), not normalised."""
+        axes, cloud = cloud.shape[:-2], cloud.reshape(-1, *cloud.shape[-2:])
+        real = (cloud != 0).any(-1)
+        grid = Grid.of(real, room)
         part = self.width // 3
         widths = {"x": part, "y": part, "level": self.width - 2 * part}
+        points = grid.pack(cloud)
         x = jnp.concatenate(
             [
-                _dense(size, self._exact, f"embed_{name}")(cloud[..., i : i + 1])
+                _dense(size, self._exact, f"embed_{name}")(points[:, i : i + 1])
                 for i, (name, size) in enumerate(widths.items())
             ],
             -1,
         )
-        x = self._blocks(x.astype(self.dtype), _pairs((cloud != 0).any(-1)))
-        return self._project(_token(x, cloud[..., 2] == CLOUD_END))
+        end = (cloud[..., 2] == CLOUD_END).argmax(-1, keepdims=True)
+        x = self._blocks(x.astype(self.dtype), grid, _pairs(real), end)[:, 0]
+        return _whole(self._project(x), real, room).reshape(*axes, self.width)
 
 
 def _pairs(real: jax.Array) -> jax.Array:
@@ -255,9 +343,9 @@ def _pairs(real: jax.Array) -> jax.Array:
     return jnp.logical_and(real[..., :, None], real[..., None, :])
 
 
-def _token(x: jax.Array, which: jax.Array) -> jax.Array:
-    """The first token (..., width) of x (..., T, width) where `which` (..., T) is True."""
-    return jnp.take_along_axis(x, which.argmax(-1)[..., None, None], -2)[..., 0, :]
+def _whole(x: jax.Array, real: jax.Array, room: int | None) -> jax.Array:
+    """`x`, or NaN where tokens were left out because there are more than `room`."""
+    return x if room is None else jnp.where(real.sum() <= room, x, jnp.nan)
 
 
 class PaperTower(nn.Module):
@@ -283,24 +371,40 @@ class PaperTower(nn.Module):
         # Strongly typed: a weak type compiles the step twice.
         self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))
 
-    def encode_pattern(self, spots: Spots | dx.Pattern) -> jax.Array:
-        """Unit vectors (..., width) of patterns."""
-        return unit(self.ste(point_cloud(spots)))
+    def encode_pattern(self, spots: Spots | dx.Pattern, room: int | None = None) -> jax.Array:
+        """Unit vectors (..., width) of patterns; `room` as of `__call__`."""
+        return unit(self.ste(point_cloud(spots), room))
 
-    def encode_crystal(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
+    def encode_crystal(
+        self, crystal: dx.Crystal, spots: Spots, room: int | None = None
+    ) -> jax.Array:
         """Unit vectors (..., width) of crystals; `spots` are the default model's and not seen."""
         del spots
-        return unit(self.cge(sequences(crystal)))
+        return unit(self.cge(sequences(crystal), room))
 
     def __call__(
-        self, crystal: dx.Crystal, crystal_spots: Spots, pattern_spots: Spots
+        self,
+        crystal: dx.Crystal,
+        crystal_spots: Spots,
+        pattern_spots: Spots,
+        room: tuple[int | None, int | None] = (None, None),
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Crystal and pattern embeddings (B, width) and the logits' scale."""
+        """Crystal and pattern embeddings (B, width) and the logits' scale.
+
+        `room`: tokens of the whole batch's crystals and patterns (as `tokens` counts them) for
+        which there is room. Padding is then not computed; with too little room every embedding is
+        NaN. None has room for the padding too.
+        """
         return (
-            self.encode_crystal(crystal, crystal_spots),
-            self.encode_pattern(pattern_spots),
+            self.encode_crystal(crystal, crystal_spots, room[0]),
+            self.encode_pattern(pattern_spots, room[1]),
             jnp.exp(self.log_scale),
         )
+
+    @staticmethod
+    def tokens(atoms: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many tokens the two encoders read of crystals of so many atoms and pairs of spots."""
+        return _HEAD + 1 + 4 * atoms, 1 + 2 * pairs
 
     @classmethod
     def from_config(cls, config) -> PaperTower:
@@ -340,7 +444,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _CODE, _LABELS = "pos_emb.pe", "total_labels"
 
 
-def _their_name(path: tuple[str, ...]) -> str:
+def their_name(path: tuple[str, ...]) -> str:
     """The authors' name of the parameter at `path` of our tree."""
     if len(path) == 1:
         return _TOWERS[path[0]]
@@ -444,7 +548,7 @@ def _params(state: dict[str, np.ndarray], config: ConfigDict) -> Any:
     from dd2d_jax.trained import initial_params
 
     like = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: initial_params(config)))
-    theirs = {path: _their_name(path) for path in like}
+    theirs = {path: their_name(path) for path in like}
     if any("formula" in name for name in state):
         raise ValueError(
             "names of the authors' earlier network (formula, points), whose attention and MLP "

@@ -62,7 +62,7 @@ def fit(crystals: CrystalSet, queries: Spots, conditions: Conditions) -> Fit:
     by the prior alone where the pattern says nothing of them.
     """
     before = r_factors(crystals, queries, conditions)
-    start = _on_lattice(before.crystals, queries.lattice)
+    start = on_lattice(before.crystals, queries.lattice)
     refined, b_iso = _descend(start, queries, conditions)
     amplitude, scale = _scaled(refined, b_iso, queries, conditions)
     return Fit(
@@ -74,7 +74,7 @@ def fit(crystals: CrystalSet, queries: Spots, conditions: Conditions) -> Fit:
     )
 
 
-def _on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
+def on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
     """The same fractional coordinates on other cells (n, 2, 2)."""
     fractional = jnp.einsum("...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal)
     in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice)

@@ -144,6 +144,12 @@ def r1(observed: jax.Array, calculated: jax.Array, measured: jax.Array) -> jax.A
 
 def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
     """Log-likelihood (...) of the strain that takes candidate cells (..., 2, 2) to a query's."""
+    stretch, shear = strain_between(candidate, query)
+    return -0.5 * ((stretch / STRAIN) ** 2 + (shear / SHEAR) ** 2)
+
+
+def strain_between(candidate: jax.Array, query: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Isotropic strain and shear, each (...), from candidate cells (..., 2, 2) to a query's."""
     # Metric tensors: rotations do not count.
     a = jnp.einsum("...ik,...jk->...ij", candidate, candidate)
     b = jnp.einsum("...ik,...jk->...ij", query, query)
@@ -152,15 +158,4 @@ def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
     det = ratio[..., 0, 0] * ratio[..., 1, 1] - ratio[..., 0, 1] * ratio[..., 1, 0]
     stretch = jnp.log(jnp.maximum(det, 1e-6)) / 4
     shear = jnp.arccosh(jnp.maximum(trace / (2 * jnp.sqrt(jnp.maximum(det, 1e-12))), 1.0)) / 2
-    return -0.5 * ((stretch / STRAIN) ** 2 + (shear / SHEAR) ** 2)
-
-
-def take(table: Table, rows: np.ndarray) -> Table:
-    """The table of some of its crystals; levels and amplitudes are shared."""
-    return dataclasses.replace(
-        table,
-        offset=table.offset[rows],
-        extent=table.extent[rows],
-        inner=table.inner[rows],
-        lattice=table.lattice[rows],
-    )
+    return stretch, shear

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
 # Rows that go through the network at once.
 CHUNK = 256
+_ROUND = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,24 @@ class Model:
         if hk is None:
             hk = strongest_rods(crystals, self.conditions, self.conditions.tokens)
         function, _ = self._functions
-        return _in_chunks(lambda c, h: function(self.params, c, h), (crystals, jnp.asarray(hk)))
+        atoms = (np.asarray(crystals.numbers) > 0).sum(-1)
+        tokens = PaperTower.tokens(atoms, 0)[0] if self._packs else None
+        return _in_chunks(
+            lambda c, h, room: function(self.params, c, h, room),
+            (crystals, jnp.asarray(hk)),
+            tokens,
+        )
 
     def embed_patterns(self, spots: Spots) -> np.ndarray:
         """Unit vectors (n, D) of a batch of n patterns."""
         _, function = self._functions
-        return _in_chunks(lambda s: function(self.params, s), (spots,))
+        pairs = np.asarray(spots.mask).sum(-1)
+        tokens = PaperTower.tokens(0, pairs)[1] if self._packs else None
+        return _in_chunks(lambda s, room: function(self.params, s, room), (spots,), tokens)
+
+    @property
+    def _packs(self) -> bool:
+        return isinstance(tower_of(self.config.model), PaperTower)
 
 
 def tower_of(config: ConfigDict) -> TwoTower | PaperTower:
@@ -93,27 +106,35 @@ def _encoders(
     # One for all models of a config: training makes a Model at each evaluation.
     tower, conditions = tower_of(model), Conditions.from_config(diffraction)
 
-    @jax.jit
-    def crystals(params, crystal, hk):
+    @functools.partial(jax.jit, static_argnames="room")
+    def crystals(params, crystal, hk, room):
         spots = clean_spots(crystal, hk, conditions)
-        return tower.apply({"params": params}, crystal, spots, method="encode_crystal")
+        shape = {} if room is None else {"room": room}
+        return tower.apply({"params": params}, crystal, spots, method="encode_crystal", **shape)
 
-    @jax.jit
-    def patterns(params, spots):
-        return tower.apply({"params": params}, spots, method="encode_pattern")
+    @functools.partial(jax.jit, static_argnames="room")
+    def patterns(params, spots, room):
+        shape = {} if room is None else {"room": room}
+        return tower.apply({"params": params}, spots, method="encode_pattern", **shape)
 
     return crystals, patterns
 
 
-def _in_chunks(function: Callable, trees: tuple) -> np.ndarray:
-    """Apply a jitted function to slices of one size; the last slice is filled up with its end."""
+def _in_chunks(function: Callable, trees: tuple, tokens: np.ndarray | None) -> np.ndarray:
+    """Apply a jitted function to slices of one size; the last slice is filled up with its end.
+
+    `tokens` (n,) are those that are no padding; the function is told how many a slice needs.
+    """
     count = jax.tree.leaves(trees)[0].shape[0]
     size = min(CHUNK, power_of_two(count))
     out = []
     for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
         part = jax.tree.map(lambda x, i=index: x[i], trees)
-        out.append(np.asarray(function(*part))[: count - start])
+        # In steps of some tokens a row: few sizes are compiled.
+        step = _ROUND * size
+        room = None if tokens is None else -(-int(tokens[index].sum()) // step) * step
+        out.append(np.asarray(function(*part, room))[: count - start])
     return np.concatenate(out)
 
 

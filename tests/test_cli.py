@@ -117,7 +117,9 @@ def test_help_answers_at_once_without_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", ["simulate", "index", "retrieve", "evaluate", "snapshots"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "index", "retrieve", "evaluate", "report", "snapshots"]
+)
 def test_every_command_has_help_with_an_example_and_json(command, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main([command, "--help"])

@@ -242,10 +242,11 @@ def test_a_crystal_that_the_network_misses_ranks_behind_those_compared(model, li
     query = type(spots)(*(getattr(spots, f)[0] for f in
                           ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
     cosines = np.linspace(1, 0.5, len(many))
-    assert physics_rank(table, query, truth=150) == 1
-    assert rerank_rank(table, query, cosines, truth=150) == 151
+    rest = (many, query, model.conditions)
+    assert physics_rank(table, *rest, truth=150) == 1
+    assert rerank_rank(cosines, *rest, truth=150) == 151
     # Among the network's first hundred, simulation brings it to the front.
-    assert rerank_rank(table, query, cosines[::-1], truth=150) == 1
+    assert rerank_rank(cosines[::-1], *rest, truth=150) == 1
 
 
 def test_physics_finds_every_clean_real_crystal(shared_data):
@@ -260,6 +261,7 @@ def test_physics_finds_every_clean_real_crystal(shared_data):
     spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)
     fields = [getattr(spots, f) for f in ("q", "hk", "intensity", "measured", "lattice")]
     ranks = [
-        physics_rank(table, type(spots)(*(f[i] for f in fields)), i) for i in range(len(crystals))
+        physics_rank(table, crystals, type(spots)(*(f[i] for f in fields)), conditions, i)
+        for i in range(len(crystals))
     ]
     assert ranks == [1] * len(crystals)

@@ -1,11 +1,15 @@
 """Batches are a pure function of (seed, step); crystals and rods stay together."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+import diffraction as dx
+from configs import paper
+from dd2d_jax.paper_model import PaperTower
 from dd2d_jax.spots import Conditions, half_plane
-from train.inputs import batch_indices, load_crystals, load_source
+from train.inputs import Room, Source, batch_indices, load_crystals, load_source, rooms
 
 ROWS = np.arange(100, 150)
 
@@ -78,3 +82,40 @@ def test_the_config_names_the_data_and_its_splits(tmp_path):
     config.data.path = str(tmp_path / "nothing.db")
     with pytest.raises(FileNotFoundError, match="nothing.db"):
         load_crystals(config)
+
+
+def uneven(count: int) -> Source:
+    """Crystals of 1 to 9 atoms and 1 to 30 rods; one in a hundred has 30 atoms."""
+    rng = np.random.default_rng(0)
+    atoms, rods = rng.integers(1, 10, count), rng.integers(1, 31, count)
+    atoms[::100] = 30
+    numbers = np.where(np.arange(32) < atoms[:, None], 6, 0)
+    crystal = dx.Crystal(jnp.ones((count, 2, 2)), jnp.zeros((count, 32, 3)), jnp.asarray(numbers))
+    hk = np.where(np.arange(36)[:, None] < rods[:, None, None], 1, 0) * np.ones(2, int)
+    return Source(crystal, jnp.asarray(hk))
+
+
+def test_a_batch_gets_the_room_it_needs_or_all_there_is():
+    config, source = paper.get_config(), uneven(2000)
+    config.train.batch, config.diffraction.tokens = 32, 24
+    rows = np.flatnonzero(np.arange(2000) % 100)
+    room = rooms(config, source, rows)
+    drawn = [room(batch_indices(0, i, rows, 32).reshape(4, 8)) for i in range(100)]
+    usual = max(set(drawn), key=drawn.count)
+    assert drawn.count(usual) > 90 and set(drawn) <= {usual, Room()}
+    assert usual.atoms == 9
+    # Eight crystals a device, 136 places each.
+    assert usual.tokens[0] < 8 * 136 / 2
+    for shape in ((4, 8), (2, 16)):
+        index = batch_indices(0, 0, rows, 32).reshape(shape)
+        tokens = PaperTower.tokens(
+            (np.asarray(source.crystal.numbers)[index] > 0).sum(-1),
+            np.minimum((np.asarray(source.hk)[index] != 0).any(-1).sum(-1), 24),
+        )
+        fits = all(x.sum(1).max() <= y for x, y in zip(tokens, usual.tokens, strict=True))
+        assert room(index) == (usual if fits else Room())
+    assert room(np.full((4, 8), 100)) == Room()
+
+
+def test_the_default_network_computes_all_places():
+    assert rooms(tiny.config(), uneven(100), np.arange(100))(np.zeros((4, 2), int)) == Room()

@@ -67,7 +67,7 @@ def scripted(monkeypatch, perturbed, clean=None) -> list:
     """Let validation find what a test wants and steps do next to nothing; returns the calls."""
     calls = []
 
-    def train(current, _):
+    def train(current, *_):
         grown = jax.tree.map(lambda x: x + 1, current.params)
         return current.replace(step=current.step + 1, params=grown), {"loss": 0.0}
 

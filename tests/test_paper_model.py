@@ -111,19 +111,23 @@ def golden(shared_data, tmp_path_factory):
     model, stored = trained.load(folder), np.load(file)
     tower = trained.tower_of(model.config.model)
 
+    def run(module, sequence, cloud):
+        return module.cge(sequence), module.ste(cloud)
+
     @jax.jit
-    def run(params, sequence, cloud):
-        return tower.apply(
-            {"params": params},
-            sequence,
-            cloud,
+    def both(params, *inputs):
+        values = {"params": params}
+        _, inside = tower.apply(
+            values,
+            *inputs,
             capture_intermediates=lambda module, _: module.name == "norm",
-            method=lambda m, s, c: (m.cge(s), m.ste(c)),
+            method=run,
         )
+        return tower.apply(values, *inputs, method=run), inside["intermediates"]
 
     cloud = stored["input/pattern"].transpose(0, 2, 1)
-    (crystal, pattern), inside = run(model.params, stored["input/sequence"], cloud)
-    tokens = {k: v["norm"]["__call__"][0] for k, v in inside["intermediates"].items()}
+    (crystal, pattern), inside = both(model.params, stored["input/sequence"], cloud)
+    tokens = {k: v["norm"]["__call__"][0].reshape(6, -1, 92) for k, v in inside.items()}
     crystals, patterns = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (crystal, pattern))
     scale = np.exp(model.params["log_scale"])
     return stored, {
@@ -316,6 +320,51 @@ def test_gradients_in_padding_are_exactly_zero(params, crystals, spots):
         assert (gradient[~mask] == 0).all() and (gradient[mask] != 0).any(-1).all()
 
 
+def test_what_is_not_computed_changes_nothing(crystals, spots, x64):
+    tower = PaperTower.from_config(small(layers=2, dtype="float64").model)
+    crystals, spots = jax.tree.map(
+        lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, (crystals, spots)
+    )
+    params = jax.jit(tower.init)(jax.random.key(1), crystals, spots, spots)["params"]
+    rng = np.random.default_rng(6)
+    params = jax.tree.map(lambda x: jnp.asarray(x + rng.normal(0, 0.05, x.shape)), params)
+    atoms, pairs = (crystals.numbers > 0).sum(-1), spots.mask.sum(-1)
+    room = tuple(int(n.sum()) + 2 for n in PaperTower.tokens(atoms, pairs))
+
+    def results(**extra):
+        def loss(params):
+            found = tower.apply({"params": params}, crystals, spots, spots, **extra)
+            found = found[0] if "mutable" in extra else found
+            return contrastive_loss(*found), found
+
+        (_, found), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return jax.tree.leaves((found, slopes))
+
+    # Where someone looks inside, everything is computed.
+    expected = results(mutable="intermediates")
+    # The softmax hides the biases of keys, one in each block.
+    assert sum(np.abs(x).max() > 1e-9 for x in expected) == len(expected) - 4
+    for one, other in zip(results(room=room), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
+
+
+def test_too_little_room_gives_no_number(params, crystals, spots):
+    values, real = {"params": params}, int((sequences(crystals) != -1).sum())
+    run = jax.jit(
+        lambda p, room: TOWER.apply(p, crystals, None, room, method="encode_crystal"),
+        static_argnums=1,
+    )
+    assert np.isfinite(run(values, real)).all() and np.isnan(run(values, real - 1)).all()
+
+
+def test_tokens_are_counted_as_the_encoders_find_them(crystals, spots):
+    atoms = np.asarray(crystals.numbers > 0).sum(-1)
+    both = dataclasses.replace(spots, measured=spots.measured.at[:, 2].set(True))
+    found = PaperTower.tokens(atoms, np.asarray(both.mask).sum(-1))
+    np.testing.assert_array_equal(found[0], (sequences(crystals) != -1).sum(-1))
+    np.testing.assert_array_equal(found[1], (point_cloud(both) != 0).any(-1).sum(-1))
+
+
 def test_the_losss_gradient_is_that_of_finite_differences(crystals, spots, params, x64):
     double = PaperTower.from_config(small(dtype="float64").model)
     crystals, spots, params = jax.tree.map(
@@ -352,6 +401,21 @@ def test_dropout_acts_in_training_alone(params, crystals, spots):
         np.testing.assert_array_equal(first[i], again[i])
         assert np.abs(first[i] - other[i]).max() > 0.01
         assert np.abs(first[i] - without[i]).max() > 0.01
+
+
+def test_dropout_masks_are_as_if_drawn():
+    rate, n = 0.1, 2**18
+    masks = [
+        np.asarray(paper_model._kept(jax.random.key(i, impl="rbg"), rate, (64, n // 64))).ravel()
+        for i in range(4)
+    ]
+    drop = np.stack(masks) - (1 - rate)
+    assert np.abs(drop.mean(1)).max() < 5 * np.sqrt(rate * (1 - rate) / n)
+    # Neither another key nor the numbers beside, below or some places on tell anything.
+    pairs = [drop[0] * drop[1], drop[2] * drop[3]]
+    pairs += [drop[0] * np.roll(drop[0], shift) for shift in (1, 2, 3, 4, 64, n // 64, n // 2)]
+    spread = rate * (1 - rate) / np.sqrt(n)
+    assert np.abs(np.mean(pairs, 1)).max() < 5 * spread
 
 
 def test_the_optimiser_has_the_papers_second_moment():

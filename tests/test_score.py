@@ -10,7 +10,7 @@ import pytest
 import diffraction as dx
 from dd2d_jax import score as scores
 from dd2d_jax.corrupt import clean_spots
-from dd2d_jax.score import lattice_likelihood, levels, score, simulate_table, take
+from dd2d_jax.score import lattice_likelihood, levels, score, simulate_table
 from dd2d_jax.spots import Conditions, Spots, half_plane
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=512)
@@ -171,12 +171,6 @@ def test_padding_changes_no_score(crystals, queries, table):
     cut = Spots(*(getattr(short, f)[:last] for f in ("q", "hk", "intensity", "measured")),
                 short.lattice)  # fmt: skip
     np.testing.assert_allclose(score(other, cut), score(table, short), atol=1e-5)
-
-
-def test_some_crystals_of_a_table_score_as_in_the_whole(table, queries):
-    rows = np.array([3, 0, 3])
-    whole = np.asarray(score(table, row(queries, 1)))
-    np.testing.assert_allclose(score(take(table, rows), row(queries, 1)), whole[rows], rtol=1e-6)
 
 
 def test_levels_are_the_logarithm_above_a_soft_floor():

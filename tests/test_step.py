@@ -1,5 +1,6 @@
 """The training step: the same on any number of devices, compiled once."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import pytest
 import tiny
 from conftest import ROOT
 
+from configs import paper
 from dd2d_jax.spots import Conditions
 from train import inputs, state, step
 
 # A batch small enough for four devices and large enough that its negatives matter.
 CONFIG = tiny.config()
 CONFIG.train.warmup = 0
+CONFIG.thermal.share = 0.0
 
 
 def three_steps(path) -> None:
@@ -34,7 +37,7 @@ def three_steps(path) -> None:
         batch = simulate(source, rows, jax.random.fold_in(key, number))
         for i, leaf in enumerate(jax.tree.leaves(batch)):
             out[f"batch {number} {i}"] = np.asarray(leaf).reshape(8, *leaf.shape[2:])
-        before, (current, metrics) = current, train(current, batch)
+        before, (current, metrics) = current, train(current, batch, inputs.Room())
         out["compiled"].append(len(programs))
         out["donated"].append(all(x.is_deleted() for x in jax.tree.leaves(before)))
         out.update({f"{k} {number}": np.asarray(v) for k, v in metrics.items()})
@@ -80,6 +83,30 @@ def test_each_step_draws_anew_and_so_does_each_place(runs):
     assert not set(strain) & set(again)
 
 
+def test_as_many_queries_as_asked_are_thermal_in_their_crystals_own_cell():
+    config = tiny.config()
+    config.thermal.share = 0.25
+    source = inputs.load_source(tiny.crystals(), Conditions.from_config(config.diffraction))
+    index = jax.numpy.arange(400) % 32
+
+    def cells(config):
+        simulate = functools.partial(step.simulate_batch, config, source)
+        mapped = jax.vmap(simulate, axis_name=step.AXIS, in_axes=(0, None))
+        crystal, clean, spots = jax.jit(mapped)(index[None], jax.random.key(3))
+        strain = np.asarray(spots.lattice / crystal.lattice)[0, :, 0, 0]
+        return np.abs(strain - 1) < 1e-5, np.asarray(spots.intensity - clean.intensity)[0]
+
+    same, change = cells(config)
+    assert 0.17 < same.mean() < 0.33
+    assert (np.abs(change[same]).max((1, 2)) > 1e-3).mean() > 0.9
+    config.thermal.share = 1.0
+    same, far = cells(config)
+    assert same.all()
+    config.thermal.displacement = 0.0
+    same, near = cells(config)
+    assert same.all() and np.abs(near).max() < 1e-5 < np.abs(far).max()
+
+
 def test_four_devices_give_the_loss_of_one(runs):
     four, one = runs
     for number in range(3):
@@ -123,3 +150,24 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_shards_keep_the_order_of_the_batch():
     np.testing.assert_array_equal(step.shard(np.arange(8)), [[0, 1], [2, 3], [4, 5], [6, 7]])
+
+
+def test_padding_that_is_not_computed_changes_nothing():
+    config = paper.get_config()
+    config.diffraction.tokens = 8
+    config.model.update({"width": 12, "heads": 2, "layers": 1, "dropout": 0.0})
+    source = inputs.load_source(tiny.crystals(), Conditions.from_config(config.diffraction))
+    start, rows, key = state.create(config), np.arange(8), jax.random.key(1)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.vmap, axis_name=step.AXIS, in_axes=(None, 0))
+    def loss(room, rows):
+        batch = step.simulate_batch(config, source, rows, key)
+        return step.update(config, start, batch, room)[1]["loss"]
+
+    # Room for exactly the tokens of eight sheets of three atoms and eight pairs of spots.
+    whole, packed = (
+        float(loss(room, rows[None])[0]) for room in (inputs.Room(), inputs.Room(3, (160, 136)))
+    )
+    assert packed == pytest.approx(whole, rel=1e-5)
+    assert np.isnan(loss(inputs.Room(3, (159, 136)), rows[None])[0])

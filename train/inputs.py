@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,15 @@ from ml_collections import ConfigDict
 
 import diffraction as dx
 from dd2d_jax import datasets
+from dd2d_jax.paper_model import PaperTower
 from dd2d_jax.spots import Conditions, strongest_rods
+from dd2d_jax.trained import tower_of
 
 # Rods simulated for each token: disturbed atoms may lift a weak spot among the strongest.
 _SPARE = 1.5
+# Batches looked at to find what a batch needs, the share of them that has to fit, and the number
+# of tokens that room is made in.
+_BATCHES, _SHARE, _ROUND = 200, 0.98, 128
 
 
 @jax.tree_util.register_dataclass
@@ -60,3 +67,45 @@ def batch_indices(seed: int, step: int, rows: np.ndarray, batch: int) -> np.ndar
     epoch, position = divmod(step, len(rows) // batch)
     order = np.random.default_rng((seed, epoch)).permutation(rows)
     return order[position * batch : (position + 1) * batch]
+
+
+class Room(NamedTuple):
+    """What of a batch is computed on a device: the step is compiled once for each.
+
+    Attributes:
+        atoms: slots for atoms of each crystal; None leaves them as they are.
+        tokens: of all crystals and of all patterns of a device's share (see PaperTower).
+    """
+
+    atoms: int | None = None
+    tokens: tuple[int | None, int | None] = (None, None)
+
+
+def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.ndarray], Room]:
+    """A function that finds the room for rows (devices, B / devices) of a batch.
+
+    Padding costs as much as tokens do. There are two sizes: one for nearly all batches drawn from
+    `rows`, and for the others all that there is.
+    """
+    if not isinstance(tower_of(config.model), PaperTower):
+        return lambda _: Room()
+    used = np.asarray(source.crystal.numbers) > 0
+    # Padding may stand anywhere: slots up to the last atom.
+    slots = used.shape[1] - used[:, ::-1].argmax(1)
+    pairs = (np.asarray(source.hk) != 0).any(-1).sum(1)
+    tokens = PaperTower.tokens(used.sum(1), np.minimum(pairs, config.diffraction.tokens))
+
+    def needed(rows: np.ndarray) -> np.ndarray:
+        return np.array([slots[rows].max(), *(x[rows].sum(1).max() for x in tokens)])
+
+    devices = jax.local_device_count()
+    drawn = (batch_indices(config.seed, i, rows, config.train.batch) for i in range(_BATCHES))
+    most = np.quantile([needed(x.reshape(devices, -1)) for x in drawn], _SHARE, axis=0)
+    atoms, *usual = (-(-most // [1, _ROUND, _ROUND])).astype(int) * [1, _ROUND, _ROUND]
+    usual = Room(int(atoms), tuple(int(x) for x in usual))
+
+    def room(rows: np.ndarray) -> Room:
+        fits = needed(rows) <= [usual.atoms, *usual.tokens]
+        return usual if fits.all() else Room()
+
+    return room

@@ -122,6 +122,7 @@ def _fit(
     if begin >= config.train.steps or _stopped(config, best):
         return
     simulate, train = step.make_functions(config)
+    room = inputs.rooms(config, source, splits["train"])
     current, resident = step.replicate((current, source))
     key = jax.random.key(config.seed + 1)
     progress = Progress(
@@ -135,11 +136,11 @@ def _fit(
         task = progress.add_task("", total=config.train.steps, completed=begin, status="compiling")
         tick, ticked = time.perf_counter(), begin
         for number in range(begin, config.train.steps):
-            rows = inputs.batch_indices(
-                config.seed, number, splits["train"], config.train.batch
+            rows = step.shard(
+                inputs.batch_indices(config.seed, number, splits["train"], config.train.batch)
             )
-            batch = simulate(resident, step.shard(rows), jax.random.fold_in(key, number))
-            current, metrics = train(current, batch)
+            batch = simulate(resident, rows, jax.random.fold_in(key, number))
+            current, metrics = train(current, batch, room(rows))
             done = number + 1
             if done % 10 == 0 or done == config.train.steps:
                 metrics = {k: float(v) for k, v in metrics.items()}

@@ -20,7 +20,7 @@ from dd2d_jax.corrupt import Disturbance, clean_spots, observe
 from dd2d_jax.loss import contrastive_loss
 from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import tower_of
-from train.inputs import Source
+from train.inputs import Room, Source
 from train.state import State, optimiser
 
 AXIS = "batch"
@@ -40,10 +40,15 @@ def simulate_batch(
     place = jnp.arange(index.shape[0]) + index.shape[0] * jax.lax.axis_index(AXIS)
 
     def disturbed(place: jax.Array, one: Source) -> Spots:
-        share_key, observe_key = jax.random.split(jax.random.fold_in(key, place))
+        share_key, kind_key, observe_key = jax.random.split(jax.random.fold_in(key, place), 3)
         # A share of none to all: clean queries and the worst ones are both learned.
         share = jax.random.uniform(share_key)
-        amount = jax.tree.map(lambda x: x * share, Disturbance(**config.disturbance))
+        hot = jax.random.uniform(kind_key) < config.thermal.share
+        amount = jax.tree.map(
+            lambda far, near: jnp.where(hot, far, near) * share,
+            Disturbance(displacement=config.thermal.displacement),
+            Disturbance(**config.disturbance),
+        )
         single = jax.tree.map(lambda x: x[None], one)
         spots = observe(observe_key, single.crystal, single.hk, conditions, amount)
         return jax.tree.map(lambda x: x[0], spots)
@@ -52,16 +57,22 @@ def simulate_batch(
     return chosen.crystal, clean, jax.vmap(disturbed)(place, chosen)
 
 
-def update(config: ConfigDict, state: State, batch: Batch) -> tuple[State, dict]:
+def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[State, dict]:
     """One optimiser step on a device's share of the batch; negatives come from all devices."""
     model = tower_of(config.model)
+    crystal, *spots = batch
+    sites = crystal.positions, crystal.numbers, crystal.occupancy, crystal.u
+    crystal = dx.Crystal(crystal.lattice, *jax.tree.map(lambda x: x[:, : room.atoms], sites))
+    shape = {"room": room.tokens} if room != Room() else {}
     # For networks with dropout: another mask at each step and on each device. "rbg" compiles and
     # draws faster than the default.
     key = jax.random.fold_in(jax.random.key(config.seed + 2, impl="rbg"), state.step)
     rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
 
     def loss_of(params: dict) -> tuple[jax.Array, dict]:
-        crystals, patterns, scale = model.apply({"params": params}, *batch, rngs=rngs)
+        crystals, patterns, scale = model.apply(
+            {"params": params}, crystal, *spots, rngs=rngs, **shape
+        )
         loss = contrastive_loss(crystals, patterns, scale, AXIS)
         return loss, {"loss": loss, "scale": scale}
 
@@ -74,7 +85,7 @@ def update(config: ConfigDict, state: State, batch: Batch) -> tuple[State, dict]
 
 
 def make_functions(config: ConfigDict) -> tuple[Callable, Callable]:
-    """`simulate(source, index, key) -> batch` and `train(state, batch) -> (state, metrics)`.
+    """`simulate(source, index, key) -> batch` and `train(state, batch, room) -> (state, metrics)`.
 
     `index` and the batch have a leading device axis. The two are compiled apart: in one function
     XLA fuses the simulator into the network and recomputes it (measured: three times slower).
@@ -85,10 +96,11 @@ def make_functions(config: ConfigDict) -> tuple[Callable, Callable]:
         in_axes=(None, 0, None),
     )
     train = jax.pmap(
-        lambda state, batch: update(config, state, batch),
+        lambda state, batch, room: update(config, state, batch, room),
         axis_name=AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, 0, None),
         out_axes=(None, None),
+        static_broadcasted_argnums=(2,),
         donate_argnums=(0,),
     )
     return simulate, train

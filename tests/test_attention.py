@@ -1,0 +1,106 @@
+"""Attention maps: of both networks, over real tokens only, each named for what it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import mx2
+
+import diffraction as dx
+from dd2d_jax.attention import Attention, attention
+from dd2d_jax.corrupt import clean_spots
+from dd2d_jax.spots import strongest_rods
+from dd2d_jax.trained import Model, initial_params
+from tests import tiny
+
+
+def model(name: str = "default", layers: int = 3) -> Model:
+    config = tiny.config()
+    config.model.layers = layers
+    if name == "paper":
+        config.model.name, config.model.dropout = "paper", 0.1
+    shapes = jax.eval_shape(lambda: initial_params(config))
+    rng = np.random.default_rng(1)
+    # Larger than before training, where attention is nearly even everywhere.
+    return Model(
+        config, jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes)
+    )
+
+
+@pytest.fixture(scope="module")
+def default() -> Model:
+    return model()
+
+
+@pytest.fixture(scope="module")
+def mos2() -> dx.Crystal:
+    """With two slots of padding at the end."""
+    one = dx.Crystal.from_ase(mx2("MoS2", vacuum=8))
+    return dx.Crystal(
+        one.lattice, jnp.pad(one.positions, [(0, 2), (0, 0)]), jnp.pad(one.numbers, (0, 2))
+    )
+
+
+@pytest.fixture(scope="module")
+def maps(default, mos2) -> list[Attention]:
+    return attention(default, mos2)
+
+
+def test_atoms_and_spots_are_named(maps, default, mos2):
+    atoms, spots = maps
+    assert (atoms.encoder, spots.encoder) == ("atoms", "spots")
+    assert atoms.tokens == ["cell", "Mo", "S1", "S2"]
+    assert atoms.kinds == ["cell", "atoms", "atoms", "atoms"]
+    batch = jax.tree.map(lambda x: x[None], mos2)
+    hk = jnp.asarray(strongest_rods(batch, default.conditions, 8))
+    seen = jax.jit(clean_spots)(batch, hk, default.conditions)
+    count = int(seen.mask.sum())
+    assert spots.tokens == ["cell", *(f"({h} {k})" for h, k in seen.hk[0][:count])]
+    assert (np.diff(np.asarray(seen.intensity[0].max(-1))[:count]) <= 1e-6).all()
+
+
+def test_the_first_and_the_last_layer_are_shown(maps):
+    atoms, spots = maps
+    assert atoms.layers == [1] and spots.layers == [1, 3]
+    assert spots.weights.shape == (2, 2, len(spots.tokens), len(spots.tokens))
+    assert np.abs(spots.weights[0] - spots.weights[1]).max() > 0.01
+
+
+def test_rows_add_up_to_one_over_real_tokens(maps):
+    for one in maps:
+        np.testing.assert_allclose(one.weights.sum(-1), 1, atol=1e-5)
+        # And are no even spread.
+        assert one.weights.std() > 0.01
+
+
+def test_padding_is_neither_shown_nor_looked_at(maps, default, mos2):
+    elsewhere = dx.Crystal(
+        mos2.lattice,
+        jnp.concatenate([jnp.full((2, 3), 0.7), mos2.positions[:3]]),
+        jnp.roll(mos2.numbers, 2),
+    )
+    for one, other in zip(maps, attention(default, elsewhere), strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
+
+
+def test_the_published_networks_tokens_are_its_sequence(mos2):
+    (found,) = attention(model("paper", layers=2), mos2)
+    assert found.encoder == "sequence" and found.layers == [1, 2]
+    assert found.tokens[:8] == ["start", "a", "b", "c", "α", "β", "γ", "S1 x"]
+    assert found.tokens[8:12] == ["S1 y", "S1 z", "S1 Z", "S2 x"]
+    assert found.tokens[-2:] == ["Mo Z", "end"]
+    assert found.weights.shape == (2, 2, 20, 20)
+    np.testing.assert_allclose(found.weights.sum(-1), 1, atol=1e-5)
+    # The start token sees the cell alone, by construction.
+    assert (found.weights[:, :, 0, 7:] == 0).all() and (found.weights[:, :, 1, 7:] > 0).all()
+
+
+def test_shares_and_effective_tokens_of_known_maps():
+    even, one = np.full((3, 3), 1 / 3), np.eye(3)
+    found = Attention("atoms", ["cell", "B", "N"], ["cell", "atoms", "atoms"], [1],
+                      np.array([[even, one, [[1, 0, 0]] * 3]]))  # fmt: skip
+    np.testing.assert_allclose(found.effective(), [[3, 1, 1]])
+    shares = found.shares()
+    np.testing.assert_allclose(shares["cell"], [[1 / 3, 1 / 3, 1]])
+    np.testing.assert_allclose(shares["atoms"], [[2 / 3, 2 / 3, 0]])
