@@ -13,6 +13,7 @@ hypotheses are summed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -56,6 +57,8 @@ HYPOTHESES = (
 SOFT = 1e-3
 # What log(I + SOFT) errs by, however strong the spot.
 LEAST = 0.02
+# Crystals that are computed at once.
+_CHUNK = 32
 
 
 def log_evidence(
@@ -76,21 +79,25 @@ def log_evidence(
         conditions: radiation and B.
         hypotheses: what may differ; all are as likely.
     """
-    count, atoms = len(crystals), int((crystals.numbers > 0).any(0).sum())
-    # Few shapes are compiled: sizes are powers of two, and padding changes no result.
-    rows = np.minimum(np.arange(power_of_two(max(count, 8))), count - 1)
-    room = power_of_two(max(atoms, 8))
-    numbers = _sized(crystals.numbers[rows], room)
-    positions = _sized(crystals.positions[rows], room)
-    batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
     each = queries.mask.ndim == 2
+    # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     pairs = power_of_two(max(int(np.asarray(queries.mask).sum(-1).max()), 32))
     few = strongest(queries, pairs)
-    few = jax.tree.map(
-        lambda x: jnp.asarray(x)[rows] if each else jnp.broadcast_to(x, (len(rows), *x.shape)), few
-    )
     stacked = jax.tree.map(lambda *x: jnp.array(x), *hypotheses)
-    return np.asarray(_log_evidence(batch, few, conditions, stacked))[:count]
+    atoms = (crystals.numbers > 0).sum(1)
+    rooms = np.array([power_of_two(max(int(n), 8)) for n in atoms])
+    out = np.zeros(len(crystals), np.float32)
+    for room in np.unique(rooms):
+        alike = np.flatnonzero(rooms == room)
+        for start in range(0, len(alike), _CHUNK):
+            rows = alike[np.minimum(np.arange(start, start + _CHUNK), len(alike) - 1)]
+            numbers = _sized(crystals.numbers[rows], room)
+            positions = _sized(crystals.positions[rows], room)
+            batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
+            spots = jax.tree.map(lambda x, i=rows: jnp.asarray(x)[i], few) if each else few
+            # The last row is repeated: it is written again.
+            out[rows] = _log_evidence(batch, spots, conditions, stacked, each)
+    return out
 
 
 def _sized(values: np.ndarray, room: int) -> np.ndarray:
@@ -98,12 +105,17 @@ def _sized(values: np.ndarray, room: int) -> np.ndarray:
     return np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))[:, :room]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="each")
 def _log_evidence(
-    crystals: dx.Crystal, queries: Spots, conditions: Conditions, hypotheses: Hypothesis
+    crystals: dx.Crystal,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Hypothesis,
+    each: bool,
 ) -> jax.Array:
-    stretch, shear = strain_between(crystals.lattice, queries.lattice)
-    moved = on_lattice(crystals, queries.lattice)
+    cells = jnp.broadcast_to(queries.lattice, crystals.lattice.shape)
+    stretch, shear = strain_between(crystals.lattice, cells)
+    moved = on_lattice(crystals, cells)
 
     def of(crystal: dx.Crystal, query: Spots, stretch: jax.Array, shear: jax.Array) -> jax.Array:
         q, shares = _shares(crystal, query, conditions)
@@ -116,7 +128,7 @@ def _log_evidence(
 
         return jax.nn.logsumexp(jax.vmap(under)(hypotheses))
 
-    return jax.vmap(of)(moved, queries, stretch, shear)
+    return jax.vmap(of, in_axes=(0, 0 if each else None, 0, 0))(moved, queries, stretch, shear)
 
 
 def _shares(
@@ -141,9 +153,10 @@ def _of_intensities(q: jax.Array, shares: jax.Array, query: Spots, h: Hypothesis
     factor = jnp.sum(shares, -1)
     diffuse = (1 - damping) * jnp.sum(jnp.abs(shares) ** 2, -1)
     mean = jnp.abs(factor) ** 2 * damping + diffuse
-    # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
-    turned = jnp.conj(factor)[:, None] * shares * 1j
-    slope = 4 * jnp.pi * damping[:, None, None] * jnp.real(turned)[:, :, None] * q[:, None, :]
+    # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r). Heights hardly count: q
+    # along the normal is small.
+    turned = jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
+    slope = 4 * jnp.pi * damping[:, None, None] * turned[:, :, None] * q[:, None, :2]
     scale = jnp.sum(jnp.where(measured, jnp.sqrt(observed * mean), 0.0)) / (
         jnp.sum(jnp.where(measured, mean, 0.0)) + 1e-30
     )
