@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     # Instead of that, so many of the queries have the cell of their crystal and atoms that moved
     # far, as in molecular dynamics; each sample draws its own share of the displacement.
     config.thermal = ConfigDict()
-    config.thermal.share = 0.4
+    config.thermal.share = 0.25
     config.thermal.displacement = 0.3  # angstrom, on each coordinate
 
     config.model = ConfigDict()

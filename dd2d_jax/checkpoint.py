@@ -141,6 +141,14 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     return None
 
 
+def best_step(directory: str | Path) -> int:
+    """How many steps the best parameters have seen; `restore` tells whether they can be read."""
+    manager = _manager(Path(directory) / "best")
+    steps = manager.all_steps()
+    manager.close()
+    return max(steps, default=0)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
@@ -151,8 +159,8 @@ def _check_shapes(folder: Path, template: Any, found: Any) -> None:
     ):
         if np.shape(a) != np.shape(b):
             raise CheckpointError(
-                f"{folder}: {jax.tree_util.keystr(path)} has shape {np.shape(b)}, the config says "
-                f"{np.shape(a)}"
+                f"{folder}: of another version or another config: {jax.tree_util.keystr(path)} has "
+                f"shape {np.shape(b)}, here it is {np.shape(a)}; train again"
             )
 
 

@@ -468,6 +468,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     out = None if args.json in (None, "-") else Path(args.json)
     _check_file("--json", out)
+    if (args.level == "thermal") != (args.snapshots is not None):
+        raise UserError(
+            "--level thermal and --snapshots S.db need each other; make S.db with dd2d snapshots"
+        )
+    _check_snapshots(args.snapshots)
     model = _model(args.checkpoint)
     sets = []
     for source in (args.queries, args.library):
@@ -483,15 +488,23 @@ def _evaluate(args: argparse.Namespace) -> None:
     _print_table(evaluation_table(result))
 
 
+def _check_snapshots(path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"{path}: no such file; make it with dd2d snapshots")
+
+
 def _report(args: argparse.Namespace) -> None:
     _check_new(args.out)
+    _check_snapshots(args.snapshots)
+    from dd2d_jax.checkpoint import best_step
     from dd2d_jax.library import read_source
     from dd2d_jax.output import evaluation_table
-    from dd2d_jax.report import make, steps_run
+    from dd2d_jax.report import make
 
     model = _model(args.checkpoint)
-    names = [name for name in dict.fromkeys(args.ablation) if name != args.checkpoint]
-    others = {name: (_model(name), steps_run(name)) for name in names}
+    own_folder = Path(args.checkpoint).resolve()
+    names = [name for name in dict.fromkeys(args.ablation) if Path(name).resolve() != own_folder]
+    others = {name: (_model(name), best_step(name)) for name in names}
     own = Path(args.checkpoint) / "test.db"
     if args.queries is None and not own.is_file():
         raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
@@ -504,7 +517,7 @@ def _report(args: argparse.Namespace) -> None:
             sets[source] = read_source(source)
     about = {
         "checkpoint": args.checkpoint,
-        "steps": steps_run(args.checkpoint),
+        "steps": best_step(args.checkpoint),
         "queries": queries,
         "library": library,
     }

@@ -74,13 +74,16 @@ def evaluate(
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
-        "ms_per_query"}}, "setup_s": {"embed", "simulate"}}; of "thermal" also "snapshots": what
-        made them, how many crystals have one and which have none (`dynamics.read_snapshots`).
+        "ms_per_query"}}, "cell_alone": {"top1", ...}, "setup_s": {"embed", "simulate"}}; of
+        "thermal" also "snapshots": what made them, how many crystals have one and which have none
+        (`dynamics.read_snapshots`).
         The milliseconds of the network are the mean of a batch, the others the median.
+        "cell_alone" ranks by the nearest cell and no intensity: what a level gives away.
 
     Raises:
+        FileNotFoundError: no file of snapshots.
         ValueError: an unknown level, no queries, a query that is not in the library, or
-            snapshots that are missing, unusable or of another level.
+            snapshots that are unusable or not asked for by the level.
     """
     if level not in (*LEVELS, THERMAL):
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
@@ -127,11 +130,13 @@ def evaluate(
         ranks, ms = _timed(find, len(queries))
         methods[name] = {**accuracy(ranks), "ms_per_query": ms}
     methods["neural+rerank"]["ms_per_query"] += neural_ms
+    cell = [rank(_nearness(table, _row(spots, i)), truth[i]) for i in range(len(queries))]
     return {
         "level": level,
         "library": len(library),
         "queries": len(queries),
         "methods": methods,
+        "cell_alone": accuracy(np.array(cell)),
         "setup_s": {"embed": embed_s, "simulate": simulate_s},
         **({} if snapshots is None else {"snapshots": queries.report}),
     }
@@ -146,9 +151,7 @@ def physics_rank(
     that moved far spoil the intensities and leave the cell.
     """
     scores = np.asarray(score(table, query))
-    stretch, shear = _strains(table.lattice, query.lattice)
-    near = -np.asarray(stretch**2 + shear**2)
-    first = np.union1d(_first(scores, RERANK), _first(near, RERANK))
+    first = np.union1d(_first(scores, RERANK), _first(_nearness(table, query), RERANK))
     return _rank(first, scores, library, query, conditions, truth)
 
 
@@ -161,6 +164,12 @@ def rerank_rank(
 
 
 _strains = jax.jit(strain_between)
+
+
+def _nearness(table: Table, query: Spots) -> np.ndarray:
+    """(n,) higher where a crystal's cell is nearer to the query's."""
+    stretch, shear = _strains(table.lattice, query.lattice)
+    return -np.asarray(stretch**2 + shear**2)
 
 
 def _first(scores: np.ndarray, count: int) -> np.ndarray:
@@ -181,7 +190,8 @@ def _rank(
     evidence = log_evidence(library.take(first), query, conditions)
     if len(place):
         return rank(evidence, int(place[0]))
-    return max(rank(scores, truth), len(first) + 1)
+    others = np.setdiff1d(np.arange(len(scores)), first)
+    return len(first) + rank(scores[others], int(np.flatnonzero(others == truth)[0]))
 
 
 def _timed(function: Callable[[int], int], count: int) -> tuple[np.ndarray, float]:

@@ -29,7 +29,8 @@ def lattice_features(lattice: jax.Array) -> jax.Array:
     cosine = jnp.sum(a * b, -1) / (length_a * length_b)
     sizes = jnp.stack([jnp.log(length_a), jnp.log(length_b)], -1)
     shape = jnp.stack([sizes[..., 1] - sizes[..., 0], cosine], -1)
-    return jnp.concatenate([sizes, shape, fourier(sizes, (1, 4, 16)), fourier(shape, (1, 8))], -1)
+    waves = [fourier(sizes, (1, 4, 16, 64)), fourier(shape, (1, 8, 64))]
+    return jnp.concatenate([sizes, shape, *waves], -1)
 
 
 def spot_features(spots: Spots) -> jax.Array:

@@ -244,11 +244,12 @@ def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:
 
 def evaluation_table(result: dict[str, Any]) -> Table:
     """Accuracies in percent and milliseconds a query of the three methods (see `evaluate`)."""
+    cell = "/".join(f"{result['cell_alone'][f'top{n}']:.1f}" for n in TOP)
     setup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["setup_s"].items())
     table = Table(
         title=f"{result['level']}: {result['queries']} queries, {result['library']} crystals",
         title_justify="left",
-        caption=f"set-up: {setup}",
+        caption=f"the nearest cell alone, no intensities: {cell}\nset-up: {setup}",
         caption_justify="left",
     )
     table.add_column("method")

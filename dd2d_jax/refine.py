@@ -76,8 +76,10 @@ def fit(crystals: CrystalSet, queries: Spots, conditions: Conditions) -> Fit:
 
 def on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
     """The same fractional coordinates on other cells (n, 2, 2)."""
-    fractional = jnp.einsum("...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal)
-    in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice)
+    fractional = jnp.einsum(
+        "...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal, precision="highest"
+    )
+    in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice, precision="highest")
     positions = jnp.concatenate([in_plane, crystal.positions[..., 2:]], -1)
     return dataclasses.replace(crystal, lattice=lattice, positions=positions)
 

@@ -111,7 +111,7 @@ def make(
     library: CrystalSet,
     out: str | Path,
     about: Mapping[str, Any],
-    others: Mapping[str, tuple[Model, int | None]] | None = None,
+    others: Mapping[str, tuple[Model, int]] | None = None,
     snapshots: str | Path | None = None,
     seed: int = 0,
     crystal: str | None = None,
@@ -124,8 +124,8 @@ def make(
         queries: crystals whose patterns are looked for; each uid must be in the library.
         library: the gallery.
         out: a new folder.
-        about: "checkpoint", "queries" and "library", names for the page, and "steps" (int or
-            None) that the model was trained for.
+        about: "checkpoint", "queries" and "library", names for the page, and "steps" (int)
+            that the weights have seen.
         others: models that are compared with it by name, with their steps.
         snapshots: for the level "thermal", see `evaluate`.
         seed: of the disturbance.
@@ -204,18 +204,6 @@ def _svg(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="svg")
     return out.getvalue()
-
-
-def steps_run(checkpoint: str | Path) -> int | None:
-    """The last step in the log of a training run's folder, None where it has none."""
-    log = Path(checkpoint) / "metrics.jsonl"
-    steps = []
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        try:
-            steps.append(int(json.loads(line)["step"]))
-        except (ValueError, KeyError, TypeError):  # a line that was cut when the run was killed
-            continue
-    return max(steps, default=None)
 
 
 def _pick(queries: CrystalSet, uid: str | None) -> int:
@@ -354,7 +342,7 @@ def _ablation(
     library: CrystalSet,
     seed: int,
     about: Mapping[str, Any],
-    others: Mapping[str, tuple[Model, int | None]],
+    others: Mapping[str, tuple[Model, int]],
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """A row for each model: its size, its steps, and what its network alone finds."""
@@ -372,7 +360,7 @@ def _ablation(
 
 
 def _network(
-    name: str, model: Model, steps: int | None, answers: Mapping[str, Answers]
+    name: str, model: Model, steps: int, answers: Mapping[str, Answers]
 ) -> dict[str, Any]:
     sizes = model.config.model
     return {

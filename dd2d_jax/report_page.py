@@ -88,7 +88,7 @@ def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> lis
     if data.get("limit"):
         source += f", {data['limit']} crystals of it drawn at random"
     split = f"{data['split']}, seed {data.get('split_seed', 0)}" if "split" in data else "not known"
-    steps = "not known" if about["steps"] is None else f"{about['steps']:,}"
+    steps = f"{about['steps']:,}"
     queries = "; ".join(f"{r['level']}: {r['queries']:,}" for r in levels)
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     rows = [
@@ -100,7 +100,7 @@ def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> lis
         ),
         ("trained on", source),
         ("split", split),
-        ("steps run", steps),
+        ("steps that the weights saw", steps),
         (
             "patterns",
             f"electrons of {light['energy']:g} keV, q up to {light['q_max']:g} 1/Å, "
@@ -136,11 +136,14 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
         for method, values in result["methods"].items():
             speed = f"{values['ms_per_query']:.2f}"
             rows.append((level, method, *_tops(values), speed, f"{result['library']:,}"))
+        aside.append(len(rows))
+        size = f"{result['library']:,}"
+        rows.append((level, "nearest cell", *_tops(result["cell_alone"]), "", size))
         if level in published:
             aside.append(len(rows))
             rows.append((level, "published", *_tops(published[level]), "", published["library"]))
     aside.append(len(rows))
-    chance = [f"{accuracy['chance'][f'top{k}']:.2g}" for k in _TOP]
+    chance = [f"{float(format(accuracy['chance'][f'top{k}'], '.2g')):g}" for k in _TOP]
     size = f"{accuracy['levels'][0]['library']:,}"
     rows.append(("any", "drawn at random", *chance, "", size))
     head = ("level", "method", *(f"top-{k} (%)" for k in _TOP), "ms a query", "gallery")
@@ -155,7 +158,8 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
             "A query counts as found in k attempts where its own crystal is among the first k; a "
             "tie counts against. <i>neural</i>: embeddings alone; <i>physics</i>: every pattern of "
             "the gallery simulated and compared, the likelihood of the best computed; "
-            "<i>neural+rerank</i>: the network's first candidates ordered by their likelihood. "
+            "<i>neural+rerank</i>: the network's first candidates ordered by their likelihood; "
+            "<i>nearest cell</i>: no intensities at all, which says what a level gives away. "
             "Clean: the pattern of the crystal itself. Perturbed: strain, displacements and "
             "noise, as in the README.",
             *thermal,
@@ -331,7 +335,7 @@ def _ablation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (" ★" if row[level][f"top{k}"] == best[level, k] else "")
             for level, k in columns
         ]
-        steps = "-" if row["steps"] is None else f"{row['steps']:,}"
+        steps = f"{row['steps']:,}"
         sizes = (row["heads"], row["layers"], row["width"], f"{row['parameters']:,}", steps)
         table.append((row["checkpoint"], row["network"], *sizes, *marks))
     head = ("checkpoint", "network", "heads", "layers", "width", "parameters", "steps")

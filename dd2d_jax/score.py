@@ -151,11 +151,14 @@ def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
 def strain_between(candidate: jax.Array, query: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Isotropic strain and shear, each (...), from candidate cells (..., 2, 2) to a query's."""
     # Metric tensors: rotations do not count.
-    a = jnp.einsum("...ik,...jk->...ij", candidate, candidate)
-    b = jnp.einsum("...ik,...jk->...ij", query, query)
+    a, b = (
+        jnp.einsum("...ik,...jk->...ij", x, x, precision="highest") for x in (candidate, query)
+    )
     ratio = jnp.linalg.solve(a, jnp.broadcast_to(b, a.shape))
-    trace = ratio[..., 0, 0] + ratio[..., 1, 1]
     det = ratio[..., 0, 0] * ratio[..., 1, 1] - ratio[..., 0, 1] * ratio[..., 1, 0]
     stretch = jnp.log(jnp.maximum(det, 1e-6)) / 4
-    shear = jnp.arccosh(jnp.maximum(trace / (2 * jnp.sqrt(jnp.maximum(det, 1e-12))), 1.0)) / 2
+    # The difference of the eigenvalues, not arccosh of their sum, which loses small shears.
+    gap = (ratio[..., 0, 0] - ratio[..., 1, 1]) ** 2 + 4 * ratio[..., 0, 1] * ratio[..., 1, 0]
+    root = jnp.sqrt(jnp.maximum(det, 1e-12))
+    shear = jnp.arcsinh(jnp.sqrt(jnp.maximum(gap, 0.0)) / (2 * root)) / 2
     return stretch, shear

@@ -262,7 +262,7 @@ def test_evaluate_gives_the_agreed_json(dd2d):
     status, out, _ = dd2d(f"{line} --json")
     result = json.loads(out)
     assert status == 0
-    assert set(result) == {"level", "library", "queries", "methods", "setup_s"}
+    assert set(result) == {"level", "library", "queries", "methods", "cell_alone", "setup_s"}
     assert (result["level"], result["library"], result["queries"]) == ("clean", 7, 7)
     assert list(result["methods"]) == METHODS
     assert all(set(m) == NUMBERS for m in result["methods"].values())
@@ -305,7 +305,8 @@ def test_snapshots_are_made_once_and_evaluated(dd2d, monkeypatch):
     status, out, err = dd2d(f"{EVALUATE} --level thermal --snapshots s.db --json")
     result = json.loads(out)
     assert status == 0 and (result["level"], result["queries"]) == ("thermal", 12)
-    assert set(result) == {"level", "library", "queries", "methods", "setup_s", "snapshots"}
+    keys = {"level", "library", "queries", "methods", "cell_alone", "setup_s", "snapshots"}
+    assert set(result) == keys
     assert result["snapshots"]["without"] == ["BN"]
     assert result["methods"]["physics"]["top1"] == 100
     assert "s.db: crystals with snapshots: 6, without: 1, the first is 'BN'" in err
@@ -351,7 +352,8 @@ EVALUATE = "evaluate --checkpoint run --queries all.db --library all.db"
         ("index bulk.cif new --checkpoint run", "bulk.cif: no crystal can be used"),
         ("index all.db lib --checkpoint run", "lib: exists already"),
         ("evaluate --checkpoint run --queries mos2.cif --library all.db", "not in the library"),
-        (f"{EVALUATE} --level thermal", "snapshots and level 'thermal' need each other"),
+        (f"{EVALUATE} --level thermal", "--level thermal and --snapshots S.db need each other"),
+        (f"{EVALUATE} --level thermal --snapshots no.db", "no.db: no such file; make it with"),
         (f"{EVALUATE} --level thermal --snapshots all.db", "all.db: not a database of dd2d snap"),
         ("snapshots all.db s.db --calculator amber", "'amber' is unknown; choose emt"),
         ("snapshots all.db gone/s.db --calculator emt", "gone/s.db: cannot be written"),

@@ -87,6 +87,15 @@ def test_the_result_has_the_designs_keys_and_is_json(clean):
     assert methods["neural+rerank"]["ms_per_query"] > methods["neural"]["ms_per_query"]
 
 
+def test_the_cell_alone_knows_nothing_of_intensities(model, library):
+    """Of a crystal and one of the same cell with other atoms only the intensities tell."""
+    numbers = np.where(library.numbers > 0, library.numbers + 1, 0)
+    other = dataclasses.replace(renamed(library), numbers=numbers)
+    found = evaluate(model, library, joined(library, other), "clean")
+    assert found["cell_alone"]["top1"] == 0.0 < found["cell_alone"]["top10"]
+    assert found["methods"]["physics"]["top1"] == 100.0
+
+
 def test_duplicates_in_the_library_count_against(model, library):
     """The same structure under another uid scores as high: the true one is second."""
     queries = library.take([2, 4])

@@ -124,7 +124,7 @@ def test_the_evaluation_table_shows_every_method():
     accuracies = {f"top{n}": float(n) for n in output.TOP}
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
-              "setup_s": {"embed": 1.0}}  # fmt: skip
+              "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip
     text = shown(output.evaluation_table(result))
     for part in ("neural", "physics", "clean: 5 queries, 9 crystals", "50.0", "1.25"):
         assert part in text

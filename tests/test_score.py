@@ -10,7 +10,7 @@ import pytest
 import diffraction as dx
 from dd2d_jax import score as scores
 from dd2d_jax.corrupt import clean_spots
-from dd2d_jax.score import lattice_likelihood, levels, score, simulate_table
+from dd2d_jax.score import lattice_likelihood, levels, score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, half_plane
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=512)
@@ -239,3 +239,19 @@ def test_a_rod_that_strain_moves_across_the_edge_costs_nothing(crystals, table):
             value = score(table, row(spots, i))[i]
             lattice = lattice_likelihood(crystals.lattice[i], strained.lattice[i])
             assert value - scores.LATTICE_WEIGHT * lattice > 0.99
+
+
+def test_no_shear_is_found_where_there_is_none(crystals):
+    """A strain alike in all directions, in single precision, also of skewed and long cells."""
+    lattice = np.asarray(crystals.lattice)
+    stretch, shear = strain_between(jnp.asarray(lattice), jnp.asarray(lattice * np.float32(1.001)))
+    np.testing.assert_allclose(stretch, np.log(1.001), atol=2e-6)
+    np.testing.assert_allclose(shear, 0.0, atol=2e-5)
+
+
+def test_a_shear_is_half_the_logarithm_of_its_ratio_of_axes():
+    square = jnp.eye(2) * 3.0
+    sheared = square * jnp.exp(jnp.array([0.01, -0.01]))
+    stretch, shear = strain_between(square, sheared)
+    assert float(stretch) == pytest.approx(0.0, abs=1e-6)
+    assert float(shear) == pytest.approx(0.01, rel=1e-3)

@@ -194,7 +194,8 @@ def _save(
 ) -> Best:
     # The disturbed queries decide, as the clean ones are soon all found; but not where training
     # never saw one.
-    top1 = found["perturbed" if any(config.disturbance.values()) else "clean"]["top1"]
+    disturbed = any(config.disturbance.values()) or config.thermal.share > 0
+    top1 = found["perturbed" if disturbed else "clean"]["top1"]
     if top1 > best.top1:
         best = Best(top1, done, 0)
         checkpoint.save(workdir, "best", done, {"params": current.params}, {"validation": found})
