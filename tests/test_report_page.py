@@ -114,7 +114,7 @@ def test_what_a_config_does_not_say_is_not_made_up(numbers):
 def test_the_best_network_of_each_column_is_marked(numbers):
     text = words(numbers)
     assert "runs/one default 4 3 128 700,000 40 99.0 ★ 99.0 ★ 99.0 ★ 99.0 ★ 80.0 90.0 ★" in text
-    assert "runs/two default 4 3 128 700,000 - 99.0 ★ 99.0 ★ 99.0 ★ 99.0 ★ 85.0 ★ 90.0 ★" in text
+    assert "runs/two default 4 3 128 700,000 40 99.0 ★ 99.0 ★ 99.0 ★ 99.0 ★ 85.0 ★ 90.0 ★" in text
     assert "taken under the same conditions" in text and "not taken under" not in text
     numbers["ablation"][1]["diffraction"]["q_max"] = 1.0
     assert "not taken under the same conditions" in words(numbers)
