@@ -19,8 +19,6 @@ from ml_collections import ConfigDict
 
 from dd2d_jax.files import new_file
 
-logging.getLogger("absl").setLevel(logging.ERROR)
-
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another model; the message is one line."""
@@ -74,6 +72,9 @@ def _manager(directory: Path, keep: int | None = None):
     """A manager that keeps that many steps; None reads only, also where nothing may be written."""
     import orbax.checkpoint as ocp
 
+    # Orbax logs what it reads, and of a damaged checkpoint a line before it raises. Here, as other
+    # packages set the level back when they are imported.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = (
         ocp.CheckpointManagerOptions(read_only=True, create=False)
         if keep is None

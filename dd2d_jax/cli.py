@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import sys
 import warnings
@@ -592,8 +591,6 @@ def _import_weights(args: argparse.Namespace) -> None:
 def _model(checkpoint: str | None) -> Any:
     from dd2d_jax.trained import load
 
-    # Of a damaged checkpoint Orbax logs a line of its own before it raises.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return load(checkpoint)
 
 
