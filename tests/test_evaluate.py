@@ -258,13 +258,14 @@ def test_a_crystal_that_the_network_misses_ranks_behind_those_compared(model, li
     assert rerank_rank(cosines[::-1], *rest, truth=150) == 1
 
 
+@pytest.mark.slow
 def test_physics_finds_every_clean_real_crystal(shared_data):
-    """60 of C2DB, against each other, twins left out."""
-    numbers = np.random.default_rng(4).choice(15204, 60, replace=False) + 1
+    """20 of C2DB, against each other, twins left out."""
+    numbers = np.random.default_rng(4).choice(15204, 20, replace=False) + 1
     with connect(shared_data / "c2db.db") as database:
         rows = [database.get(int(n)) for n in numbers]
     crystals = datasets.from_atoms((row.toatoms(), {"uid": row.uid}) for row in rows)
-    assert len(crystals) >= 55
+    assert len(crystals) >= 18
     conditions = Conditions(dx.Electrons(80.0), 1.25, 0.5, tokens=48)
     table = simulate_table(crystals.crystal, conditions)
     spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)

@@ -99,12 +99,9 @@ def test_as_many_queries_as_asked_are_thermal_in_their_crystals_own_cell():
     same, change = cells(config)
     assert 0.17 < same.mean() < 0.33
     assert (np.abs(change[same]).max((1, 2)) > 1e-3).mean() > 0.9
-    config.thermal.share = 1.0
-    same, far = cells(config)
-    assert same.all()
-    config.thermal.displacement = 0.0
+    config.thermal.share, config.thermal.displacement = 1.0, 0.0
     same, near = cells(config)
-    assert same.all() and np.abs(near).max() < 1e-5 < np.abs(far).max()
+    assert same.all() and np.abs(near).max() < 1e-5
 
 
 def test_four_devices_give_the_loss_of_one(runs):
@@ -152,6 +149,7 @@ def test_shards_keep_the_order_of_the_batch():
     np.testing.assert_array_equal(step.shard(np.arange(8)), [[0, 1], [2, 3], [4, 5], [6, 7]])
 
 
+@pytest.mark.slow
 def test_padding_that_is_not_computed_changes_nothing():
     config = paper.get_config()
     config.diffraction.tokens = 8
@@ -159,15 +157,20 @@ def test_padding_that_is_not_computed_changes_nothing():
     source = inputs.load_source(tiny.crystals(), Conditions.from_config(config.diffraction))
     start, rows, key = state.create(config), np.arange(8), jax.random.key(1)
 
+    mapped = functools.partial(jax.vmap, axis_name=step.AXIS, in_axes=(None, 0))
+    batch = jax.jit(mapped(lambda _, rows: step.simulate_batch(config, source, rows, key)))(
+        0, rows[None]
+    )
+
     @functools.partial(jax.jit, static_argnums=0)
-    @functools.partial(jax.vmap, axis_name=step.AXIS, in_axes=(None, 0))
-    def loss(room, rows):
-        batch = step.simulate_batch(config, source, rows, key)
+    @mapped
+    def loss(room, batch):
+        # What else the update computes is not used here, and is not compiled.
         return step.update(config, start, batch, room)[1]["loss"]
 
     # Room for exactly the tokens of eight sheets of three atoms and eight pairs of spots.
     whole, packed = (
-        float(loss(room, rows[None])[0]) for room in (inputs.Room(), inputs.Room(3, (160, 136)))
+        float(loss(room, batch)[0]) for room in (inputs.Room(), inputs.Room(3, (160, 136)))
     )
     assert packed == pytest.approx(whole, rel=1e-5)
-    assert np.isnan(loss(inputs.Room(3, (159, 136)), rows[None])[0])
+    assert np.isnan(loss(inputs.Room(3, (159, 136)), batch)[0])
