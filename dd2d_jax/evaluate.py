@@ -15,7 +15,7 @@ from dd2d_jax.corrupt import LEVELS, Disturbance, observe
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
 from dd2d_jax.evidence import log_evidence
-from dd2d_jax.ranks import accuracy, rank
+from dd2d_jax.ranks import accuracy, rank, row_ranks
 from dd2d_jax.score import Table, score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest, strongest_rods
 from dd2d_jax.trained import Model
@@ -50,6 +50,37 @@ def make_queries(
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gallery:
+    """A library made ready for a model.
+
+    Attributes:
+        embeddings: (n, D).
+        table: the clean patterns.
+        setup_s: {"embed", "simulate"}, seconds that this took.
+    """
+
+    embeddings: np.ndarray
+    table: Table
+    setup_s: dict[str, float]
+
+
+def prepare(
+    model: Model, library: CrystalSet, report: Callable[[str], None] = lambda _: None
+) -> Gallery:
+    """Embed and simulate every crystal; `report` is called with a line at each stage."""
+    report(f"embedding {len(library)} crystals")
+    begin = time.perf_counter()
+    embeddings = model.embed_crystals(library.crystal)
+    embed_s = time.perf_counter() - begin
+    report(f"simulating {len(library)} crystals")
+    begin = time.perf_counter()
+    table = simulate_table(library.crystal, model.conditions)
+    return Gallery(
+        embeddings, table, {"embed": embed_s, "simulate": time.perf_counter() - begin}
+    )
+
+
 def evaluate(
     model: Model,
     queries: CrystalSet,
@@ -58,6 +89,7 @@ def evaluate(
     seed: int = 0,
     report: Callable[[str], None] = lambda _: None,
     snapshots: str | Path | None = None,
+    gallery: Gallery | None = None,
 ) -> dict:
     """Accuracies in percent and milliseconds a query of the three methods.
 
@@ -71,6 +103,7 @@ def evaluate(
         snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
             crystals are looked for, those of other crystals are not; the true answer is the
             crystal itself.
+        gallery: from `prepare`, of this model and library; None makes it.
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
@@ -96,27 +129,20 @@ def evaluate(
             f"{snapshots}: crystals with snapshots: {made['crystals']}, without: {len(without)}"
             + (f", the first is {without[0]!r}" if without else "")
         )
-    truth = _places(queries, library)
+    truth = places(queries, library)
     conditions = model.conditions
     # A snapshot is disturbed already.
     spots = make_queries(queries, conditions, LEVELS.get(level, Disturbance()), seed)
     few = strongest(spots, conditions.tokens)
 
-    report(f"embedding {len(library)} crystals")
-    begin = time.perf_counter()
-    gallery = model.embed_crystals(library.crystal)
-    embed_s = time.perf_counter() - begin
-    report(f"simulating {len(library)} crystals")
-    begin = time.perf_counter()
-    table = simulate_table(library.crystal, conditions)
-    simulate_s = time.perf_counter() - begin
-
+    gallery = prepare(model, library, report) if gallery is None else gallery
+    table = gallery.table
     report(f"{len(queries)} queries")
     methods = {}
     model.embed_patterns(few)  # compiled, so that the times are the methods' own
     begin = time.perf_counter()
-    cosines = model.embed_patterns(few) @ gallery.T
-    ranks = np.array([rank(row, t) for row, t in zip(cosines, truth, strict=True)])
+    cosines = model.embed_patterns(few) @ gallery.embeddings.T
+    ranks = row_ranks(cosines, truth)
     neural_ms = 1000 * (time.perf_counter() - begin) / len(queries)
     methods["neural"] = {**accuracy(ranks), "ms_per_query": neural_ms}
 
@@ -130,14 +156,14 @@ def evaluate(
         ranks, ms = _timed(find, len(queries))
         methods[name] = {**accuracy(ranks), "ms_per_query": ms}
     methods["neural+rerank"]["ms_per_query"] += neural_ms
-    cell = [rank(_nearness(table, _row(spots, i)), truth[i]) for i in range(len(queries))]
+    cells = np.array([_nearness(table.lattice, lattice) for lattice in spots.lattice])
     return {
         "level": level,
         "library": len(library),
         "queries": len(queries),
         "methods": methods,
-        "cell_alone": accuracy(np.array(cell)),
-        "setup_s": {"embed": embed_s, "simulate": simulate_s},
+        "cell_alone": accuracy(row_ranks(cells, truth)),
+        "setup_s": gallery.setup_s,
         **({} if snapshots is None else {"snapshots": queries.report}),
     }
 
@@ -151,7 +177,8 @@ def physics_rank(
     that moved far spoil the intensities and leave the cell.
     """
     scores = np.asarray(score(table, query))
-    first = np.union1d(_first(scores, RERANK), _first(_nearness(table, query), RERANK))
+    near = _nearness(table.lattice, query.lattice)
+    first = np.union1d(_first(scores, RERANK), _first(near, RERANK))
     return _rank(first, scores, library, query, conditions, truth)
 
 
@@ -166,9 +193,9 @@ def rerank_rank(
 _strains = jax.jit(strain_between)
 
 
-def _nearness(table: Table, query: Spots) -> np.ndarray:
-    """(n,) higher where a crystal's cell is nearer to the query's."""
-    stretch, shear = _strains(table.lattice, query.lattice)
+def _nearness(cells: jax.Array, cell: jax.Array) -> np.ndarray:
+    """(n,) higher where one of the `cells` (n, 2, 2) is nearer to the query's, (2, 2)."""
+    stretch, shear = _strains(cells, cell)
     return -np.asarray(stretch**2 + shear**2)
 
 
@@ -210,7 +237,12 @@ def _row(spots: Spots, index: int) -> Spots:
     return strongest(one, power_of_two(int(one.mask.sum())))
 
 
-def _places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:
+def places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:
+    """Rows (m,) of the library where the queries' crystals are, by uid.
+
+    Raises:
+        ValueError: no queries, or a query that is not in the library.
+    """
     if len(queries) == 0:
         raise ValueError("there are no queries")
     where = {uid: i for i, uid in enumerate(library.uid)}

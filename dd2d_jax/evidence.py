@@ -26,8 +26,8 @@ import diffraction as dx
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.refine import on_lattice
 from dd2d_jax.score import strain_between
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
-from diffraction.kinematic import amplitudes, ewald_qz
+from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest
+from diffraction.kinematic import atom_factors, ewald_qz
 
 
 @jax.tree_util.register_dataclass
@@ -83,10 +83,7 @@ def log_evidence(
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     few = strongest(query, power_of_two(max(int(np.asarray(query.mask).sum()), 32)))
     stacked = jax.tree.map(lambda *x: jnp.array(x), *hypotheses)
-    used = crystals.numbers > 0
-    # Padding may stand anywhere: slots up to the last atom.
-    slots = used.shape[1] - used[:, ::-1].argmax(1)
-    rooms = np.array([power_of_two(max(int(n), 8)) for n in slots])
+    rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
     out = np.zeros(len(crystals), np.float32)
     for room in np.unique(rooms):
         alike = np.flatnonzero(rooms == room)
@@ -135,10 +132,7 @@ def _shares(
     flat = jnp.einsum("kd,de->ke", hk, crystal.reciprocal, precision="highest")
     height = ewald_qz(flat, conditions.radiation.wavelength)
     q = jnp.concatenate([flat, height[:, None]], -1)
-    weight = amplitudes(crystal, q, conditions.radiation, conditions.b_iso)
-    turns = jnp.einsum("kd,nd->kn", q, crystal.positions, precision="highest")
-    angle = 2 * jnp.pi * (turns - jnp.round(turns))
-    return q, jax.lax.complex(weight * jnp.cos(angle), weight * jnp.sin(angle))
+    return q, jax.lax.complex(*atom_factors(crystal, q, conditions.radiation, conditions.b_iso))
 
 
 def _of_intensities(q: jax.Array, shares: jax.Array, query: Spots, h: Hypothesis) -> jax.Array:

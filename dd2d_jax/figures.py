@@ -165,11 +165,15 @@ def plot_found(found: Found) -> Figure:
     return figure
 
 
+def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """New axes that stand at (x, y) inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((x / across, y / up, width / across, height / up))
+
+
 def _place(figure: Figure, x: float, y: float, width: float, height: float, draw, *args, **kwargs):
-    """Draw on new axes that stand at (x, y) inches from the lower left corner."""
-    size = figure.get_size_inches()
-    box = (x / size[0], y / size[1], width / size[0], height / size[1])
-    draw(*args, figure.add_axes(box), **kwargs)
+    """Draw on new axes."""
+    draw(*args, axes_at(figure, x, y, width, height), **kwargs)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:

@@ -20,6 +20,11 @@ def rank(scores: np.ndarray, truth: int) -> int:
     return int((scores >= scores[truth]).sum())
 
 
+def row_ranks(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Ranks (m,) of the true candidates (m,) in each row of scores (m, n)."""
+    return np.array([rank(row, t) for row, t in zip(scores, truth, strict=True)], np.int64)
+
+
 def embedding_ranks(queries: np.ndarray, gallery: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Ranks (m,) of the true rows of a gallery by cosine.
 
@@ -30,9 +35,8 @@ def embedding_ranks(queries: np.ndarray, gallery: np.ndarray, truth: np.ndarray)
     """
     out = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), 256):
-        scores = queries[start : start + 256] @ gallery.T
-        for i, row in enumerate(scores):
-            out[start + i] = rank(row, truth[start + i])
+        part = slice(start, start + 256)
+        out[part] = row_ranks(queries[part] @ gallery.T, truth[part])
     return out
 
 

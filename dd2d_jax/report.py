@@ -23,11 +23,11 @@ from dd2d_jax.attention import Attention, attention
 from dd2d_jax.corrupt import LEVELS, Disturbance
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
-from dd2d_jax.evaluate import THERMAL, evaluate, make_queries
+from dd2d_jax.evaluate import THERMAL, evaluate, make_queries, places, prepare
 from dd2d_jax.files import new_folder
 from dd2d_jax.output import cell, progress
 from dd2d_jax.point_groups import TOLERANCE, counts, distance, point_group, tree
-from dd2d_jax.ranks import accuracy, rank
+from dd2d_jax.ranks import accuracy, row_ranks
 from dd2d_jax.spots import Spots, strongest
 from dd2d_jax.trained import Model
 
@@ -92,14 +92,13 @@ def answer(
     amount = LEVELS.get(level, Disturbance())
     spots = make_queries(queries, model.conditions, amount, seed)
     cosines = model.embed_patterns(strongest(spots, model.conditions.tokens)) @ gallery.T
-    where = {uid: i for i, uid in enumerate(library.uid)}
-    truth = np.array([where[uid] for uid in queries.uid])
-    ranks = np.array([rank(row, t) for row, t in zip(cosines, truth, strict=True)])
+    truth = places(queries, library)
+    ranks = row_ranks(cosines, truth)
     # A number that is not one comes last, as in `rank`.
     known = np.nan_to_num(cosines, nan=-np.inf)
-    places = np.arange(len(library))
+    rows = np.arange(len(library))
     order = np.array(
-        [np.lexsort((places == t, -row))[:CANDIDATES]
+        [np.lexsort((rows == t, -row))[:CANDIDATES]
          for row, t in zip(known, truth, strict=True)]
     )  # fmt: skip
     return Answers(level, spots, truth, cosines, ranks, order)
@@ -148,14 +147,14 @@ def make(
         asked = {level: queries for level in LEVELS}
         if snapshots is not None:
             asked[THERMAL] = read_snapshots(snapshots, queries)
+        gallery = prepare(model, library, say)
         results = []
         for level in asked:
             say(f"level {level}")
             shots = snapshots if level == THERMAL else None
-            results.append(evaluate(model, queries, library, level, seed, say, shots))
-        gallery = model.embed_crystals(library.crystal)
+            results.append(evaluate(model, queries, library, level, seed, say, shots, gallery))
         answers = {
-            level: answer(model, gallery, made, library, level, seed)
+            level: answer(model, gallery.embeddings, made, library, level, seed)
             for level, made in asked.items()
         }
         main = answers[LEVEL]

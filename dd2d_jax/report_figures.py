@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from scipy.cluster.hierarchy import dendrogram
 
 import diffraction as dx
-from dd2d_jax.figures import plot_pattern, plot_structure
+from dd2d_jax.figures import axes_at, plot_pattern, plot_structure
 from dd2d_jax.output import printable
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ def plot_point_groups(numbers: dict[str, Any]) -> Figure:
     step = side + 0.2
     width = 0.2 + branches + names + len(panels) * step + 0.7
     figure = Figure(figsize=(width, bottom + side + 0.4))
-    order = _plot_tree(_place(figure, 0.2, bottom, branches, side), links)
+    order = _plot_tree(axes_at(figure, 0.2, bottom, branches, side), links)
     labels = [symbols[i] for i in order]
     count = len(order)
     norm = LogNorm(1, max(2, *(np.max(panel["counts"]) for panel in panels)))
     for number, panel in enumerate(panels):
-        ax = _place(figure, 0.2 + branches + names + number * step, bottom, side, side)
+        ax = axes_at(figure, 0.2 + branches + names + number * step, bottom, side, side)
         table = np.array(panel["counts"])[np.ix_(order, order)]
         image = ax.imshow(np.ma.masked_equal(table, 0), cmap="Blues", norm=norm)
         for (i, j), value in np.ndenumerate(table):
@@ -102,17 +102,11 @@ def plot_point_groups(numbers: dict[str, Any]) -> Figure:
         ax.set_xlabel("point group of the candidates", fontsize=8.5)
         if number == 0:
             ax.set_ylabel("true point group", fontsize=8.5)
-    bar = _place(figure, width - 0.7, bottom, 0.12, 0.8 * side)
+    bar = axes_at(figure, width - 0.7, bottom, 0.12, 0.8 * side)
     figure.colorbar(image, cax=bar, format="{x:.0f}").set_label("candidates", fontsize=8)
     bar.yaxis.set_minor_formatter(NullFormatter())
     bar.tick_params(labelsize=7)
     return figure
-
-
-def _place(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """New axes that stand at (x, y) inches from the lower left corner."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((x / across, y / up, width / across, height / up))
 
 
 def _plot_tree(ax: Axes, links: np.ndarray) -> list[int]:
@@ -153,10 +147,10 @@ def plot_candidates(
     height = max(-(-len(rows) // across) * panel[1] + 0.05, 2 * large + legend + 1.3)
     left = 0.8 + large + 0.3
     figure = Figure(figsize=(left + across * panel[0], height))
-    asked = _place(figure, 0.8, height - 0.35 - large, large, large)
+    asked = axes_at(figure, 0.8, height - 0.35 - large, large, large)
     plot_pattern(_whole(answers.spots, query), asked, f"query ({answers.level})")
     _limits(asked, limit)
-    made = _place(figure, 0.8, legend + 0.05, large, large)
+    made = axes_at(figure, 0.8, legend + 0.05, large, large)
     _plot_layer(library, int(answers.truth[query]), made)
     made.set_title(
         f"the crystal that made it\n{_name(numbers['truth'])}", fontsize=9, parse_math=False
@@ -164,12 +158,12 @@ def plot_candidates(
     for place, row in enumerate(rows.tolist()):
         x = left + place % across * panel[0]
         y = height - (place // across + 1) * panel[1] + legend
-        above = _place(figure, x, y + small + 0.05, small, small)
+        above = axes_at(figure, x, y + small + 0.05, small, small)
         plot_pattern(jax.tree.map(lambda x, i=place: x[i], patterns), above)
         _limits(above, limit)
         above.set(xlabel="", ylabel="", xticks=[], yticks=[])
         _head(above, numbers["candidates"][place])
-        _plot_layer(library, row, _place(figure, x, y, small, small))
+        _plot_layer(library, row, axes_at(figure, x, y, small, small))
     return figure
 
 

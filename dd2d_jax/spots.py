@@ -165,9 +165,8 @@ def clean_pairs_at_once(
     lattice, numbers, positions = (
         np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
     )
-    # Padding may stand anywhere: slots up to the last atom. Few sizes are compiled.
-    last = numbers.shape[1] - int((numbers > 0).any(0)[::-1].argmax())
-    size = min(power_of_two(max(last, 4)), numbers.shape[1])
+    # Few sizes are compiled.
+    size = min(power_of_two(max(int(atom_slots(numbers).max()), 4)), numbers.shape[1])
     hk = half_plane(lattice, conditions.q_max)
     hk = np.pad(hk, [(0, 0), (0, power_of_two(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
     cut = dx.Crystal(
@@ -193,6 +192,11 @@ def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> 
         best = np.argsort(-intensity.max(-1), axis=1, kind="stable")[:, :count]
         out[rows, : best.shape[1]] = np.take_along_axis(hk, best[..., None], 1)
     return out
+
+
+def atom_slots(numbers: np.ndarray) -> np.ndarray:
+    """Slots (n,) of each crystal up to its last atom, of numbers (n, N): padding is anywhere."""
+    return numbers.shape[1] - (numbers > 0)[:, ::-1].argmax(1)
 
 
 def power_of_two(x: int) -> int:

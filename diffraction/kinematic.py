@@ -49,13 +49,19 @@ def structure_factor(
     q = q.astype(jnp.promote_types(q.dtype, jnp.float32))  # whole numbers, too
     if q.size and not isinstance(q, jax.core.Tracer):
         check_range(radiation, float(np.sqrt(np.max(np.sum(np.square(q), -1)))))
-    weights = amplitudes(crystal, q, radiation, b_values(b_iso, crystal.numbers))
+    parts = atom_factors(crystal, q, radiation, b_values(b_iso, crystal.numbers))
+    return jax.lax.complex(*(jnp.sum(part, -1) for part in parts))
+
+
+def atom_factors(
+    crystal: Crystal, q: jax.Array, radiation: Radiation, b_iso: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Real and imaginary part, (..., K, N) each, of what every atom adds to F; see `amplitudes`."""
+    weights = amplitudes(crystal, q, radiation, b_iso)
     turns = jnp.einsum("...kd,...nd->...kn", q, crystal.positions, precision="highest")
     # Whole turns are taken off first: float32 sines lose digits at large arguments.
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
-    return jax.lax.complex(
-        jnp.sum(weights * jnp.cos(angle), -1), jnp.sum(weights * jnp.sin(angle), -1)
-    )
+    return weights * jnp.cos(angle), weights * jnp.sin(angle)
 
 
 def b_values(

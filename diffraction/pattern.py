@@ -18,12 +18,14 @@ class Pattern:
             electrons, counts from a measurement. Zero where masked.
         hk: (..., K, 2) Miller indices of the rods; zero where unknown or masked.
         mask: (..., K) True for a spot, False for padding.
+        sigma: (..., K) standard uncertainties of the intensities; None where they are unknown.
     """
 
     q: jax.Array
     intensity: jax.Array
     hk: jax.Array
     mask: jax.Array
+    sigma: jax.Array | None = None
 
     def __len__(self) -> int:
         if self.mask.ndim < 2:

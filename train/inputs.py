@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import diffraction as dx
 from dd2d_jax import datasets
 from dd2d_jax.paper_model import PaperTower
-from dd2d_jax.spots import Conditions, strongest_rods
+from dd2d_jax.spots import Conditions, atom_slots, strongest_rods
 from dd2d_jax.trained import tower_of
 
 # Rods simulated for each token: disturbed atoms may lift a weak spot among the strongest.
@@ -89,11 +89,10 @@ def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.
     """
     if not isinstance(tower_of(config.model), PaperTower):
         return lambda _: Room()
-    used = np.asarray(source.crystal.numbers) > 0
-    # Padding may stand anywhere: slots up to the last atom.
-    slots = used.shape[1] - used[:, ::-1].argmax(1)
+    numbers = np.asarray(source.crystal.numbers)
+    slots = atom_slots(numbers)
     pairs = (np.asarray(source.hk) != 0).any(-1).sum(1)
-    tokens = PaperTower.tokens(used.sum(1), np.minimum(pairs, config.diffraction.tokens))
+    tokens = PaperTower.tokens((numbers > 0).sum(1), np.minimum(pairs, config.diffraction.tokens))
 
     def needed(rows: np.ndarray) -> np.ndarray:
         return np.array([slots[rows].max(), *(x[rows].sum(1).max() for x in tokens)])
