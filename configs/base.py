@@ -10,7 +10,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    # prototypes (made here, no download), ase_db, files, c2db, jarvis_2d or dd2d_json.
+    # prototypes (made here, no download), ase_db, files, c2db, jarvis_2d or dd2d_json; two of
+    # them together as prototypes+ase_db.
     config.data.source = "prototypes"
     # The file or folder of ase_db, files and dd2d_json.
     config.data.path = ""
@@ -45,6 +46,17 @@ def get_config() -> ConfigDict:
     config.thermal = ConfigDict()
     config.thermal.share = 0.25
     config.thermal.displacement = 0.3  # angstrom, on each coordinate
+
+    # And so many are distorted and hidden in part, as an image of a microscope, beside what
+    # `disturbance` says.
+    config.measured = ConfigDict()
+    config.measured.share = 0.35
+    config.measured.scale = 0.025
+    config.measured.ellipticity = 0.012
+    config.measured.tilt = 2.5  # degrees
+    config.measured.wedge = 24.0  # degrees
+    config.measured.missing = 0.25
+    config.measured.floor = 0.003
 
     config.model = ConfigDict()
     config.model.width = 128

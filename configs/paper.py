@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     for name in config.disturbance:
         config.disturbance[name] = 0.0
     config.thermal.share = 0.0
+    config.measured.share = 0.0
 
     config.model = ConfigDict()
     config.model.name = "paper"

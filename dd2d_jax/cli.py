@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_LEVELS = ("clean", "perturbed", "thermal")
+_LEVELS = ("clean", "perturbed", "thermal", "measured")
 _TABLES = ("lobato", "kirkland", "peng")
 # Rows and columns of a simulated image.
 _PIXELS = 512

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, Spots, pair_intensities, select
+from dd2d_jax.spots import Conditions, Spots, both_sides, pair_intensities, select
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +24,11 @@ class Disturbance:
         missing: probability that a spot is not seen.
         crop: spots beyond (1 - crop) q_max are not seen.
         floor: spots weaker than this, relative to the strongest, are not seen.
+        scale: half width of a uniform error of the scale of q (0.02 is 2 %).
+        ellipticity: most that the ratio of the axes of a distorted ring differs from 1; uniform,
+            in any direction.
+        tilt: the largest tilt of the layer, degrees; uniform, about any axis in the plane.
+        wedge: angle that a beam stop hides from the centre outwards, degrees, in any direction.
     """
 
     strain: float | jax.Array = 0.0
@@ -33,13 +38,22 @@ class Disturbance:
     missing: float | jax.Array = 0.0
     crop: float | jax.Array = 0.0
     floor: float | jax.Array = 0.0
+    scale: float | jax.Array = 0.0
+    ellipticity: float | jax.Array = 0.0
+    tilt: float | jax.Array = 0.0
+    wedge: float | jax.Array = 0.0
 
 
 # The levels at which accuracy is measured, by name.
 LEVELS = {
     "clean": Disturbance(),
     "perturbed": Disturbance(strain=0.01, displacement=0.03, noise=0.1),
-}
+    # Also turned in the plane, from either side, and without its central beam: see `measure`.
+    "measured": Disturbance(
+        strain=0.01, displacement=0.03, noise=0.1, missing=0.2, floor=1e-3,
+        scale=0.02, ellipticity=0.01, tilt=2.0, wedge=20.0,
+    ),
+}  # fmt: skip
 
 
 def disturb_crystal(key: jax.Array, crystal: dx.Crystal, amount: Disturbance) -> dx.Crystal:
@@ -73,7 +87,7 @@ def observe(
     conditions: Conditions,
     amount: Disturbance,
 ) -> Spots:
-    """Spots (B, T) of disturbed copies of a batch of crystals.
+    """Spots (B, T) of disturbed copies of a batch of crystals, in the crystals' own setting.
 
     Args:
         key: a `jax.random` key.
@@ -82,29 +96,92 @@ def observe(
         conditions: radiation, q_max, B and the number of tokens.
         amount: each field a number or (B,).
     """
+    q, intensity, measured = _expose(key, crystal, hk, conditions, amount)
+    return select((q[..., 0, :] - q[..., 1, :]) / 2, hk, intensity, measured, conditions.tokens)
+
+
+def measure(
+    key: jax.Array,
+    crystal: dx.Crystal,
+    hk: jax.Array,
+    conditions: Conditions,
+    amount: Disturbance,
+) -> dx.Pattern:
+    """Patterns (B, 2 C) of disturbed copies, as a microscope gives them.
+
+    Turned in the plane by any angle and seen from either side; the spots' indices are not known
+    (zero). Arguments as for `observe`.
+    """
+    q, intensity, measured = _expose(key, crystal, hk, conditions, amount)
+    turn_key, side_key = jax.random.split(jax.random.fold_in(key, 3))
+    batch = crystal.numbers.shape[0]
+    turned = _direction(jax.random.uniform(turn_key, (batch,)))
+    side = jnp.where(jax.random.bernoulli(side_key, shape=(batch,)), 1.0, -1.0)
+    x, y = q[..., 0] * side[:, None, None], q[..., 1]
+    c, s = turned[:, 0, None, None], turned[:, 1, None, None]
+    q = jnp.stack([c * x - s * y, s * x + c * y], -1).reshape(batch, -1, 2)
+    seen = (measured & (hk != 0).any(-1, keepdims=True)).reshape(batch, -1)
+    return dx.Pattern(
+        jnp.where(seen[..., None], q, 0.0),
+        jnp.where(seen, intensity.reshape(batch, -1), 0.0),
+        jnp.zeros(q.shape, jnp.int32),
+        seen,
+    )
+
+
+def _expose(
+    key: jax.Array,
+    crystal: dx.Crystal,
+    hk: jax.Array,
+    conditions: Conditions,
+    amount: Disturbance,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q (B, C, 2, 2), intensity and whether it was measured (B, C, 2), of the spots hk and -hk."""
     crystal_key, noise_key, b_key, miss_key = jax.random.split(key, 4)
+    tilt_key, stop_key, scale_key, axis_key = jax.random.split(jax.random.fold_in(key, 2), 4)
     batch = crystal.numbers.shape[0]
 
-    def each(value: float | jax.Array) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (batch,))[:, None, None]
+    def each(value: float | jax.Array, axes: int = 2) -> jax.Array:
+        flat = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (batch,))
+        return flat.reshape(batch, *[1] * axes)
 
     change = jax.random.uniform(b_key, (batch,), minval=-1.0, maxval=1.0)
     b_iso = jnp.maximum(conditions.b_iso + amount.b_iso * change, 0.0)
-    q, intensity = pair_intensities(
-        disturb_crystal(crystal_key, crystal, amount), hk, conditions, b_iso
+    angle, about = jax.random.uniform(tilt_key, (2, batch))
+    tilt = each(amount.tilt, 1) * angle[:, None] * _direction(about)
+    q, intensity = both_sides(
+        disturb_crystal(crystal_key, crystal, amount), hk, conditions, b_iso, tilt
     )
     intensity = intensity * jnp.exp(
         each(amount.noise) * jax.random.normal(noise_key, intensity.shape)
     )
     strongest = intensity.max((1, 2), keepdims=True)
     reach = (1 - each(amount.crop)) * conditions.q_max
+    length = jnp.sqrt(jnp.sum(q * q, -1) + 1e-12)
+    stop = _direction(jax.random.uniform(stop_key, (batch,)))
+    toward = jnp.einsum("bcsd,bd->bcs", q, stop, precision="highest") / length
+    # Rounding hides nothing where there is no beam stop.
+    hidden = toward > jnp.cos(jnp.deg2rad(each(amount.wedge) / 2)) + 1e-6
     measured = (
         (intensity > 0)
         & (intensity >= each(amount.floor) * strongest)
-        & (jnp.sum(q * q, -1, keepdims=True) <= reach**2)
+        & (length <= reach * (1 + 1e-6))
         & (jax.random.uniform(miss_key, intensity.shape) >= each(amount.missing))
+        & ~hidden
     )
-    return select(q, hk, intensity, measured, conditions.tokens)
+    # The optics: a scale, and an ellipse.
+    stretch, ratio = jax.random.uniform(scale_key, (2, batch))
+    along = _direction(jax.random.uniform(axis_key, (batch,)) / 2)[:, None, None]
+    ellipse = each(amount.ellipticity, 3) * ratio[:, None, None, None]
+    q = q * (1 + each(amount.scale, 3) * (2 * stretch - 1)[:, None, None, None])
+    part = jnp.sum(q * along, -1, keepdims=True) * along
+    return q * (1 - ellipse / 2) + ellipse * part, intensity, measured
+
+
+def _direction(turns: jax.Array) -> jax.Array:
+    """Unit vectors (..., 2) at so many turns (...)."""
+    angle = 2 * jnp.pi * turns
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
 def clean_spots(crystal: dx.Crystal, hk: jax.Array, conditions: Conditions) -> Spots:

@@ -103,11 +103,16 @@ def load(
     source: `prototypes` (needs no file), `ase_db` (an ASE database), `files` (a folder of CIF,
     POSCAR, XYZ or XSF files, or one of them), `dd2d_json` (the DD2D authors' format), `c2db` (the
     official c2db.db, put into data_dir/downloads/manual, or at `path`), `jarvis_2d` (downloaded, 8
-    MB, or at `path`). data_dir: by default $DD2D_DATA_DIR or ~/.cache/dd2d.
+    MB, or at `path`). Several are joined by "+", as in `prototypes+ase_db`; `path` is then for
+    those that need one. data_dir: by default $DD2D_DATA_DIR or ~/.cache/dd2d.
 
     Raises ValueError for an unknown source, a missing path or data without one usable crystal, and
     FileNotFoundError where there is nothing at `path`.
     """
+    if "+" in source:
+        parts = source.split("+")
+        paths = [path if part in NEEDS_PATH else None for part in parts]
+        return concatenate([load(*each, data_dir) for each in zip(parts, paths, strict=True)])
     if source not in sources.READERS:
         raise ValueError(
             f"source {source!r} is unknown; choose one of {', '.join(sources.READERS)}"
@@ -131,6 +136,44 @@ def load(
 
     infos, layers, report = builder.read(source, path, root)
     return _crystal_set(infos, layers, report)
+
+
+def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
+    """The crystals of several sets, one after another; reports are added up.
+
+    Raises ValueError where a uid stands in two of them.
+    """
+    uid = np.concatenate([part.uid for part in sets])
+    names, counts = np.unique(uid, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"{int((counts > 1).sum())} uids are in more than one set, the first is "
+            f"{str(names[counts > 1][0])!r}; give each crystal its own"
+        )
+    size = max(part.numbers.shape[1] for part in sets)
+
+    def joined(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in sets]
+        if name in ("positions", "numbers"):
+            arrays = [
+                np.pad(a, [(0, 0), (0, size - a.shape[1])] + [(0, 0)] * (a.ndim - 2))
+                for a in arrays
+            ]
+        return np.concatenate(arrays)
+
+    report = new_report()
+    for part in sets:
+        for name in ("rows", "kept"):
+            report[name] += part.report[name]
+        entries = [(report["duplicates"], part.report["duplicates"])] + [
+            (report["skipped"].setdefault(reason, {"count": 0, "examples": []}), entry)
+            for reason, entry in part.report["skipped"].items()
+        ]
+        for total, entry in entries:
+            total["count"] += entry["count"]
+            total["examples"] = (total["examples"] + entry["examples"])[:EXAMPLES]
+    fields = [f.name for f in dataclasses.fields(CrystalSet) if f.name != "report"]
+    return CrystalSet(**{name: joined(name) for name in fields}, report=report)
 
 
 def from_atoms(entries: Iterable[sources.Entry]) -> CrystalSet:

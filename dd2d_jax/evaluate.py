@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd2d_jax.corrupt import LEVELS, Disturbance, observe
+import diffraction as dx
+from dd2d_jax import lattice as lattices
+from dd2d_jax.corrupt import LEVELS, Disturbance, measure, observe
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
-from dd2d_jax.evidence import log_evidence
+from dd2d_jax.evidence import HYPOTHESES, MEASURED, Hypothesis
+from dd2d_jax.lattice import PatternError
+from dd2d_jax.output import progress
 from dd2d_jax.ranks import accuracy, rank, row_ranks
-from dd2d_jax.score import Table, score, simulate_table, strain_between
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest, strongest_rods
+from dd2d_jax.rerank import Query, compare, weigh
+from dd2d_jax.score import Table, simulate_table, strain_between
+from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
 from dd2d_jax.trained import Model
 
 METHODS = ("neural", "physics", "neural+rerank")
 # A level beside those of LEVELS: its queries are snapshots of molecular dynamics.
 THERMAL = "thermal"
+# The level whose queries come as patterns: their lattice is to be found.
+PATTERNS = "measured"
 # The first candidates, whose probability is computed.
 RERANK = 100
 # Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
@@ -31,22 +38,34 @@ QUERY_PAIRS = 128
 _MARGIN = 1.04
 
 
+def make_patterns(
+    crystals: CrystalSet, conditions: Conditions, amount: Disturbance, seed: int
+) -> list[dx.Pattern]:
+    """A pattern of each of n crystals as a microscope gives it: neither setting nor indices."""
+    return list(_observed(measure, crystals, conditions, amount, seed))
+
+
 def make_queries(
     crystals: CrystalSet, conditions: Conditions, amount: Disturbance, seed: int
 ) -> Spots:
     """A pattern (n, QUERY_PAIRS) of each crystal, disturbed, in the crystal's own setting."""
+    return _observed(observe, crystals, conditions, amount, seed)
+
+
+def _observed(look, crystals, conditions, amount, seed):
+    """What `look`, of `corrupt`, makes of each crystal, one after another."""
     wide = dataclasses.replace(conditions, q_max=conditions.q_max * _MARGIN)
     count = QUERY_PAIRS * 5 // 4
     hk = jnp.asarray(strongest_rods(crystals.crystal, wide, count), jnp.int32)
     many = dataclasses.replace(conditions, tokens=QUERY_PAIRS)
     batch, parts = crystals.crystal, []
-    look = jax.jit(observe)
+    look = jax.jit(look)
     for number, start in enumerate(range(0, len(crystals), 256)):
         rows = np.minimum(np.arange(start, start + 256), len(crystals) - 1)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        spots = look(key, batch[rows], hk[rows], many, amount)
+        seen = look(key, batch[rows], hk[rows], many, amount)
         real = min(256, len(crystals) - start)
-        parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], spots))
+        parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], seen))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
@@ -131,72 +150,132 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
+    hypotheses = MEASURED if level == PATTERNS else HYPOTHESES
     # A snapshot is disturbed already.
-    spots = make_queries(queries, conditions, LEVELS.get(level, Disturbance()), seed)
-    few = strongest(spots, conditions.tokens)
-
+    amount = LEVELS.get(level, Disturbance())
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
-    methods = {}
+    if level == PATTERNS:
+        asked, lattice_ms = _indexed(make_patterns(queries, conditions, amount, seed), conditions)
+    else:
+        spots = make_queries(queries, conditions, amount, seed)
+        asked = [Query.known(jax.tree.map(lambda x, i=i: x[i], spots)) for i in range(len(queries))]
+        lattice_ms = 0.0
+    lost = [i for i, query in enumerate(asked) if query is None]
+    there = [i for i, query in enumerate(asked) if query is not None]
+
+    few = [sized(asked[i].settings, conditions.tokens) for i in there]
+    settings = np.cumsum([0, *(len(x.lattice) for x in few)])
+    few = jax.tree.map(lambda *x: np.concatenate(x), *few)
     model.embed_patterns(few)  # compiled, so that the times are the methods' own
     begin = time.perf_counter()
-    cosines = model.embed_patterns(few) @ gallery.embeddings.T
-    ranks = row_ranks(cosines, truth)
-    neural_ms = 1000 * (time.perf_counter() - begin) / len(queries)
-    methods["neural"] = {**accuracy(ranks), "ms_per_query": neural_ms}
-
-    for name, find in (
-        ("physics", lambda i: physics_rank(table, library, _row(spots, i), conditions, truth[i])),
-        (
-            "neural+rerank",
-            lambda i: rerank_rank(cosines[i], library, _row(spots, i), conditions, truth[i]),
-        ),
+    embedded = model.embed_patterns(few)
+    cosines = _best_cosines(embedded, settings, gallery.embeddings)
+    neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
+    # Whose lattice is not found comes last.
+    ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
+    ranks["neural"][there] = row_ranks(cosines, truth[there])
+    times = {"neural": neural_ms}
+    for name, of in (
+        ("physics", lambda _, *about: physics_rank(table, *about)),
+        ("neural+rerank", rerank_rank),
     ):
-        ranks, ms = _timed(find, len(queries))
-        methods[name] = {**accuracy(ranks), "ms_per_query": ms}
-    methods["neural+rerank"]["ms_per_query"] += neural_ms
-    cells = np.array([_nearness(table.lattice, lattice) for lattice in spots.lattice])
+        seconds = np.zeros(len(there))
+        for place, (i, cosine) in enumerate(zip(there, cosines, strict=True)):
+            begin = time.perf_counter()
+            ranks[name][i] = of(cosine, library, asked[i], conditions, truth[i], hypotheses)
+            seconds[place] = time.perf_counter() - begin
+        # The median: new sizes are compiled on the way.
+        times[name] = 1000 * float(np.median(seconds)) + lattice_ms
+    times["neural+rerank"] += neural_ms - lattice_ms
+    cells = np.stack([_nearness(table.lattice, asked[i].settings.lattice).max(0) for i in there])
+    cell_ranks = np.full(len(queries), len(library))
+    cell_ranks[there] = row_ranks(cells, truth[there])
     return {
         "level": level,
         "library": len(library),
         "queries": len(queries),
-        "methods": methods,
-        "cell_alone": accuracy(row_ranks(cells, truth)),
+        "methods": {
+            name: {**accuracy(ranks[name]), "ms_per_query": times[name]} for name in METHODS
+        },
+        "cell_alone": accuracy(cell_ranks),
+        "no_lattice": [str(queries.uid[i]) for i in lost],
         "setup_s": gallery.setup_s,
         **({} if snapshots is None else {"snapshots": queries.report}),
     }
 
 
+def _best_cosines(embedded: np.ndarray, edges: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Cosines (m, n) of m queries, each the best of its rows edges[i] to edges[i + 1]."""
+    out = np.empty((len(edges) - 1, len(gallery)), np.float32)
+    # Many at once, but never all: a query may have dozens of settings.
+    for first in range(0, len(out), 32):
+        ends = edges[first : first + 33]
+        block = embedded[ends[0] : ends[-1]] @ gallery.T
+        out[first : first + 32] = np.maximum.reduceat(block, ends[:-1] - ends[0], axis=0)
+    return out
+
+
+def _indexed(
+    patterns: Sequence[dx.Pattern], conditions: Conditions
+) -> tuple[list[Query | None], float]:
+    """Queries of patterns, None where no lattice was found, and the milliseconds each took."""
+    asked, begin = [], time.perf_counter()
+    for pattern in progress(patterns, len(patterns), "lattices"):
+        try:
+            asked.append(Query.indexed(lattices.find(pattern), conditions))
+        except PatternError:
+            asked.append(None)
+    return asked, 1000 * (time.perf_counter() - begin) / len(patterns)
+
+
 def physics_rank(
-    table: Table, library: CrystalSet, query: Spots, conditions: Conditions, truth: int
+    table: Table,
+    library: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    truth: int,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
 ) -> int:
     """Rank of the true crystal without the network: every library pattern is compared.
 
-    The probability is computed of the best by `score`, and of those whose cells are nearest: atoms
-    that moved far spoil the intensities and leave the cell.
+    The probability is computed of the best by `score`. Where the setting is known, so may the cell
+    be: those whose cells are nearest count, too, as atoms that moved far spoil the intensities.
     """
-    scores = np.asarray(score(table, query))
-    near = _nearness(table.lattice, query.lattice)
-    first = np.union1d(_first(scores, RERANK), _first(near, RERANK))
-    return _rank(first, scores, library, query, conditions, truth)
+    scores = compare(table, query.settings)
+    best = scores.max(0)
+    first = _first(best, RERANK)
+    if len(scores) == 1:
+        near = _nearness(table.lattice, query.settings.lattice)[0]
+        first = np.union1d(first, _first(near, RERANK))
+    return _rank(first, best, scores[:, first], library, query, conditions, truth, hypotheses)
 
 
 def rerank_rank(
-    cosines: np.ndarray, library: CrystalSet, query: Spots, conditions: Conditions, truth: int
+    cosines: np.ndarray,
+    library: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    truth: int,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
 ) -> int:
     """Rank when the network's first candidates are ordered by their probability."""
     first = _first(cosines, RERANK)
-    return _rank(first, cosines, library, query, conditions, truth)
+    scores = np.zeros((1, len(first)), np.float32)
+    if len(query.settings.lattice) > 1:
+        table = simulate_table(library.take(first).crystal, conditions, together=True)
+        scores = compare(table, query.settings)
+    return _rank(first, cosines, scores, library, query, conditions, truth, hypotheses)
 
 
 _strains = jax.jit(strain_between)
 
 
-def _nearness(cells: jax.Array, cell: jax.Array) -> np.ndarray:
-    """(n,) higher where one of the `cells` (n, 2, 2) is nearer to the query's, (2, 2)."""
-    stretch, shear = _strains(cells, cell)
-    return -np.asarray(stretch**2 + shear**2)
+def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
+    """(S, n) higher where a crystal's cell (n, 2, 2) is nearer to the query's, (S, 2, 2)."""
+    strains = [_strains(cells, cell) for cell in asked]
+    return -np.stack([np.asarray(stretch**2 + shear**2) for stretch, shear in strains])
 
 
 def _first(scores: np.ndarray, count: int) -> np.ndarray:
@@ -206,35 +285,21 @@ def _first(scores: np.ndarray, count: int) -> np.ndarray:
 
 def _rank(
     first: np.ndarray,
+    order: np.ndarray,
     scores: np.ndarray,
     library: CrystalSet,
-    query: Spots,
+    query: Query,
     conditions: Conditions,
     truth: int,
+    hypotheses: Sequence[Hypothesis],
 ) -> int:
-    """Rank among the first candidates by their probability; the others keep their order."""
+    """Rank among the first candidates by their probability; the others keep their `order`."""
     place = np.flatnonzero(first == truth)
-    evidence = log_evidence(library.take(first), query, conditions)
     if len(place):
-        return rank(evidence, int(place[0]))
-    others = np.setdiff1d(np.arange(len(scores)), first)
-    return len(first) + rank(scores[others], int(np.flatnonzero(others == truth)[0]))
-
-
-def _timed(function: Callable[[int], int], count: int) -> tuple[np.ndarray, float]:
-    """Ranks, and the median of the milliseconds each took: new sizes are compiled on the way."""
-    ranks, times = np.zeros(count, int), np.zeros(count)
-    for i in range(count):
-        begin = time.perf_counter()
-        ranks[i] = function(i)
-        times[i] = time.perf_counter() - begin
-    return ranks, 1000 * float(np.median(times))
-
-
-def _row(spots: Spots, index: int) -> Spots:
-    """One query, cut to a power of two of pairs: padding costs time."""
-    one = jax.tree.map(lambda x: x[index], spots)
-    return strongest(one, power_of_two(int(one.mask.sum())))
+        found, _ = weigh(library.take(first), scores, query, conditions, hypotheses)
+        return rank(found, int(place[0]))
+    others = np.setdiff1d(np.arange(len(order)), first)
+    return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))
 
 
 def places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:

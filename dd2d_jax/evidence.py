@@ -10,7 +10,11 @@ them, in a way that only the true crystal explains.
 
 What is beyond first order counts as an error of each spot, of variance (1 - exp(-w))^2 (sum_j
 |f_j|^2)^2 / 2; the factor was not fitted. The scale is the one that fits best, with an error of
-1 in its logarithm. Only the query's spots count: what a candidate shows besides costs nothing.
+1 in its logarithm. A small tilt is integrated out as the displacements are.
+
+A rod of the query's cell without a spot was missed, with a probability that the hypothesis names,
+or is weaker than the weakest spot. Where a hypothesis misses none, such rods say nothing: what a
+candidate shows besides the query's spots costs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import diffraction as dx
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.refine import on_lattice
 from dd2d_jax.score import strain_between
-from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest
+from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest
 from diffraction.kinematic import atom_factors, ewald_qz
 
 
@@ -40,12 +44,16 @@ class Hypothesis:
         noise: of the logarithm of an intensity.
         stretch: of the cell's isotropic strain.
         shear: of its shear.
+        tilt: of the layer about x and about y, degrees.
+        missing: probability that a spot is not seen, however strong.
     """
 
     displacement: float
     noise: float
     stretch: float
     shear: float
+    tilt: float = 0.0
+    missing: float = 0.0
 
 
 # As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
@@ -54,6 +62,12 @@ HYPOTHESES = (
     Hypothesis(3e-4, 2e-3, 3e-4, 3e-4),
     Hypothesis(0.03, 0.1, 0.012, 0.003),
     Hypothesis(0.15, 0.1, 3e-4, 3e-4),
+)
+# Of patterns from a microscope, whose scale is known to 2 %: nearly as the level `measured`, and
+# such of poor intensities (multiple scattering, thickness, tilt).
+MEASURED = (
+    Hypothesis(0.03, 0.1, 0.015, 0.003, tilt=0.8, missing=0.25),
+    Hypothesis(0.06, 0.4, 0.015, 0.006, tilt=0.8, missing=0.25),
 )
 # Intensities, relative to the strongest spot, well below this are all read as this.
 SOFT = 1e-3
@@ -65,7 +79,7 @@ _CHUNK = 32
 
 def log_evidence(
     crystals: CrystalSet,
-    query: Spots,
+    queries: Spots,
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
 ) -> np.ndarray:
@@ -76,12 +90,17 @@ def log_evidence(
 
     Args:
         crystals: n candidates.
-        query: one pattern's spots (T,), the strongest first.
+        queries: one pattern's spots (T,), the strongest first, or for each crystal its own (n, T),
+            of the same pattern in several settings; see `with_unseen`.
         conditions: radiation and B.
         hypotheses: what may differ; all are as likely.
     """
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
-    few = strongest(query, power_of_two(max(int(np.asarray(query.mask).sum()), 32)))
+    used = (np.asarray(queries.hk) != 0).any(-1)
+    last = used.shape[-1] - int(used[..., ::-1].argmax(-1).min())
+    few = strongest(queries, power_of_two(max(last, 32)))
+    if few.lattice.ndim == 2:
+        few = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: jnp.array(x), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
     out = np.zeros(len(crystals), np.float32)
@@ -92,9 +111,39 @@ def log_evidence(
             numbers = _sized(crystals.numbers[rows], room)
             positions = _sized(crystals.positions[rows], room)
             batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
+            asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
-            out[rows] = _log_evidence(batch, few, conditions, stacked)
+            out[rows] = _log_evidence(batch, asked, conditions, stacked)
     return out
+
+
+def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
+    """The strongest `seen` pairs of S settings (S, T), and after them rods without a spot.
+
+    Args:
+        spots: every pair of a pattern that was measured, in S settings.
+        q_max: rods up to it are expected, 1/angstrom.
+        seen: pairs that are kept.
+        most: pairs without any spot that are added, the innermost.
+
+    Returns:
+        Spots (S, seen + most); `measured` is False for what was not seen.
+    """
+    lattice = np.asarray(spots.lattice, float)
+    known = np.asarray(spots.hk)
+    absent = np.zeros((len(lattice), most, 2), np.int32)
+    for row, rods in zip(range(len(lattice)), half_plane(lattice, q_max), strict=True):
+        there = {tuple(x) for x in known[row].tolist()}
+        # Half planes differ by the sign of k where h is 0; a pair is one rod in both.
+        new = [x for x in rods.tolist() if any(x) and tuple(x) not in there][:most]
+        absent[row, : len(new)] = np.array(new, np.int32).reshape(-1, 2)
+    first = strongest(spots, seen)
+    q = np.einsum("stj,sjk->stk", absent, np.linalg.inv(lattice).swapaxes(1, 2))
+    none = np.zeros(absent.shape, np.float32)
+    added = (q.astype(np.float32), absent, none, np.zeros(absent.shape, bool))
+    fields = (first.q, first.hk, first.intensity, first.measured)
+    joined = (np.concatenate([np.asarray(a), b], 1) for a, b in zip(fields, added, strict=True))
+    return Spots(*joined, first.lattice)
 
 
 def _sized(values: np.ndarray, room: int) -> np.ndarray:
@@ -104,24 +153,25 @@ def _sized(values: np.ndarray, room: int) -> np.ndarray:
 
 @jax.jit
 def _log_evidence(
-    crystals: dx.Crystal, query: Spots, conditions: Conditions, hypotheses: Hypothesis
+    crystals: dx.Crystal, queries: Spots, conditions: Conditions, hypotheses: Hypothesis
 ) -> jax.Array:
-    cells = jnp.broadcast_to(query.lattice, crystals.lattice.shape)
-    stretch, shear = strain_between(crystals.lattice, cells)
-    moved = on_lattice(crystals, cells)
+    stretch, shear = strain_between(crystals.lattice, queries.lattice)
+    moved = on_lattice(crystals, queries.lattice)
+    floor = jnp.min(jnp.where(queries.measured, queries.intensity, jnp.inf), (1, 2))
 
-    def of(crystal: dx.Crystal, stretch: jax.Array, shear: jax.Array) -> jax.Array:
+    def of(crystal, query, floor, stretch, shear) -> jax.Array:
         q, shares = _shares(crystal, query, conditions)
+        heights = crystal.positions[:, 2]
 
         def under(h: Hypothesis) -> jax.Array:
             # The shear has two components.
             cell = -0.5 * ((stretch / h.stretch) ** 2 + (shear / h.shear) ** 2)
             cell = cell - jnp.log(h.stretch) - 2 * jnp.log(h.shear)
-            return cell + _of_intensities(q, shares, query, h)
+            return cell + _of_intensities(q, shares, heights, query, floor, h)
 
         return jax.nn.logsumexp(jax.vmap(under)(hypotheses))
 
-    return jax.vmap(of)(moved, stretch, shear)
+    return jax.vmap(of)(moved, queries, floor, stretch, shear)
 
 
 def _shares(
@@ -135,28 +185,39 @@ def _shares(
     return q, jax.lax.complex(*atom_factors(crystal, q, conditions.radiation, conditions.b_iso))
 
 
-def _of_intensities(q: jax.Array, shares: jax.Array, query: Spots, h: Hypothesis) -> jax.Array:
-    """Log-density of log(I + SOFT) of the measured spots."""
+def _of_intensities(
+    q: jax.Array,
+    shares: jax.Array,
+    heights: jax.Array,
+    query: Spots,
+    floor: jax.Array,
+    h: Hypothesis,
+) -> jax.Array:
+    """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none."""
     observed = jnp.concatenate([query.intensity[:, 0], query.intensity[:, 1]])
     measured = jnp.concatenate([query.measured[:, 0], query.measured[:, 1]])
+    expected = jnp.tile((query.hk != 0).any(-1), 2)
     damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * jnp.sum(q * q, -1))
     factor = jnp.sum(shares, -1)
     diffuse = (1 - damping) * jnp.sum(jnp.abs(shares) ** 2, -1)
     mean = jnp.abs(factor) ** 2 * damping + diffuse
     # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
-    turned = jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
-    slope = 4 * jnp.pi * damping[:, None, None] * turned[:, :, None] * q[:, None, :2]
+    turned = 4 * jnp.pi * damping[:, None] * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
+    slope = turned[:, :, None] * q[:, None, :2]
+    # A tilt (see `dx.simulate`) moves the cut along the rod by -q_y and q_x, times the angle.
+    along = jnp.sum(turned * heights, -1, keepdims=True)
+    lean = jnp.deg2rad(h.tilt) * along * jnp.stack([-q[:, 1], q[:, 0]], -1)
     # Of the amplitudes' least squares.
     scale = jnp.sum(jnp.where(measured, jnp.sqrt(observed * mean), 0.0)) / (
         jnp.sum(jnp.where(measured, mean, 0.0)) + 1e-30
     )
     scale = scale**2
-    mean, diffuse, slope = mean * scale, diffuse * scale, slope * scale
+    mean, diffuse, slope, lean = (scale * x for x in (mean, diffuse, slope, lean))
     soft = mean + SOFT
-    # Columns: an atom's coordinate each, and the pattern's scale.
-    columns = jnp.concatenate(
-        [h.displacement * slope.reshape(len(q), -1) / soft[:, None], (mean / soft)[:, None]], -1
-    )
+    # Columns: an atom's coordinate each, the tilt, and the pattern's scale.
+    moves = jnp.concatenate([h.displacement * slope.reshape(len(q), -1), lean], -1)
+    moves = moves / soft[:, None]
+    columns = jnp.concatenate([moves, (mean / soft)[:, None]], -1)
     variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + 0.5 * (diffuse / soft) ** 2
     weight = jnp.where(measured, 1 / variance, 0.0)
     difference = jnp.where(measured, jnp.log(observed + SOFT) - jnp.log(soft), 0.0)
@@ -172,4 +233,8 @@ def _of_intensities(q: jax.Array, shares: jax.Array, query: Spots, h: Hypothesis
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
     )
-    return -0.5 * (chi_squared + log_determinant)
+    below = (jnp.log(floor + SOFT) - jnp.log(soft)) / jnp.sqrt(variance + jnp.sum(moves**2, -1))
+    missed = h.missing + (1 - h.missing) * jax.scipy.stats.norm.cdf(below)
+    unseen = jnp.where(expected & ~measured & (h.missing > 0), jnp.log(missed + 1e-12), 0.0)
+    seen = jnp.sum(measured) * jnp.log1p(-h.missing)
+    return seen + jnp.sum(unseen) - 0.5 * (chi_squared + log_determinant)

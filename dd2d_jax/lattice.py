@@ -6,11 +6,10 @@ import dataclasses
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Spots, select
+from dd2d_jax.spots import Spots, power_of_two, select
 
 # Spots weaker than this, relative to the strongest, say nothing about the lattice.
 _FAINT = 1e-5
@@ -263,14 +262,20 @@ def canonical_spots(
         for cell, hk in _cells(indexed)
         for change in settings(cell)
     ]
-    size = max(len(m[0]) for m in made)
-    padded = [
+    # Few shapes are compiled: both sizes are powers of two.
+    size = power_of_two(max(32, *(len(m[0]) for m in made)))
+    count = len(made)
+    made += made[-1:] * (power_of_two(count) - count)
+    q, hk, intensity, measured = (
         np.stack([np.pad(m[i], [(0, size - len(m[i])), (0, 0)]) for m in made]) for i in range(4)
-    ]
-    q, hk, intensity, measured = (jnp.asarray(x) for x in padded)
-    return jax.jit(select, static_argnums=4)(
-        q.astype(jnp.float32), hk, intensity.astype(jnp.float32), measured, tokens
     )
+    chosen = _select(
+        q.astype(np.float32), hk.astype(np.int32), intensity.astype(np.float32), measured, tokens
+    )
+    return jax.tree.map(lambda x: np.asarray(x)[:count], chosen)
+
+
+_select = jax.jit(select, static_argnums=4)
 
 
 def _pairs(

@@ -23,7 +23,7 @@ from dd2d_jax.attention import Attention, attention
 from dd2d_jax.corrupt import LEVELS, Disturbance
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
-from dd2d_jax.evaluate import THERMAL, evaluate, make_queries, places, prepare
+from dd2d_jax.evaluate import PATTERNS, THERMAL, evaluate, make_queries, places, prepare
 from dd2d_jax.files import new_folder
 from dd2d_jax.output import cell, progress
 from dd2d_jax.point_groups import TOLERANCE, counts, distance, point_group, tree
@@ -156,6 +156,7 @@ def make(
         answers = {
             level: answer(model, gallery.embeddings, made, library, level, seed)
             for level, made in asked.items()
+            if level != PATTERNS
         }
         main = answers[LEVEL]
         groups = np.array(
@@ -352,7 +353,9 @@ def _ablation(
         say(f"comparing {name}")
         gallery = other.embed_crystals(library.crystal)
         found = {
-            level: answer(other, gallery, queries, library, level, seed) for level in LEVELS
+            level: answer(other, gallery, queries, library, level, seed)
+            for level in LEVELS
+            if level != PATTERNS
         }
         rows.append(_network(name, other, steps, found))
     return rows
@@ -371,7 +374,7 @@ def _network(
         "parameters": _parameters(model),
         "steps": steps,
         "diffraction": model.config.diffraction.to_dict(),
-        **{level: accuracy(answers[level].ranks) for level in LEVELS},
+        **{level: accuracy(x.ranks) for level, x in answers.items() if level in LEVELS},
     }
 
 

@@ -48,6 +48,11 @@ class Table:
     lattice: jax.Array
     q_inner: jax.Array
 
+    def take(self, rows: np.ndarray) -> Table:
+        """Rows (m,) of it."""
+        few = {f: getattr(self, f)[rows] for f in ("offset", "extent", "inner", "lattice")}
+        return dataclasses.replace(self, **few)
+
 
 def levels(intensity: jax.Array) -> jax.Array:
     """log1p(I / SOFT) of intensities relative to the strongest."""

@@ -78,20 +78,40 @@ def half_plane(lattice: np.ndarray, q_max: float) -> np.ndarray:
 
 
 @jax.jit
-def pair_intensities(
-    crystal: dx.Crystal, hk: jax.Array, conditions: Conditions, b_iso: jax.Array | None = None
+def both_sides(
+    crystal: dx.Crystal,
+    hk: jax.Array,
+    conditions: Conditions,
+    b_iso: jax.Array | None = None,
+    tilt: jax.Array | tuple[float, float] = (0.0, 0.0),
 ) -> tuple[jax.Array, jax.Array]:
-    """q (..., T, 2) of rods `hk` and the intensities (..., T, 2) at q and -q, zero for padding."""
+    """q (..., T, 2, 2) and intensities (..., T, 2) of the spots at `hk` (..., T, 2) and -hk.
+
+    Zero for padding. `tilt` in degrees, see `dx.simulate`; under tilt the two are not at q and -q.
+    """
     count = hk.shape[-2]
     pattern = dx.simulate(
         crystal,
         conditions.radiation,
         conditions.q_max,
         conditions.b_iso if b_iso is None else b_iso,
+        tilt,
         hk=jnp.concatenate([hk, -hk], -2),
     )
-    plus, minus = pattern.intensity[..., :count], pattern.intensity[..., count:]
-    return pattern.q[..., :count, :], jnp.stack([plus, minus], -1)
+    halves = slice(None, count), slice(count, None)
+    return (
+        jnp.stack([pattern.q[..., half, :] for half in halves], -2),
+        jnp.stack([pattern.intensity[..., half] for half in halves], -1),
+    )
+
+
+@jax.jit
+def pair_intensities(
+    crystal: dx.Crystal, hk: jax.Array, conditions: Conditions, b_iso: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """q (..., T, 2) of rods `hk` and the intensities (..., T, 2) at q and -q, zero for padding."""
+    q, intensity = both_sides(crystal, hk, conditions, b_iso)
+    return q[..., 0, :], intensity
 
 
 def select(
@@ -122,6 +142,15 @@ def strongest(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs: spots are sorted by strength."""
     pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
     return Spots(**pairs, lattice=spots.lattice)
+
+
+def sized(spots: Spots, tokens: int) -> Spots:
+    """The first `tokens` pairs, filled up with padding where there are fewer; concrete."""
+    cut = strongest(spots, tokens)
+    short = tokens - cut.hk.shape[-2]
+    widths = [(0, 0)] * (cut.hk.ndim - 2) + [(0, short), (0, 0)]
+    pairs = (np.pad(getattr(cut, f), widths) for f in ("q", "hk", "intensity", "measured"))
+    return Spots(*pairs, np.asarray(cut.lattice))
 
 
 def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:

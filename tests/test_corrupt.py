@@ -43,6 +43,9 @@ def in_order(found):
 def test_the_levels_are_those_of_the_design():
     assert LEVELS["clean"] == Disturbance()
     assert LEVELS["perturbed"] == Disturbance(strain=0.01, displacement=0.03, noise=0.1)
+    seen = {"missing": 0.2, "floor": 1e-3}
+    optics = {"scale": 0.02, "ellipticity": 0.01, "tilt": 2.0, "wedge": 20.0}
+    assert LEVELS["measured"] == dataclasses.replace(LEVELS["perturbed"], **seen, **optics)
     assert set(dataclasses.asdict(Disturbance()).values()) == {0.0}
 
 
@@ -183,3 +186,53 @@ def test_amounts_may_differ_within_a_batch(many, rods):
     clean = clean_spots(few, hk, CONDITIONS)
     np.testing.assert_allclose(found.intensity[0], clean.intensity[0], rtol=1e-5)
     assert jnp.abs(found.lattice[1] - clean.lattice[1]).max() > 1e-4
+
+
+def measured(crystal, hk, **amount: float) -> dx.Pattern:
+    return jax.jit(corrupt.measure)(KEY, crystal, hk, CONDITIONS, Disturbance(**amount))
+
+
+def lengths(pattern: dx.Pattern) -> np.ndarray:
+    return np.linalg.norm(np.asarray(pattern.q, float), axis=-1)
+
+
+def test_measured_patterns_are_turned_by_any_angle_and_seen_from_either_side(many, rods):
+    found = measured(many, rods)
+    assert not np.asarray(found.hk).any()
+    true = dx.simulate(many[:1], CONDITIONS.radiation, 0.9, 0.5, hk=rods[:1])
+    wanted = np.broadcast_to(lengths(true), (MANY, rods.shape[1]))
+    np.testing.assert_allclose(lengths(found)[:, ::2], wanted, rtol=1e-4)
+    first, second = (np.asarray(found.q, float)[:, i] for i in (0, 2))
+    angle = np.arctan2(*first.T)
+    counts, _ = np.histogram(angle, 8, (-np.pi, np.pi))
+    assert counts == pytest.approx(MANY / 8, rel=0.3)
+    side = np.sign(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    assert abs(side.mean()) < 0.1 and set(side) == {-1.0, 1.0}
+
+
+def test_scale_and_ellipticity_are_uniform_within_their_limits(many, rods):
+    clean = lengths(measured(many, rods))
+    scaled = lengths(measured(many, rods, scale=0.02)) / clean
+    assert np.ptp(scaled, axis=1).max() < 1e-5  # one for all spots
+    assert 0.0195 < np.abs(scaled - 1).max() < 0.02001
+    assert scaled[:, 0].std() == pytest.approx(0.02 / np.sqrt(3), rel=0.05)
+    ratio = lengths(measured(many, rods, ellipticity=0.01)) / clean
+    assert ratio.min() > 0.99499 and ratio.max() < 1.00501
+    assert np.ptp(ratio, axis=1).mean() > 0.003
+
+
+def test_a_beam_stop_hides_a_wedge_and_never_both_spots_of_a_pair(many, rods):
+    found = measured(many, rods, wedge=20.0)
+    mask = np.asarray(found.mask).reshape(MANY, -1, 2)
+    there = np.asarray((rods != 0).any(-1))
+    assert mask[there].any(-1).all()
+    assert 1 - mask[there].mean() == pytest.approx(20 / 360, rel=0.15)
+
+
+def test_tilt_breaks_the_likeness_of_friedel_mates(many, rods):
+    def difference(pattern: dx.Pattern) -> np.ndarray:
+        pairs = np.asarray(pattern.intensity).reshape(MANY, -1, 2)
+        return np.abs(pairs[..., 0] - pairs[..., 1]).sum(1) / pairs.sum((1, 2))
+
+    flat, tilted = (difference(measured(many, rods, tilt=t)) for t in (0.0, 2.0))
+    assert flat.max() < np.median(tilted) < tilted.max() < 0.5

@@ -22,13 +22,15 @@ from dd2d_jax.evaluate import (
     METHODS,
     QUERY_PAIRS,
     evaluate,
+    make_patterns,
     make_queries,
     physics_rank,
     rerank_rank,
-    strongest,
 )
+from dd2d_jax.lattice import PatternError, find
+from dd2d_jax.rerank import Query
 from dd2d_jax.score import simulate_table
-from dd2d_jax.spots import Conditions
+from dd2d_jax.spots import Conditions, strongest
 from dd2d_jax.trained import Model, initial_params
 
 TOP = ("top1", "top3", "top5", "top10", "top50")
@@ -160,6 +162,37 @@ def test_perturbed_queries_are_strained_by_a_percent(model, library):
     np.testing.assert_allclose(lengths[:, 0] / lengths[:, 1], 1, atol=1e-4)
 
 
+def test_measured_queries_are_turned_and_their_lattice_is_found(model, library):
+    """From patterns without setting or indices, distorted, with a fifth of their spots missing."""
+    found = evaluate(model, library, library, "measured")
+    assert found["no_lattice"] == []
+    for name in ("physics", "neural+rerank"):
+        assert found["methods"][name]["top3"] == 100.0, name
+    patterns = make_patterns(library, model.conditions, LEVELS["measured"], 0)
+    for pattern, lattice in zip(patterns, library.lattice, strict=True):
+        assert not pattern.hk.any()
+        # Known to a few per cent, whatever the turn.
+        area = abs(np.linalg.det(find(pattern).lattice))
+        assert area == pytest.approx(abs(np.linalg.det(lattice)), rel=0.12)
+
+
+def test_what_has_no_lattice_is_named_and_ranks_last(model, library, monkeypatch):
+    def refuse(pattern):
+        raise PatternError("no lattice")
+
+    real, calls = find, []
+
+    def first_fails(pattern):
+        calls.append(pattern)
+        return refuse(pattern) if len(calls) == 1 else real(pattern)
+
+    monkeypatch.setattr("dd2d_jax.lattice.find", first_fails)
+    found = evaluate(model, library.take([5, 0]), library, "measured")
+    assert found["no_lattice"] == ["crystal 5"]
+    for values in found["methods"].values():
+        assert values["top5"] == 50.0
+
+
 @pytest.fixture(scope="module")
 def snapshots(library, tmp_path_factory) -> Path:
     """Two snapshots each of three crystals, their atoms on springs."""
@@ -248,8 +281,7 @@ def test_a_crystal_that_the_network_misses_ranks_behind_those_compared(model, li
     many = joined(many, library.take([0]))
     table = simulate_table(many.crystal, model.conditions)
     spots = make_queries(library.take([0]), model.conditions, LEVELS["clean"], 0)
-    query = type(spots)(*(getattr(spots, f)[0] for f in
-                          ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
+    query = Query.known(jax.tree.map(lambda x: x[0], spots))
     cosines = np.linspace(1, 0.5, len(many))
     rest = (many, query, model.conditions)
     assert physics_rank(table, *rest, truth=150) == 1
@@ -269,9 +301,6 @@ def test_physics_finds_every_clean_real_crystal(shared_data):
     conditions = Conditions(dx.Electrons(80.0), 1.25, 0.5, tokens=48)
     table = simulate_table(crystals.crystal, conditions)
     spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)
-    fields = [getattr(spots, f) for f in ("q", "hk", "intensity", "measured", "lattice")]
-    ranks = [
-        physics_rank(table, crystals, type(spots)(*(f[i] for f in fields)), conditions, i)
-        for i in range(len(crystals))
-    ]
+    queries = [Query.known(jax.tree.map(lambda x, i=i: x[i], spots)) for i in range(len(crystals))]
+    ranks = [physics_rank(table, crystals, q, conditions, i) for i, q in enumerate(queries)]
     assert ranks == [1] * len(crystals)

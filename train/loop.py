@@ -194,7 +194,8 @@ def _save(
 ) -> Best:
     # The disturbed queries decide, as the clean ones are soon all found; but not where training
     # never saw one.
-    disturbed = any(config.disturbance.values()) or config.thermal.share > 0
+    shares = config.thermal.share, config.measured.share
+    disturbed = any(config.disturbance.values()) or any(shares)
     top1 = found["perturbed" if disturbed else "clean"]["top1"]
     if top1 > best.top1:
         best = Best(top1, done, 0)
@@ -228,9 +229,9 @@ _observe = jax.jit(observe)
 
 
 def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: str) -> Spots:
-    """Patterns of crystals `rows` at a level; the same on every call."""
+    """Patterns of crystals `rows` at a level, in their own setting; the same on every call."""
     conditions = Conditions.from_config(config.diffraction)
-    key = jax.random.fold_in(jax.random.key(config.seed), sorted(LEVELS).index(level))
+    key = jax.random.fold_in(jax.random.key(config.seed), list(LEVELS).index(level))
     parts = []
     for number, start in enumerate(range(0, len(rows), 256)):
         part = source.take(np.asarray(rows[start : start + 256]))

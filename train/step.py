@@ -43,10 +43,13 @@ def simulate_batch(
         share_key, kind_key, observe_key = jax.random.split(jax.random.fold_in(key, place), 3)
         # A share of none to all: clean queries and the worst ones are both learned.
         share = jax.random.uniform(share_key)
-        hot = jax.random.uniform(kind_key) < config.thermal.share
+        kind = jax.random.uniform(kind_key)
+        hot, measured = kind < config.thermal.share, kind >= 1 - config.measured.share
+        optics = {k: v for k, v in config.measured.items() if k != "share"}
         amount = jax.tree.map(
-            lambda far, near: jnp.where(hot, far, near) * share,
+            lambda far, seen, near: jnp.where(hot, far, jnp.where(measured, seen, near)) * share,
             Disturbance(displacement=config.thermal.displacement),
+            Disturbance(**{**config.disturbance, **optics}),
             Disturbance(**config.disturbance),
         )
         single = jax.tree.map(lambda x: x[None], one)

@@ -1,0 +1,14 @@
+"""The training of the weights in the package; `data.path` is the database of 2DMatPedia."""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """`base` on the project's own crystals and those of 2DMatPedia, and somewhat longer."""
+    config = base.get_config()
+    config.data.source = "prototypes+ase_db"
+    config.train.steps = 1400
+    config.train.evaluate_every = 200
+    return config
