@@ -18,8 +18,8 @@ _DIFFERENCES, _VECTORS = 500, 32
 _CLUSTER = 0.008
 # Bases are compared on this many of the nearest and of the strongest points.
 _COMPARED = 60
-# Cells larger than this (angstrom^2) explain any list of points.
-MAX_AREA = 900.0
+# Cells larger than this (angstrom^2) explain any list of points; none of a crystal is smaller.
+MAX_AREA, _MIN_AREA = 900.0, 3.0
 # A point may be this far from its place, as a share of the shortest reciprocal vector.
 _SHARE = 0.15
 # Tolerances that are tried, as shares of the one allowed, and the finest, 1/angstrom: positions
@@ -202,7 +202,7 @@ def _bases(vectors: np.ndarray, max_area: float) -> np.ndarray:
     pairs = np.stack([vectors[first], vectors[second]], 1)
     area = np.abs(_det(pairs))
     lengths = np.sqrt(square(pairs[:, 0]) * square(pairs[:, 1]))
-    return pairs[(area > 1 / max_area) & (area > 0.4 * lengths)]
+    return pairs[(area > 1 / max_area) & (area < 1 / _MIN_AREA) & (area > 0.4 * lengths)]
 
 
 def square(vectors: np.ndarray) -> np.ndarray:

@@ -162,9 +162,12 @@ def significance(fit: Fit, q: np.ndarray) -> float:
     The smaller of two: spots strewn over the plane, and spots turned at random on their own rings,
     as those of a powder. A spot and its Friedel mate count once: both come from the same grain.
     """
-    mate = square(q[:, None] + q) < fit.reach**2
-    once = ~np.tril(mate).any(1)
-    q, distance = q[once], fit.distance[once]
+    apart = square(q[:, None] + q)
+    mate = apart.argmin(1)
+    paired = apart[np.arange(len(q)), mate] < fit.reach**2
+    once = ~paired | (mate >= np.arange(len(q)))
+    q = np.where(paired[:, None], (q - q[mate]) / 2, q)[once]
+    distance = fit.on(q).distance
     reach = np.maximum(fit.reach * np.array([1.0, 0.5, 0.25]), FINEST)
     count = (distance[:, None] < reach).sum(0)
     points = len(q)
