@@ -28,7 +28,9 @@ _LEFT, _LEFT_SHARE = 6, 0.15
 # Vectors of each lattice whose sums are double diffraction.
 _BEAMS = 24
 # A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
-_LARGE, _SEEN = 40.0, 0.35
+_LARGE, _SEEN = 15.0, 0.4
+# Places with two spots, as a share, that make one lattice a mean of several.
+_TWOFOLD = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +40,17 @@ class Explained:
     Attributes:
         fits: the one with most spots first.
         doubled: (K,) True for spots on none of them, but at sums of their vectors.
+        sums: number of places that such sums have.
     """
 
     fits: list[Fit]
     doubled: np.ndarray
+    sums: int
 
     @property
     def spots(self) -> np.ndarray:
         """(K,) True for every spot that is explained."""
-        return np.any([f.good for f in self.fits], axis=0) | self.doubled
+        return np.any([f.good for f in self.fits] + [self.doubled], axis=0)
 
 
 def explain(q: np.ndarray, weight: np.ndarray, tolerance: float, most: int) -> Explained:
@@ -54,50 +58,43 @@ def explain(q: np.ndarray, weight: np.ndarray, tolerance: float, most: int) -> E
 
     `fits` is empty where no lattice is significant.
     """
-    found = _grow(q, weight, tolerance, most, MAX_AREA)
-    if most > 1 and len(found.fits) == 1 and _sparse(found.fits[0], q):
+    found = [_grow(q, weight, tolerance, most, MAX_AREA)]
+    fits = found[0].fits
+    if most > 1 and len(fits) == 1 and _sparse(fits[0], q):
         # Twisted lattices have a common, large and mostly empty cell.
-        apart = _grow(q, weight, tolerance, most, found.fits[0].area / 4)
-        if _worth(apart, q) > _worth(found, q):
-            found = apart
-    order = sorted(range(len(found.fits)), key=lambda i: -int(found.fits[i].good.sum()))
-    return Explained([found.fits[i] for i in order], found.doubled)
+        found.append(_grow(q, weight, tolerance, most, fits[0].area / 2.5))
+    if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
+        # Lattices that are nearly the same have a mean, from which spots stray.
+        found += [_grow(q, weight, tolerance / s, most, MAX_AREA) for s in (2, 4)]
+    best = max(found, key=lambda f: _worth(f, q))
+    return dataclasses.replace(best, fits=sorted(best.fits, key=lambda f: -int(f.good.sum())))
 
 
 def _grow(
     q: np.ndarray, weight: np.ndarray, tolerance: float, most: int, max_area: float
 ) -> Explained:
-    """Take the more significant of a superlattice and a further lattice while there is one."""
-    fits: list[Fit] = []
-    doubled = np.zeros(len(q), bool)
+    """Take the better of a superlattice and a further lattice while there is one."""
+    found = Explained([], np.zeros(len(q), bool), 0)
     refused = False
     for _ in range(4 * most):
-        left = ~np.any([f.good for f in fits], axis=0) & ~doubled if fits else ~doubled
+        left = ~found.spots
         moves = []
-        if left.any():
-            for i, fit in enumerate(fits):
-                new, gain = superlattice(fit, q, left)
-                if gain > _SUPERLATTICE and new.area < max_area:
-                    moves.append((gain, i, new))
-        enough = left.sum() >= max(_LEFT, _LEFT_SHARE * len(q)) or not fits
-        if enough and len(fits) < most and not refused:
+        for i, fit in enumerate(found.fits if left.any() else ()):
+            new, gain = superlattice(fit, q, left)
+            if gain > _SUPERLATTICE and new.area < max_area:
+                new = polish(new.basis, q, tolerance, new.reach)
+                moves.append([new if i == j else f for j, f in enumerate(found.fits)])
+        enough = not found.fits or left.sum() >= max(_LEFT, _LEFT_SHARE * len(q))
+        if enough and len(found.fits) < most and not refused:
             new = search(q[left], weight[left], tolerance, max_area)
-            gain = significance(new, q[left]) if new is not None else -np.inf
-            refused = gain < _LATTICE
+            refused = new is None or significance(new, q[left]) < _LATTICE
             if not refused:
-                moves.append((gain, None, new))
+                # What explains a lattice's spots and others is its superlattice.
+                moves.append([*(f for f in found.fits if not _holds(new, f)), new.on(q)])
         if not moves:
             break
-        gain, place, new = max(moves, key=lambda m: m[0])
-        if place is None:
-            # What explains a lattice's spots and others is its superlattice.
-            fits = [f for f in fits if not _holds(new, f)]
-            fits.append(polish(new.basis, q if not fits else q[left], tolerance, new.reach))
-        else:
-            fits[place] = polish(new.basis, q, tolerance, new.reach)
-        fits = [f.on(q) for f in fits]
-        doubled = _doubled(fits, q, weight)
-    return Explained(fits, doubled)
+        found = max((_double(fits, q, weight) for fits in moves), key=lambda f: _worth(f, q))
+    return found
 
 
 def _holds(fine: Fit, coarse: Fit) -> bool:
@@ -107,22 +104,32 @@ def _holds(fine: Fit, coarse: Fit) -> bool:
     return bool((np.linalg.norm(apart, axis=1) < fine.reach).all())
 
 
-def _doubled(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Which spots (K,) on no lattice lie at the sum of two lattices' vectors."""
+def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
+    """Find which spots on none of the lattices lie at the sum of two lattices' vectors."""
     out = np.zeros(len(q), bool)
     alone = ~np.any([f.good for f in fits], axis=0)
+    places = 0
     for i, first in enumerate(fits):
         for second in fits[i + 1 :]:
             beams = []
             for fit in (first, second):
                 on = np.flatnonzero(fit.good)
-                on = on[np.argsort(-weight[on], kind="stable")[:_BEAMS]]
-                vectors = fit.hk[on] @ fit.basis
-                beams.append(np.concatenate([vectors, -vectors]))
+                hk = fit.hk[on[np.argsort(-weight[on], kind="stable")[:_BEAMS]]]
+                beams.append(np.unique(np.concatenate([hk, -hk]), axis=0) @ fit.basis)
             sums = (beams[0][:, None] + beams[1]).reshape(-1, 2)
-            distance = np.sqrt(square(q[alone, None] - sums)).min(1)
-            out[np.flatnonzero(alone)[distance < max(first.reach, second.reach)]] = True
-    return out
+            sums = sums[square(sums) < square(q).max()]
+            reach = max(first.reach, second.reach)
+            places += len(np.unique(np.rint(sums / reach), axis=0))
+            if alone.any() and len(sums):
+                distance = np.sqrt(square(q[alone, None] - sums)).min(1)
+                out[np.flatnonzero(alone)[distance < reach]] = True
+    return Explained(fits, out, places)
+
+
+def _twofold(fit: Fit, q: np.ndarray, tolerance: float) -> bool:
+    """Whether many of the lattice's places have two spots."""
+    near = fit.hk[fit.distance < tolerance]
+    return len(near) - len(np.unique(near, axis=0)) > max(2, _TWOFOLD * len(near))
 
 
 def _sparse(fit: Fit, q: np.ndarray) -> bool:
@@ -138,18 +145,17 @@ def _worth(found: Explained, q: np.ndarray) -> float:
     """
     if not found.fits:
         return -np.inf
-    reach = max(f.reach for f in found.fits)
     left = np.ones(len(q), bool)
     total, shares = 0.0, []
     for fit in found.fits:
         mine = fit.good & left
         left &= ~mine
         shares.append(mine.mean())
-        total += mine.sum() * -np.log(min(np.pi * reach**2 * fit.area, 1.0)) - 2 * _LATTICE
+        total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - 2 * _LATTICE
     if found.doubled.any():
         plane = np.pi * square(q).max()
-        places = min((2 * _BEAMS) ** 2 * np.pi * reach**2 / plane, 1.0)
-        total += found.doubled.sum() * -np.log(places)
+        reach = max(f.reach for f in found.fits)
+        total += found.doubled.sum() * -np.log(min(found.sums * np.pi * reach**2 / plane, 1.0))
         shares.append(found.doubled.mean())
     shares = np.array([*shares, 1 - sum(shares)])
     shares = shares[shares > 0]
