@@ -23,8 +23,12 @@ from dd2d_jax.lattice_search import (
 
 # Logarithms of how unlikely by chance a superlattice and a whole lattice have to be.
 _SUPERLATTICE, _LATTICE = 5.0, 5.0
+# Of a lattice in a set: its four numbers, each to about a hundredth of its range.
+_COST = 20.0
 # A further lattice is looked for where this many spots and this share of them are left.
 _LEFT, _LEFT_SHARE = 6, 0.15
+# Spots nearer than this to places of two lattices may be both in one, 1/angstrom.
+_OVERLAP = 0.012
 # Vectors of each lattice whose sums are double diffraction.
 _BEAMS = 24
 # A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
@@ -39,7 +43,8 @@ class Explained:
 
     Attributes:
         fits: the one with most spots first.
-        doubled: (K,) True for spots on none of them, but at sums of their vectors.
+        doubled: (K,) True for spots on none of them, but at sums of their vectors or between
+            places of two.
         sums: number of places that such sums have.
     """
 
@@ -120,6 +125,9 @@ def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
             sums = sums[square(sums) < square(q).max()]
             reach = max(first.reach, second.reach)
             places += len(np.unique(np.rint(sums / reach), axis=0))
+            # Two spots that overlap are seen as one between their places.
+            close = (first.distance < _OVERLAP) & (second.distance < _OVERLAP)
+            out |= close & alone
             if alone.any() and len(sums):
                 distance = np.sqrt(square(q[alone, None] - sums)).min(1)
                 out[np.flatnonzero(alone)[distance < reach]] = True
@@ -151,7 +159,7 @@ def _worth(found: Explained, q: np.ndarray) -> float:
         mine = fit.good & left
         left &= ~mine
         shares.append(mine.mean())
-        total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - 2 * _LATTICE
+        total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - _COST
     if found.doubled.any():
         plane = np.pi * square(q).max()
         reach = max(f.reach for f in found.fits)
