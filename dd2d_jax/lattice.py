@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax.lattice_search import Fit
+from dd2d_jax.lattice_sets import explain
 from dd2d_jax.spots import Spots, power_of_two, select
 
 # Spots weaker than this, relative to the strongest, say nothing about the lattice.
 _FAINT = 1e-5
-# Basis vectors are sought among this many of the strongest and of the nearest spots.
-_STRONG = 24
-# Cells larger than this (angstrom^2) explain any list of spots.
-_MAX_AREA = 900.0
+# Fewer spots have no lattice that chance would not give.
+_FEWEST = 4
 # Bases whose lengths differ by less than this, or angles by less than this, are all tried.
 _LENGTH_TOLERANCE = 0.03
 _ANGLE_TOLERANCE = 2.5
@@ -28,15 +28,20 @@ class PatternError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:
-    """A pattern's spots on the lattice that explains them.
+    """Those of a pattern's spots that lie on one lattice.
 
     Attributes:
         lattice: (2, 2) angstrom, Gauss-reduced, 90 to 120 degrees, in the pattern's frame.
         q: (K, 2) 1/angstrom.
         hk: (K, 2) integers.
-        intensity: (K,) relative to the strongest.
-        explained: share of the spots, by number, that lie on the lattice.
+        intensity: (K,) relative to the pattern's strongest.
+        explained: share of the pattern's spots, by number, that lie on this lattice.
         residual: root mean square distance of the spots from the lattice's, 1/angstrom.
+        spots: (K,) their rows in the pattern's unmasked spots, `pattern.q[pattern.mask][spots]`.
+        sigma: (4,) standard uncertainties of a, b (angstrom), the angle between them and
+            `rotation` (degrees), of the fit alone: a wrong scale is not among them.
+        intensity_sigma: (K,) standard uncertainties of `intensity`, in the same units; None where
+            the pattern has none.
     """
 
     lattice: np.ndarray
@@ -45,6 +50,14 @@ class Indexed:
     intensity: np.ndarray
     explained: float
     residual: float
+    spots: np.ndarray
+    sigma: np.ndarray
+    intensity_sigma: np.ndarray | None = None
+
+    @property
+    def rotation(self) -> float:
+        """Of a1 against the pattern's x axis, counter-clockwise, -180 to 180 degrees."""
+        return float(np.rad2deg(np.arctan2(self.lattice[0, 1], self.lattice[0, 0])))
 
 
 def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +69,11 @@ def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
         PatternError: not a single pattern, no spots, all masked, or values that are not finite
             or negative.
     """
+    return _checked(pattern)[:2]
+
+
+def _checked(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """q, intensity, its uncertainty and the rows among the unmasked spots, see `check`."""
     mask = np.asarray(pattern.mask, bool)
     if mask.ndim != 1:
         raise PatternError(f"a single pattern is needed, got a batch of shape {mask.shape}")
@@ -63,127 +81,146 @@ def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
         raise PatternError("the pattern is empty: every spot is masked, or there is none")
     q = np.asarray(pattern.q, float)[mask]
     intensity = np.asarray(pattern.intensity, float)[mask]
-    for name, values in (("q", q), ("intensity", intensity)):
+    named = {"q": q, "intensity": intensity}
+    if pattern.sigma is not None:
+        named["sigma"] = np.asarray(pattern.sigma, float)[mask]
+    for name, values in named.items():
         bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
         if bad.any():
             raise PatternError(f"spot {int(np.argmax(bad))}: {name} is not a finite number")
-    if (intensity < 0).any():
-        row = int(np.argmax(intensity < 0))
-        raise PatternError(
-            f"spot {row}: intensity {intensity[row]:g} is negative; subtract less background"
-        )
-    outer = np.linalg.norm(q, axis=1) > 0.02
-    q, intensity = q[outer], intensity[outer]
-    if len(q) == 0 or intensity.max() <= 0:
+    for name in ("intensity", "sigma"):
+        values = named.get(name, np.zeros(1))
+        if (values < 0).any():
+            row = int(np.argmax(values < 0))
+            hint = "; subtract less background" if name == "intensity" else ""
+            raise PatternError(f"spot {row}: {name} {values[row]:g} is negative{hint}")
+    rows = np.flatnonzero(np.linalg.norm(q, axis=1) > 0.02)
+    if len(rows) == 0 or intensity[rows].max() <= 0:
         raise PatternError("the pattern has no spot with an intensity beside the central beam")
-    return q, intensity / intensity.max()
+    strongest = intensity[rows].max()
+    sigma = named["sigma"][rows] / strongest if "sigma" in named else None
+    return q[rows], intensity[rows] / strongest, sigma, rows
 
 
 def find(pattern: dx.Pattern, tolerance: float = 0.02) -> Indexed:
     """The coarsest reciprocal lattice through the central beam that explains the spots.
 
-    Bases are taken from the strongest spots and their differences; the one with the largest
-    reciprocal cell among those that index nearly as many spots as the best is fitted by least
-    squares.
+    The first of `find_all`, which see for the arguments and errors.
+    """
+    return find_all(pattern, tolerance)[0]
+
+
+def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> list[Indexed]:
+    """All reciprocal lattices through the central beam that the spots need, most spots first.
+
+    Several for twisted layers, heterostructures and grains; one for a crystal, its superstructure
+    included. Spots at which lattices coincide belong to each of them. Spots at sums of two
+    lattices' vectors are double diffraction and make no lattice of their own.
 
     Args:
         pattern: a single pattern.
-        tolerance: how far a spot may lie from its place, 1/angstrom, or 15 % of the shortest
-            reciprocal vector, if that is less.
+        tolerance: how far a spot may lie from its place at most, 1/angstrom, or 15 % of the
+            shortest reciprocal vector, if that is less; where the spots lie closer, so do those
+            that are taken.
+        most: number of lattices at most.
 
     Raises:
-        PatternError: see `check`; or no 2D lattice explains at least two thirds of the spots.
+        PatternError: see `check`; or fewer than two thirds of the spots lie on lattices, or random
+            spots would lie on one as well.
+        ValueError: `tolerance` or `most` is not positive.
     """
-    q, intensity = check(pattern)
+    if tolerance <= 0 or most < 1:
+        raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
+    q, intensity, sigma, rows = _checked(pattern)
     keep = intensity > _FAINT
-    q, intensity = q[keep], intensity[keep]
-    if len(q) < 3:
-        raise PatternError(f"{len(q)} spots are too few to find a lattice; 3 are needed at least")
-    bases = _candidate_bases(q, intensity)
-    if not len(bases):
-        raise PatternError("the spots lie on a line: they span no 2D lattice")
-    best = _coarsest(bases, q, intensity, tolerance)
-    if best is None:
+    q, intensity, rows = q[keep], intensity[keep], rows[keep]
+    sigma = sigma if sigma is None else sigma[keep]
+    if len(q) < _FEWEST:
         raise PatternError(
-            "no 2D lattice explains the spots: fewer than two thirds of them lie on any one"
+            f"{len(q)} spots are too few to find a lattice; {_FEWEST} are needed at least"
         )
-    basis, hk, good = best
-    for _ in range(4):
-        basis = np.linalg.lstsq(hk[good], q[good], rcond=None)[0]
-        hk, good = _index(basis[None], q, tolerance)
-        hk, good = hk[0], good[0]
-    change = reduce(np.linalg.inv(basis).T)
-    lattice, hk = change @ np.linalg.inv(basis).T, hk @ change.T
-    misfit = q[good] - hk[good] @ np.linalg.inv(lattice).T
+    if np.linalg.svd(q, compute_uv=False)[1] < 0.02:
+        raise PatternError("the spots lie on a line: they span no 2D lattice")
+    found = explain(q, intensity, tolerance, most)
+    share = float(found.spots.mean()) if found.fits else 0.0
+    if share < 2 / 3:
+        raise PatternError(
+            f"no 2D lattice explains the spots: {share:.0%} of the {len(q)} spots lie on lattices "
+            "that random spots would not lie on as well; two thirds are needed"
+        )
+    return [_indexed(fit, q, intensity, sigma, rows) for fit in found.fits]
+
+
+def _indexed(
+    fit: Fit, q: np.ndarray, intensity: np.ndarray, sigma: np.ndarray | None, rows: np.ndarray
+) -> Indexed:
+    good = fit.good
+    direct = np.linalg.inv(fit.basis).T
+    change = reduce(direct)
+    lattice, hk = change @ direct, fit.hk[good] @ change.T
+    misfit = q[good] - hk @ np.linalg.inv(lattice).T
     return Indexed(
         lattice,
         q[good],
-        hk[good].astype(int),
+        hk,
         intensity[good],
         float(good.mean()),
         float(np.sqrt((misfit**2).sum(1).mean())),
+        rows[good],
+        _uncertainties(lattice, hk, misfit),
+        None if sigma is None else sigma[good],
     )
 
 
-def _candidate_bases(q: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-    """Pairs of short vectors (n, 2, 2) that may span the reciprocal lattice."""
-    # Strong spots are surely real; near ones, however weak, tell a superstructure.
-    strong = q[np.argsort(-intensity, kind="stable")[:_STRONG]]
-    near = q[np.argsort(np.linalg.norm(q, axis=1), kind="stable")[:_STRONG]]
-    some = np.unique(np.concatenate([strong, near]), axis=0)
-    vectors = np.concatenate([some, (some[:, None] - some[None]).reshape(-1, 2)])
-    upper = (vectors[:, 1] > 1e-9) | ((np.abs(vectors[:, 1]) <= 1e-9) & (vectors[:, 0] > 0))
-    vectors = vectors[upper & (np.linalg.norm(vectors, axis=1) > 1 / 40)]
-    vectors = vectors[np.argsort(np.linalg.norm(vectors, axis=1), kind="stable")]
-    distinct: list[np.ndarray] = []
-    for v in vectors:
-        if all(np.linalg.norm(v - w) > 0.01 for w in distinct):
-            distinct.append(v)
-        if len(distinct) == 40:
-            break
-    pairs = np.array(list(itertools.combinations(distinct, 2))).reshape(-1, 2, 2)
-    area = np.abs(np.linalg.det(pairs))
-    lengths = np.linalg.norm(pairs, axis=-1).prod(-1)
-    return pairs[(area > 1 / _MAX_AREA) & (area > 0.2 * lengths)]
+def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:
+    """Of a, b (angstrom), the angle and the rotation (degrees), by propagation of errors."""
+    variance = (misfit**2).sum() / (2 * len(hk) - 4)
+    # Of a column of the reciprocal basis; both columns alike, and independent of each other.
+    covariance = variance * np.linalg.inv(hk.T @ hk)
+    # A change d of the reciprocal basis changes the lattice L by -L d^T L.
+    length = np.linalg.norm(lattice, axis=1)
+    along = lattice / length[:, None]
+    across = np.stack([-along[:, 1], along[:, 0]], 1) / length[:, None]
+    terms = []
+    for i in range(2):
+        for j in range(2):
+            unit = np.zeros((2, 2))
+            unit[i, j] = 1
+            step = -lattice @ unit.T @ lattice
+            turns = (across * step).sum(1)
+            terms.append([*(along * step).sum(1), turns[1] - turns[0], turns[0]])
+    jacobian = np.array(terms).reshape(2, 2, 4)
+    out = np.sqrt(np.einsum("ijn,ik,kjn->n", jacobian, covariance, jacobian))
+    return out * [1, 1, np.rad2deg(1), np.rad2deg(1)]
 
 
-def _index(bases: np.ndarray, q: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest indices (n, K, 2) and whether each spot lies there (n, K)."""
-    hk = np.rint(np.einsum("kd,nde->nke", q, np.linalg.inv(bases)))
-    distance = np.linalg.norm(q - np.einsum("nkd,nde->nke", hk, bases), axis=-1)
-    shortest = np.linalg.norm(bases, axis=-1).min(-1)
-    limit = np.minimum(tolerance, 0.15 * shortest)[:, None]
-    return hk, (distance < limit) & (hk != 0).any(-1)
+def twist(first: Indexed, second: Indexed) -> tuple[float, float]:
+    """The angle between two lattices and its standard uncertainty, degrees.
+
+    Modulo the lattices' own rotations and in either sense: 0 to 30 for two hexagonal lattices, to
+    45 for square ones, to 90 for others; to 15 for a hexagonal one on a square one. Lattices count
+    as hexagonal or square within the tolerance of `settings`.
+    """
+    angles, variances, periods = zip(*(_orientation(i) for i in (first, second)), strict=True)
+    period = int(np.gcd(*periods))
+    apart = (angles[1] - angles[0] + period / 2) % period - period / 2
+    return float(abs(apart)), float(np.sqrt(sum(variances)))
 
 
-def _coarsest(
-    bases: np.ndarray, q: np.ndarray, intensity: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    # Bases come from single spots: fit each to the near spots first, then count all of them.
-    radius = np.linalg.norm(q, axis=1)
-    near = q[np.argsort(radius, kind="stable")[: max(8, len(q) // 3)]]
-    hk, good = _index(bases, near, tolerance)
-    weighted = hk * good[..., None]
-    normal = np.einsum("nki,nkj->nij", weighted, hk)
-    solvable = np.abs(np.linalg.det(normal)) > 0.5
-    fitted = bases.copy()
-    mixed = np.einsum("nki,kj->nij", weighted, near)
-    fitted[solvable] = np.linalg.solve(normal[solvable], mixed[solvable])
-    # A basis far from any lattice can be fitted by one without area.
-    flat = np.abs(np.linalg.det(fitted)) < 1 / _MAX_AREA
-    fitted[flat] = bases[flat]
-    hk, good = _index(fitted, q, tolerance)
-    share = good.mean(1)
-    if share.max() < 2 / 3:
-        return None
-    area = np.abs(np.linalg.det(fitted))
-    area = np.where(share >= share.max() - 0.05, area, 0)
-    # Of all bases of the same lattice the one that fits best.
-    distance = np.linalg.norm(q - np.einsum("nkd,nde->nke", hk, fitted), axis=-1)
-    misfit = np.where(good, distance, 0).sum(1) / np.maximum(good.sum(1), 1)
-    equal = area > 0.9 * area.max()
-    best = int(np.argmin(np.where(equal, misfit, np.inf)))
-    return fitted[best], hk[best], good[best]
+def _orientation(indexed: Indexed) -> tuple[float, float, int]:
+    """A lattice's angle (degrees), its variance and the rotation that repeats the lattice."""
+    a, b = indexed.lattice
+    count = len(settings(indexed.lattice))
+    if count not in (8, 12):
+        return indexed.rotation, float(indexed.sigma[3]) ** 2, 180
+    period = 60 if count == 12 else 90
+    # The mean over the vectors that symmetry makes equal does not know a strain.
+    vectors = np.array([a, b, a + b] if count == 12 else [a, b])
+    phases = np.exp(2j * np.pi * np.arctan2(vectors[:, 1], vectors[:, 0]) / np.deg2rad(period))
+    angle = np.angle(phases.mean()) / (2 * np.pi) * period
+    # Of a turn of all spots together.
+    spread = indexed.residual**2 * len(indexed.q) / (2 * len(indexed.q) - 4)
+    return float(angle), float(np.rad2deg(1) ** 2 * spread / (indexed.q**2).sum()), period
 
 
 def reduce(lattice: np.ndarray) -> np.ndarray:

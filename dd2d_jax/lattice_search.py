@@ -1,0 +1,259 @@
+"""The best 2D lattice through the origin for a list of points, some missing, some spurious.
+
+Plain numpy on a single list. A lattice is as good as points strewn at random are unlikely to lie
+on it as well; cell area, number of points and how closely they lie decide, nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+# Basis vectors are sought among this many of the strongest and of the nearest points,
+_SOURCES = 24
+# and among this many of the shortest differences, of which as many clusters are kept as bases.
+_DIFFERENCES, _VECTORS = 500, 32
+# Differences nearer than this are one vector, 1/angstrom.
+_CLUSTER = 0.008
+# Bases are compared on this many of the nearest and of the strongest points.
+_COMPARED = 60
+# Cells larger than this (angstrom^2) explain any list of points; none of a crystal is smaller.
+MAX_AREA, _MIN_AREA = 900.0, 3.0
+# A point may be this far from its place, as a share of the shortest reciprocal vector.
+_SHARE = 0.15
+# Tolerances that are tried, as shares of the one allowed, and the finest, 1/angstrom: positions
+# are never better known, even if a simulation says so.
+_STEPS = np.array([1.0, 0.5, 0.25, 0.125])
+FINEST = 0.0015
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A reciprocal lattice fitted to points.
+
+    Attributes:
+        basis: (2, 2) reciprocal basis vectors as rows, 1/angstrom.
+        hk: (K, 2) the nearest indices of every point.
+        distance: (K,) from there, 1/angstrom.
+        reach: how far a point of this lattice may lie from its place, 1/angstrom.
+        score: logarithm of how unlikely random points are to fit as well, without the number of
+            lattices tried.
+    """
+
+    basis: np.ndarray
+    hk: np.ndarray
+    distance: np.ndarray
+    reach: float
+    score: float
+
+    @property
+    def good(self) -> np.ndarray:
+        """(K,) True for points on the lattice."""
+        return self.distance < self.reach
+
+    @property
+    def area(self) -> float:
+        """Of the direct cell, angstrom^2."""
+        return float(1 / np.abs(np.linalg.det(self.basis)))
+
+    def on(self, q: np.ndarray) -> Fit:
+        """The same lattice for other points (K, 2)."""
+        hk, distance = _index(self.basis[None], q)
+        return dataclasses.replace(self, hk=hk[0].astype(int), distance=distance[0])
+
+
+def search(
+    q: np.ndarray, weight: np.ndarray, tolerance: float, max_area: float = MAX_AREA
+) -> Fit | None:
+    """The lattice that points q (K, 2) are least likely to lie on by chance.
+
+    Args:
+        q: 1/angstrom, the origin left out.
+        weight: (K,) the heaviest are surely real.
+        tolerance: how far a point may lie from its place at most, 1/angstrom.
+        max_area: of the direct cell, angstrom^2.
+
+    Returns:
+        The fit, or None if the points span no such lattice.
+    """
+    bases = _bases(_vectors(q, weight), max_area)
+    if not len(bases):
+        return None
+    near = np.argsort(square(q), kind="stable")
+    some = q[near[:_SOURCES]]
+    bases = _refit(bases, some, *_index(bases, some), _reach(bases, tolerance))
+    compared = np.union1d(near[:_COMPARED], np.argsort(-weight, kind="stable")[:_COMPARED])
+    some = q[compared]
+    score, reach = _score(bases, _index(bases, some)[1], tolerance)
+    for keep in (48, 12):
+        first = np.argsort(-score, kind="stable")[:keep]
+        bases = bases[first]
+        bases = _refit(bases, some, *_index(bases, some), 2 * reach[first])
+        score, reach = _score(bases, _index(bases, some)[1], tolerance)
+    best = int(np.argmax(score))
+    return polish(bases[best], q, tolerance, 2 * reach[best])
+
+
+def polish(basis: np.ndarray, q: np.ndarray, tolerance: float, reach: float) -> Fit:
+    """Fit a basis (2, 2) that is nearly right to all points, starting from those within reach."""
+    bases = basis[None]
+    for _ in range(4):
+        hk, distance = _index(bases, q)
+        bases = _refit(bases, q, hk, distance, np.array([reach]))
+        hk, distance = _index(bases, q)
+        score, tight = _score(bases, distance, tolerance)
+        inside = distance[0][distance[0] < tight[0]]
+        # The median of a 2D Gaussian's radius is 1.18 sigma, and 1 in 3,000 is beyond 4.
+        spread = 4 * float(np.median(inside)) / 1.18 if len(inside) else 0.0
+        limit = float(_reach(bases, tolerance)[0])
+        reach = min(max(spread, 2 * FINEST), limit)
+    return Fit(bases[0], hk[0].astype(int), distance[0], reach, float(score[0]))
+
+
+def superlattice(fit: Fit, q: np.ndarray, left: np.ndarray) -> tuple[Fit, float]:
+    """The lattice of 2 to 9 times the cell that explains the points left (K,) by chance least.
+
+    Returns:
+        The lattice, not polished, and the logarithm of how unlikely it is, all tried considered.
+    """
+    bases = _FRACTIONS @ fit.basis
+    few = q[left]
+    hk, distance = _index(bases, few)
+    reach = np.minimum(_reach(bases, fit.reach)[:, None] * _STEPS[:3], fit.reach)
+    reach = np.maximum(reach, FINEST)
+    count = np.stack([(distance < reach[:, i, None]).sum(1) for i in range(3)], 1)
+    # The points left are not on the lattice itself.
+    probability = np.pi * reach**2 * fit.area * (_INDEX[:, None] - 1)
+    value = chance(count, len(few), probability) - np.log(_INDEX * _SAME_INDEX)[:, None]
+    value[_INDEX * fit.area > MAX_AREA] = -np.inf
+    best, step = np.unravel_index(int(np.argmax(value)), value.shape)
+    hk, distance = _index(bases[best][None], q)
+    new = Fit(bases[best], hk[0].astype(int), distance[0], float(reach[best, step]), fit.score)
+    return new, float(value[best, step])
+
+
+def _sublattices(most: int) -> np.ndarray:
+    """Hermite normal forms (n, 2, 2) of all sublattices of index 2 to `most`."""
+    return np.array(
+        [
+            [[index // d, shift], [0, d]]
+            for index in range(2, most + 1)
+            for d in range(1, index + 1)
+            if index % d == 0
+            for shift in range(index // d)
+        ]
+    )
+
+
+_SUPERCELLS = _sublattices(9)
+_INDEX = np.abs(np.linalg.det(_SUPERCELLS)).round().astype(int)
+# Sublattices that there are of the same index.
+_SAME_INDEX = (_INDEX[:, None] == _INDEX).sum(1)
+# Of a superlattice's reciprocal basis in terms of the lattice's.
+_FRACTIONS = np.linalg.inv(_SUPERCELLS)
+
+
+def chance(
+    indexed: np.ndarray | float, points: np.ndarray | float, probability: np.ndarray | float
+) -> np.ndarray:
+    """Chernoff's bound on the logarithm of the binomial tail, with the sign turned.
+
+    How unlikely it is that at least `indexed` of `points` hit places that each hits with
+    `probability`.
+    """
+    points = np.maximum(points, 1e-9)
+    share = np.clip(indexed / points, 0.0, 1.0)
+    probability = np.clip(probability, 1e-12, 1 - 1e-12)
+    rest = 1 - share
+    value = share * np.log(np.maximum(share, 1e-12) / probability)
+    value = value + rest * np.log(np.maximum(rest, 1e-12) / (1 - probability))
+    return np.where(share > probability, points * value, 0.0)
+
+
+def _vectors(q: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Short vectors (n, 2) that many pairs of points have in common."""
+    near = np.argsort(square(q), kind="stable")[:_SOURCES]
+    some = q[np.union1d(near, np.argsort(-weight, kind="stable")[:_SOURCES])]
+    first, second = np.triu_indices(len(some), 1)
+    vectors = np.concatenate([some, some[first] - some[second]])
+    lower = (vectors[:, 1] < 0) | ((vectors[:, 1] == 0) & (vectors[:, 0] < 0))
+    vectors = np.where(lower[:, None], -vectors, vectors)
+    length = np.hypot(*vectors.T)
+    order = np.argsort(length, kind="stable")
+    vectors = vectors[order[length[order] > 1 / 40][:_DIFFERENCES]]
+    close = square(vectors[:, None] - vectors) < _CLUSTER**2
+    votes = close.sum(1)
+    # A vector's length counts against it: of a lattice's vectors the short ones span it.
+    rank = votes / np.hypot(*vectors.T)
+    centres = []
+    for _ in range(min(_VECTORS, len(vectors))):
+        top = int(np.argmax(rank))
+        if rank[top] < 0:
+            break
+        centres.append(vectors[close[top]].mean(0))
+        rank[close[top]] = -1.0
+    return np.array(centres).reshape(-1, 2)
+
+
+def _bases(vectors: np.ndarray, max_area: float) -> np.ndarray:
+    """Pairs (n, 2, 2) of vectors that may span the lattice."""
+    first, second = np.triu_indices(len(vectors), 1)
+    pairs = np.stack([vectors[first], vectors[second]], 1)
+    area = np.abs(_det(pairs))
+    lengths = np.sqrt(square(pairs[:, 0]) * square(pairs[:, 1]))
+    return pairs[(area > 1 / max_area) & (area < 1 / _MIN_AREA) & (area > 0.4 * lengths)]
+
+
+def square(vectors: np.ndarray) -> np.ndarray:
+    """Squared lengths (...) of vectors (..., 2); numpy is slow in sums of two."""
+    return vectors[..., 0] ** 2 + vectors[..., 1] ** 2
+
+
+def _det(bases: np.ndarray) -> np.ndarray:
+    return bases[:, 0, 0] * bases[:, 1, 1] - bases[:, 0, 1] * bases[:, 1, 0]
+
+
+def _inverse(bases: np.ndarray) -> np.ndarray:
+    a, b, c, d = bases[:, 0, 0], bases[:, 0, 1], bases[:, 1, 0], bases[:, 1, 1]
+    return np.stack([d, -b, -c, a], -1).reshape(-1, 2, 2) / _det(bases)[:, None, None]
+
+
+def _index(bases: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest indices (n, K, 2) and the distance from there (n, K); infinite for the origin."""
+    hk = np.rint(q @ _inverse(bases))
+    distance = np.sqrt(square(q - hk @ bases))
+    distance[(hk[..., 0] == 0) & (hk[..., 1] == 0)] = np.inf
+    return hk, distance
+
+
+def _reach(bases: np.ndarray, tolerance: float) -> np.ndarray:
+    shortest = np.sqrt(np.minimum(square(bases[:, 0]), square(bases[:, 1])))
+    return np.minimum(tolerance, _SHARE * shortest)
+
+
+def _refit(
+    bases: np.ndarray, q: np.ndarray, hk: np.ndarray, distance: np.ndarray, reach: np.ndarray
+) -> np.ndarray:
+    """Least squares (n, 2, 2) over the points within reach (n,); unchanged where they are few."""
+    kept = (hk * (distance < reach[:, None])[..., None]).swapaxes(1, 2)
+    normal, mixed = kept @ hk, kept @ q
+    solvable = np.abs(_det(normal)) > 0.5
+    normal[~solvable] = np.eye(2)
+    fitted = _inverse(normal) @ mixed
+    # A basis far from any lattice can be fitted by one without area.
+    solvable &= np.abs(_det(fitted)) > 1 / MAX_AREA
+    return np.where(solvable[:, None, None], fitted, bases)
+
+
+def _score(
+    bases: np.ndarray, distance: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How unlikely by chance (n,), and the tolerance (n,) that says so."""
+    reach = np.maximum(_reach(bases, tolerance)[:, None] * _STEPS, FINEST)
+    count = np.stack([(distance < reach[:, i, None]).sum(1) for i in range(len(_STEPS))], 1)
+    probability = np.pi * reach**2 / np.abs(_det(bases))[:, None]
+    # Two points always fit.
+    value = chance(count - 2, distance.shape[1] - 2, probability)
+    best = value.argmax(1)[:, None]
+    return np.take_along_axis(value, best, 1)[:, 0], np.take_along_axis(reach, best, 1)[:, 0]
