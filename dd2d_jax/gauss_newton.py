@@ -49,8 +49,9 @@ def minimise(
         better = (cost(trial, new[0], factors) < cost(x, found[0], factors)) | (number == 0)
         x, found = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, new), (x, found))
         damping = jnp.clip(damping * jnp.where(better, _SHRINK, _GROW), 1e-6, 1e6)
-        again = (number + 1) % every == 0
-        factors = jnp.where(again, rescale(found[0], factors), factors)
+        factors = jax.lax.cond(
+            (number + 1) % every == 0, rescale, lambda _, same: same, found[0], factors
+        )
         return (x, factors, damping, found), None
 
     # Evaluated at one place only, as compiling it is what costs.
@@ -79,9 +80,20 @@ def normal(kinds: list, factors: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """x of M x = b for a positive definite M (p, p), b (p,) or (p, k)."""
-    # A unit diagonal: single precision then does for parameters of very different certainty.
-    size = jnp.sqrt(jnp.diagonal(matrix)).reshape(-1, *(1,) * (right.ndim - 1))
-    flat = size.ravel()
-    factor = jax.scipy.linalg.cho_factor(matrix / (flat[:, None] * flat))
+    """x (p,) of M x = b for a positive definite M (p, p)."""
+    size, factor = _factor(matrix)
     return jax.scipy.linalg.cho_solve(factor, right / size) / size
+
+
+def inverse(matrix: jax.Array) -> jax.Array:
+    """Of a positive definite matrix (p, p)."""
+    size, factor = _factor(matrix)
+    # By columns: on the CPU, batches of small matrices lose far more to BLAS's threads.
+    columns = jax.lax.map(lambda e: jax.scipy.linalg.cho_solve(factor, e), jnp.eye(len(matrix)))
+    return columns / (size[:, None] * size)
+
+
+def _factor(matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, bool]]:
+    # A unit diagonal: single precision then does for parameters of very different certainty.
+    size = jnp.sqrt(jnp.diagonal(matrix))
+    return size, jax.scipy.linalg.cho_factor(matrix / (size[:, None] * size))

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 import diffraction as dx
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.gauss_newton import minimise, normal, solve
+from dd2d_jax.gauss_newton import inverse, minimise, normal
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
 from dd2d_jax.symmetry import displacements
 from diffraction.kinematic import tilt_matrix
@@ -527,7 +527,7 @@ def _refine_one(
 
     def rescaled(kinds, factors):
         """chi^2 for each degree of freedom, which says how far errors were misjudged."""
-        covariance = solve(normal(kinds, factors)[0], jnp.eye(len(flat)))
+        covariance = inverse(normal(kinds, factors)[0])
         out = []
         for (r, jacobian), factor, count in zip(kinds, factors, (spots, places), strict=True):
             # What the fit takes from the data, in parameters.
@@ -544,7 +544,7 @@ def _refine_one(
         steps=_ROUNDS * _STEPS,
         every=_STEPS,
     )
-    covariance = solve(normal(kinds, factors)[0], jnp.eye(len(flat)))
+    covariance = inverse(normal(kinds, factors)[0])
     left = unravel(jnp.sqrt(jnp.diagonal(covariance)))  # in units of the priors'
     x = unravel(flat)
     b_start = jnp.maximum(conditions.b_iso, 0.1)
