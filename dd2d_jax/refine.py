@@ -42,8 +42,15 @@ _LEAST = 0.04
 _ROUNDS, _STEPS = 3, 8
 # A parameter that keeps more than this share of its prior's standard deviation is undetermined.
 _UNDETERMINED = 0.5
+# Fields of `Fit` that are what `_refine` gives.
+_AS_FOUND = (
+    "b_atoms", "position_sigma", "b_sigma", "strain", "strain_sigma", "tilt", "tilt_sigma",
+    "goodness",
+)  # fmt: skip
 # Candidates that are refined at once.
 _CHUNK = 32
+# Room for so many atoms, and twice as many displacements, at least: compiling costs more.
+_ROOM = 16
 
 
 @jax.tree_util.register_dataclass
@@ -192,18 +199,19 @@ def fit(
     first = queries if isinstance(queries, Spots) else queries[0]
     cells = np.asarray(first.lattice)
     symmetry = [_fields(crystals, i, symmetric) for i in range(len(crystals))]
-    rooms = np.array([power_of_two(max(int(n), 4)) for n in atom_slots(crystals.numbers)])
+    rooms = np.array([power_of_two(max(int(n), _ROOM)) for n in atom_slots(crystals.numbers)])
     if len(rooms) <= _CHUNK:  # one compilation costs more than the padding
         rooms[:] = rooms.max()
     least = jnp.asarray(_LEAST if sigma is None else 1.0)
     parts: list[tuple[np.ndarray, dict]] = []
     for room in np.unique(rooms):
         alike = np.flatnonzero(rooms == room)
+        most = power_of_two(max(max(len(symmetry[i][0]) for i in alike), 2 * _ROOM))
         for begin in range(0, len(alike), _CHUNK):
             rows = alike[begin : begin + _CHUNK]
             # The last row is repeated: few shapes are compiled.
             filled = rows[np.minimum(np.arange(power_of_two(len(rows))), len(rows) - 1)]
-            problems = _problems(crystals, filled, room, cells, symmetry, b_by_element)
+            problems = _problems(crystals, filled, (room, most), cells, symmetry, b_by_element)
             problems |= {k: v[filled] for k, v in seen.items()} | {"tilts": tilt[filled]}
             found = _refine(
                 _Problem(**jax.tree.map(jnp.asarray, problems)), priors, conditions, least
@@ -227,8 +235,7 @@ def fit(
             _undetermined(crystals.numbers[i], {k: v[i] for k, v in found.items()}, b_by_element)
             for i in range(len(crystals))
         ),
-        **{f.name: found[f.name] for f in dataclasses.fields(Fit) if f.name in found
-           and f.name != "intensity"},
+        **{name: found[name] for name in _AS_FOUND},
     )
 
 
@@ -323,15 +330,15 @@ def _fields(crystals: CrystalSet, i: int, symmetric: bool) -> tuple[np.ndarray, 
 def _problems(
     crystals: CrystalSet,
     rows: np.ndarray,
-    room: int,
+    sizes: tuple[int, int],
     cells: np.ndarray,
     symmetry: list[tuple[np.ndarray, np.ndarray]],
     b_by_element: bool,
 ) -> dict[str, np.ndarray]:
-    """The candidates' part of `_Problem`, with a batch axis in front; sizes are powers of two."""
-    count = power_of_two(max(max(len(symmetry[i][0]) for i in rows), 4))
-    sizes = [len(np.unique(x[x > 0])) for x in crystals.numbers] if b_by_element else [1]
-    kinds = np.zeros((len(rows), power_of_two(max(sizes)), room))
+    """The candidates' part of `_Problem`, padded to so many atoms and fields."""
+    room, count = sizes
+    most = max(len(np.unique(x[x > 0])) for x in crystals.numbers) if b_by_element else 1
+    kinds = np.zeros((len(rows), power_of_two(most), room))
     fields = np.zeros((len(rows), count, room, 3))
     along_normal = np.zeros((len(rows), count), bool)
     fractional, heights = np.zeros((len(rows), room, 2)), np.zeros((len(rows), room))
