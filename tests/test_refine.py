@@ -12,7 +12,8 @@ import diffraction as dx
 from dd2d_jax import datasets
 from dd2d_jax.corrupt import clean_spots
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.refine import Priors, fit, r_factors, residuals, tilt_in_setting
+from dd2d_jax.fit_model import Priors, Problem, residuals
+from dd2d_jax.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, half_plane, select
 from dd2d_jax.symmetry import operations
 
@@ -194,7 +195,7 @@ def test_jacobian_is_that_of_finite_differences(x64):
     """Of a pattern taken at a tilt, all parameters away from where they begin."""
     from jax.flatten_util import ravel_pytree
 
-    from dd2d_jax import refine
+    from dd2d_jax import fit_model, refine
 
     crystals = datasets.from_atoms([(oblique(), {"uid": "a"})])
     fields = [refine._fields(crystals, 0, symmetric=False)]
@@ -208,10 +209,10 @@ def test_jacobian_is_that_of_finite_differences(x64):
         "tilts": np.array([[[3.0, -2.0]]]),
     }  # fmt: skip
     parts["measured"][0, 0, -1] = False
-    problem = refine._Problem(**{
+    problem = Problem(**{
         k: jnp.asarray(v[0], float if v.dtype == np.float32 else v.dtype) for k, v in parts.items()
     })  # fmt: skip
-    start, unravel = ravel_pytree(refine._start(problem))
+    start, unravel = ravel_pytree(fit_model.start(problem))
     evaluate = jax.jit(residuals(problem, Priors(), CONDITIONS))
     x = jnp.asarray(rng.normal(0, 0.3, start.shape))
     kinds, _ = evaluate(x)
