@@ -296,20 +296,25 @@ def test_uncertainties_are_the_scatter_of_repeated_fits(truth, queries):
     fits = [fit(both, noisy(twice, 10 + i), CONDITIONS) for i in range(12)]
     places = np.concatenate([np.asarray(f.crystals.positions)[:, :6, :2] for f in fits])
     places -= places.mean(1, keepdims=True)
-    scatter = np.sqrt(places.var(0).mean())
-    claimed = np.sqrt(np.mean([f.position_sigma[:, :6, :2] ** 2 for f in fits]))
-    assert 0.5 < claimed / scatter < 2
+    claimed = np.concatenate([f.position_sigma[:, :6, :2] for f in fits])
+    # Where the prior decides, fits scatter less than the truth may be off.
+    determined = claimed.max(0) < 0.005
+    assert determined.sum() >= 4
+    scatter = np.sqrt(places.var(0)[determined].mean())
+    assert 0.5 < np.sqrt(np.mean(claimed[:, determined] ** 2)) / scatter < 2
 
 
 def test_layer_group_is_kept_unless_released(truth, queries):
     """A mirror or glide of the candidate is one of the refined crystal."""
     atoms = mx2("WSe2", "1T", vacuum=8).repeat((2, 1, 1))
+    metals = np.flatnonzero(atoms.numbers == 74)
+    atoms.positions[metals] += np.outer([0.06, -0.06], atoms.cell.array[0] / 6.5)
     crystals = datasets.from_atoms([(atoms, {"uid": str(i)}) for i in range(2)])
     lattice, positions, numbers = (
         np.asarray(x, float) for x in (crystals.lattice, crystals.positions, crystals.numbers)
     )
     rotations, images = operations(lattice[0], positions[0], numbers[0].astype(int))
-    assert len(rotations) >= 4
+    assert len(rotations) >= 2
     twice = jax.tree.map(lambda x: x[jnp.array([1, 1])], queries)
 
     def violation(found):
