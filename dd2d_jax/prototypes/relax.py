@@ -136,26 +136,55 @@ def redecorate(
         cells (K, 2, 2) and positions (K, N, 3), angstrom.
     """
     net = network(numbers, cell, positions)
-    if len(net.start) == 0:
-        scale = new.covalent.mean(1) / old.covalent.mean()
-        return scale[:, None, None] * cell, scale[:, None, None] * positions
-    s, e = net.start, net.end
-    ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
-    ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
-    s, e = s[ionic], e[ionic]
-    ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
-    target = net.length * (ratio @ net.parents.T)
-    scale = (target * net.weight).sum(1) / (net.length * net.weight).sum()
+    target = targets(net, old, new, signs)
+    scale = scales(net, target, old, new)
     cells = scale[:, None, None] * cell
     moved = scale[:, None, None] * positions
+    if len(net.start) == 0:
+        return cells, moved
     for _ in range(STEPS):
         cells, moved = _step(net, cells, moved, target)
     # linear algebra libraries differ in the last digits; the crystals should not
     return np.round(cells, 6) + 0.0, np.round(moved, 6) + 0.0
 
 
-def _step(net: Network, cells, positions, target):
-    """One damped Gauss-Newton step in the positions and the symmetric in-plane strain."""
+def targets(net: Network, old: Radii, new: Radii, signs: np.ndarray) -> np.ndarray:
+    """Lengths (K, P), angstrom, that the springs should have; arguments as in `redecorate`."""
+    s, e = net.start, net.end
+    ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
+    ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
+    s, e = s[ionic], e[ionic]
+    ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
+    return net.length * (ratio @ net.parents.T)
+
+
+def scales(net: Network, target: np.ndarray, old: Radii, new: Radii) -> np.ndarray:
+    """By how much the springs want the crystals (K,) to grow, before any relaxation."""
+    if len(net.start) == 0:
+        return new.covalent.mean(1) / old.covalent.mean()
+    return (target * net.weight).sum(1) / (net.length * net.weight).sum()
+
+
+def relax_in(
+    net: Network, cells: np.ndarray, positions: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """Positions (K, N, 3) that come nearest to the springs' lengths in cells that are held.
+
+    Args:
+        net: of the reference.
+        cells: (K, 2, 2), angstrom.
+        positions: (K, N, 3) to start from.
+        target: (K, P), from `targets`.
+    """
+    if len(net.start) == 0:
+        return positions
+    for _ in range(STEPS):
+        _, positions = _step(net, cells, positions, target, held=True)
+    return positions
+
+
+def _step(net: Network, cells, positions, target, held: bool = False):
+    """One damped Gauss-Newton step in the positions and, if not held, the in-plane strain."""
     count, atoms = positions.shape[:2]
     vector = positions[:, net.j] - positions[:, net.i]
     vector[..., :2] += np.einsum("pi,kij->kpj", net.shift, cells)
@@ -170,6 +199,8 @@ def _step(net: Network, cells, positions, target):
     jacobian[..., -3] = unit[..., 0] * vector[..., 0]
     jacobian[..., -2] = unit[..., 1] * vector[..., 1]
     jacobian[..., -1] = unit[..., 0] * vector[..., 1] + unit[..., 1] * vector[..., 0]
+    if held:
+        jacobian[..., -3:] = 0.0
     jacobian *= root[:, None]
     misfit = (target - distance) * root
     transposed = jacobian.transpose(0, 2, 1)
