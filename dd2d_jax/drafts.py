@@ -3,8 +3,10 @@
 Parents are those of a library's crystals that explain a pattern best, a few of each structure type.
 Their elements are exchanged for like ones (`prototypes.substitute`), and the sums of radii say how
 large the cell should be: what is far from the measured one is no draft. A draft is its parent's
-fractional coordinates and other atomic numbers; `build` moves the atoms of the few that are wanted
-until bonds are as long as radii say, in the measured cell (`prototypes.relax`).
+fractional coordinates with other atomic numbers. Its elements' sublattices are the parent's, so
+that tens of thousands are compared with a pattern in a second (`glance`). `build` moves the atoms
+of the few that are wanted until bonds are as long as radii say, in the measured cell
+(`prototypes.relax`).
 """
 
 from __future__ import annotations
@@ -12,11 +14,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.prototypes.relax import Network, network, relax_in, scales, targets
+from dd2d_jax.prototypes.relax import Network, network, ratios, relax_in, scales
 from dd2d_jax.prototypes.substitute import radii, substitutions
+from dd2d_jax.score import R_WEIGHT, SOFT
+from dd2d_jax.spots import Conditions, Spots
+from diffraction.form_factors import form_factor
+from diffraction.kinematic import ewald_qz
 
 # Parents of one structure type.
 _OF_TYPE = 2
@@ -24,6 +31,11 @@ _OF_TYPE = 2
 STRETCH, SHEAR = 0.03, 0.01
 # Beyond these many it is another crystal.
 FAR = 4.0
+# Log-probability that a difference of 1 in `score` counts.
+WORTH = 200.0
+# Children of one parent that are looked at, and at how many of the strongest spot pairs.
+_LOOKED_AT = 20_000
+_PAIRS = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +44,21 @@ class Parent:
 
     Attributes:
         row: in the library.
-        cell: (2, 2) angstrom, that its children are put on.
-        stretch, shear: from its own cell to that one (`score.strain_between`).
+        query: the pattern (T,) in the setting that it fits best.
+        stretch, shear: from its own cell to the measured (`score.strain_between`).
         worth: log-probability of its structure type.
     """
 
     row: int
-    cell: np.ndarray
+    query: Spots
     stretch: float
     shear: float
     worth: float
+
+    @property
+    def cell(self) -> np.ndarray:
+        """(2, 2) angstrom, that its children are put on."""
+        return np.asarray(self.query.lattice, float)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,13 +71,14 @@ class Family:
     net: Network
     own: np.ndarray  # (m,) the parent's elements
     elements: np.ndarray  # (K, m) those in their place
-    target: np.ndarray  # (K, P) lengths of the springs
+    ratio: np.ndarray  # (K, B) by which bonds should grow
     scale: np.ndarray  # (K,) by which the parent would grow
-    log_prior: np.ndarray  # (K,)
+    log_prior: np.ndarray  # (K,) of elements and cell
+    value: np.ndarray  # (K,) from `glance`
 
     def take(self, rows: np.ndarray) -> Family:
         """The children at `rows`, in that order."""
-        each = ("elements", "target", "scale", "log_prior")
+        each = ("elements", "ratio", "scale", "log_prior", "value")
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in each})
 
     def children(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,14 +92,19 @@ class Family:
         """The same with the atoms moved to where their bonds have the right length."""
         numbers, positions = self.children()
         cells = np.broadcast_to(self.parent.cell, (len(positions), 2, 2))
-        positions = relax_in(self.net, cells, positions, self.target)
+        positions = relax_in(self.net, cells, positions, self.ratio)
         ends = positions[..., 2].max(1) + positions[..., 2].min(1)
         positions[..., 2] -= ends[:, None] / 2
         return numbers, positions
 
 
 def families(
-    library: CrystalSet, parents: list[Parent], limit: int, allowed: frozenset[int] | None, count: int
+    library: CrystalSet,
+    parents: list[Parent],
+    limit: int,
+    conditions: Conditions,
+    allowed: frozenset[int] | None,
+    count: int,
 ) -> Iterator[Family]:
     """Children of the first `limit` parents, no two of one type and the same elements.
 
@@ -100,16 +123,54 @@ def families(
     for parent, (kind, orders) in zip(parents, kinds, strict=True):
         of_type[kind] = of_type.get(kind, 0) + 1
         if of_type[kind] <= _OF_TYPE:
-            family = _family(library, parent, allowed, count)
+            family = _family(library, parent, allowed)
+            value = glance(family, conditions)
+            best = np.argsort(-(family.log_prior + WORTH * value), kind="stable")[:count]
+            family = dataclasses.replace(family, value=value).take(best)
             yield family.take(_new(family, kind, orders, met))
             limit -= 1
         if not limit:
             return
 
 
-def _family(
-    library: CrystalSet, parent: Parent, allowed: frozenset[int] | None, count: int
-) -> Family:
+def glance(family: Family, conditions: Conditions) -> np.ndarray:
+    """How well each child (K,) explains its parent's query, by the measured spots alone.
+
+    As `score` without what a candidate shows beside them, and with the parent's coordinates.
+    """
+    query = family.parent.query
+    hk, intensity, measured = (
+        np.asarray(x)[:_PAIRS] for x in (query.hk, query.intensity, query.measured)
+    )
+    hk = np.concatenate([hk, -hk])
+    observed = np.concatenate([intensity[:, 0], intensity[:, 1]])
+    seen = np.concatenate([measured[:, 0], measured[:, 1]])
+    hk, observed = hk[seen], observed[seen]
+    flat = hk @ np.linalg.inv(family.parent.cell).T
+    height = np.asarray(ewald_qz(flat, conditions.radiation.wavelength))
+    q_squared = (flat**2).sum(1) + height**2
+    turns = hk @ family.fractional[:, :2].T + height[:, None] * family.fractional[:, 2]
+    waves = np.exp(2j * np.pi * turns - 0.25 * conditions.b_iso * q_squared[:, None])
+    sublattices = [waves[:, family.numbers == z].sum(1) for z in family.own]
+    kinds = np.unique(family.elements)
+    factors = np.asarray(
+        form_factor(conditions.radiation, jnp.asarray(kinds)[:, None], jnp.asarray(q_squared))
+    )
+    total = np.zeros((len(family.elements), len(hk)), np.complex64)
+    for sublattice, column in zip(sublattices, family.elements.T, strict=True):
+        shares = (factors * sublattice).astype(np.complex64)
+        total += shares[np.searchsorted(kinds, column)]
+    amplitude = np.abs(total)
+    amplitude /= amplitude.max(1, keepdims=True) + 1e-12
+    level, seen = np.log1p(amplitude**2 / SOFT), np.log1p(observed / SOFT)
+    cosine = level @ seen / (np.linalg.norm(level, axis=1) * np.linalg.norm(seen) + 1e-9)
+    root = np.sqrt(observed)
+    scale = amplitude @ root / ((amplitude**2).sum(1) + 1e-12)
+    r_factor = np.abs(root - scale[:, None] * amplitude).sum(1) / (root.sum() + 1e-12)
+    return cosine - R_WEIGHT * r_factor
+
+
+def _family(library: CrystalSet, parent: Parent, allowed: frozenset[int] | None) -> Family:
     numbers = library.numbers[parent.row]
     numbers = numbers[numbers > 0]
     lattice = library.lattice[parent.row].astype(float)
@@ -120,16 +181,17 @@ def _family(
     net = network(numbers, lattice, positions)
     old = radii(numbers, found.own[inverse])
     new = radii(found.numbers[:, inverse], found.charges[:, inverse])
-    target = targets(net, old, new, np.sign(found.own[inverse]))
-    scale = scales(net, target, old, new)
+    ratio = ratios(net, old, new, np.sign(found.own[inverse]))
+    scale = scales(net, ratio, old, new)
     misfit = (parent.stretch - np.log(scale)) / STRETCH
     log_prior = found.log_prior - 0.5 * (misfit**2 + (parent.shear / SHEAR) ** 2)
     near = np.flatnonzero(np.abs(misfit) < FAR)
-    rows = near[np.argsort(-log_prior[near], kind="stable")[:count]]
+    rows = near[np.argsort(-log_prior[near], kind="stable")[:_LOOKED_AT]]
     log_prior = log_prior + parent.worth
     family = Family(
-        parent, numbers, fractional, net, own, found.numbers, target, scale, log_prior
-    )
+        parent, numbers, fractional, net, own, found.numbers, ratio, scale, log_prior,
+        np.zeros(len(scale)),
+    )  # fmt: skip
     return family.take(rows)
 
 

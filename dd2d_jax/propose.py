@@ -12,12 +12,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from dd2d_jax import lattice as lattices
 from dd2d_jax.datasets import CrystalSet, reduced_formula
-from dd2d_jax.drafts import FAR, SHEAR, STRETCH, Family, Parent, families
+from dd2d_jax.drafts import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.evidence import HYPOTHESES, Hypothesis, log_evidence
 from dd2d_jax.library import Library
 from dd2d_jax.output import safe_name
@@ -31,14 +32,14 @@ from dd2d_jax.trained import Model
 
 # Proposals that are simulated, and those of them that are built and whose probability is computed.
 COUNT = 2_000
-BUILT = 100
+BUILT = 200
 # Crystals of the library of nearly the measured cell, and parents that are taken of all.
 _NEAR = 500
 _PARENTS = 40
 # Standard deviations of what a parent's cell may differ from the measured one by.
 _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
-# Log-probability that a difference of 1 in `score` counts for a proposal, and for its parent.
-_WORTH, _PARENT_WORTH = 40.0, 10.0
+# Log-probability that a difference of 1 in `score` counts for a proposal's parent.
+_PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
 _ERRORS = (Hypothesis(0.03, 0.1, STRETCH, SHEAR), Hypothesis(0.1, 0.1, STRETCH, SHEAR))
 # Two structures are one where atoms differ by less than this, angstrom (root mean square).
@@ -134,7 +135,8 @@ def propose(
         key=lambda pair: -pair[0],
     )[:k]
     wanted = [entry for _, entry in merged if isinstance(entry, int)]
-    candidates = dict(zip(wanted, _candidates(made, wanted, settings, conditions, refine)))
+    shown = _candidates(made, wanted, settings, conditions, refine)
+    candidates = dict(zip(wanted, shown, strict=True))
     return Found(
         tuple(candidates[e] if isinstance(e, int) else e for _, e in merged),
         found.indexed,
@@ -165,26 +167,27 @@ def rank(
     """
     allowed = None if elements is None else frozenset(map(chemical_symbols.index, elements))
     parents = _parents(library, first, settings, conditions)
-    made = list(families(library, parents, _PARENTS, allowed, count))
+    made = list(families(library, parents, _PARENTS, conditions, allowed, count // 4 + 1))
     prior = np.concatenate([np.zeros(0), *(f.log_prior for f in made)])
     family = np.repeat(np.arange(len(made)), [len(f.log_prior) for f in made])
     child = np.concatenate([np.zeros(0, int), *(np.arange(len(f.log_prior)) for f in made)])
-    few = np.argsort(-prior, kind="stable")[:count]
+    value = np.concatenate([np.zeros(0), *(f.value for f in made)])
+    few = np.argsort(-(WORTH * value + prior), kind="stable")[:count]
     if not len(few):
         none = np.zeros(0)
         return Proposals(library.take([]), none, none, none, none, none.astype(int), 0)
     # As likely on average as a crystal of the library.
     prior = prior - np.logaddexp.reduce(prior[few]) + np.log(len(few))
+    simulated = len(few)
     value, setting = compare(
         _crystals(library, made, family[few], child[few], Family.children), settings, conditions
     )
-    best = np.argsort(-(_WORTH * value + prior[few]), kind="stable")[:BUILT]
+    best = np.argsort(-(WORTH * value + prior[few]), kind="stable")[:BUILT]
     few, value, setting = few[best], value[best], setting[best]
     crystals = _crystals(library, made, family[few], child[few], Family.build)
     parent = np.array([str(library.uid[made[f].parent.row]) for f in family[few]])
-    label = np.array(
-        [_label(made[f].own, made[f].elements[c]) for f, c in zip(family[few], child[few])]
-    )
+    origin = list(zip(family[few], child[few], strict=True))
+    label = np.array([_label(made[f].own, made[f].elements[c]) for f, c in origin])
     crystals = dataclasses.replace(
         crystals,
         uid=_uids(crystals.formula, parent),
@@ -195,7 +198,7 @@ def rank(
     order = good[np.argsort(-evidence[good], kind="stable")]
     return Proposals(
         crystals.take(order), parent[order], label[order], evidence[order], value[order],
-        setting[order], len(prior[:count]),
+        setting[order], simulated,
     )  # fmt: skip
 
 
@@ -211,20 +214,26 @@ def _parents(
         [np.asarray(x) for x in _strains(library.lattice, np.broadcast_to(c, (len(library), 2, 2)))]
         for c in cells
     ]
-    stretch, shear = np.array(strains).transpose(1, 2, 0)
-    away = (stretch / _PARENT_STRETCH) ** 2 + (shear / _PARENT_SHEAR) ** 2
-    place = away.argmin(1)
-    stretch, shear, away = (x[np.arange(len(library)), place] for x in (stretch, shear, away))
-    rows = np.union1d(np.argsort(away, kind="stable")[:_NEAR], first)
-    rows = rows[away[rows] < FAR**2]
-    if not len(rows):
-        return []
-    value, _ = compare(library.take(rows), settings, conditions)
-    worth = _PARENT_WORTH * (value - value.max())
+    stretch, shear = np.array(strains).transpose(1, 0, 2)
+    rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)
+    value, setting = compare(library.take(rows), settings, conditions)
+    cells = np.asarray(settings.lattice)[setting]
+    stretch, shear = (np.asarray(x) for x in _strains(library.lattice[rows], cells))
+    near = np.flatnonzero(_away(stretch, shear) < FAR**2)
     return [
-        Parent(int(r), cells[place[r]], float(stretch[r]), float(shear[r]), float(w))
-        for w, r in sorted(zip(worth, rows, strict=True), key=lambda pair: -pair[0])
+        Parent(
+            int(rows[i]),
+            _one(settings, setting[i]),
+            float(stretch[i]),
+            float(shear[i]),
+            float(_PARENT_WORTH * (value[i] - value.max())),
+        )
+        for i in near[np.argsort(-value[near], kind="stable")]
     ]
+
+
+def _away(stretch: np.ndarray, shear: np.ndarray) -> np.ndarray:
+    return (stretch / _PARENT_STRETCH) ** 2 + (shear / _PARENT_SHEAR) ** 2
 
 
 _strains = jax.jit(strain_between)
@@ -247,6 +256,10 @@ def compare(
     count = len(crystals)
     filled = np.minimum(np.arange(power_of_two(count)), count - 1)
     table = simulate_table(crystals.take(filled).crystal, conditions)
+    room = [(0, power_of_two(len(table.levels)) - len(table.levels)), (0, 0)]
+    table = dataclasses.replace(
+        table, levels=jnp.pad(table.levels, room), amplitudes=jnp.pad(table.amplitudes, room)
+    )
     scores = np.stack(
         [np.asarray(score(table, _one(settings, s)))[:count] for s in range(len(settings.q))]
     )
@@ -349,7 +362,8 @@ def _alike(one, other) -> bool:
     matcher = StructureMatcher(
         ltol=0.1, stol=_SAME / unit, angle_tol=5, primitive_cell=False, scale=False
     )
-    return len(one) == len(other) and matcher.fit(one, other)
+    # Both are on one reduced cell already.
+    return matcher.fit(one, other, skip_structure_reduction=True)
 
 
 def _label(old: np.ndarray, new: np.ndarray) -> str:

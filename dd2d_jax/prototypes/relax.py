@@ -136,37 +136,39 @@ def redecorate(
         cells (K, 2, 2) and positions (K, N, 3), angstrom.
     """
     net = network(numbers, cell, positions)
-    target = targets(net, old, new, signs)
-    scale = scales(net, target, old, new)
+    ratio = ratios(net, old, new, signs)
+    scale = scales(net, ratio, old, new)
     cells = scale[:, None, None] * cell
     moved = scale[:, None, None] * positions
     if len(net.start) == 0:
         return cells, moved
+    target = net.length * (ratio @ net.parents.T)
     for _ in range(STEPS):
         cells, moved = _step(net, cells, moved, target)
     # linear algebra libraries differ in the last digits; the crystals should not
     return np.round(cells, 6) + 0.0, np.round(moved, 6) + 0.0
 
 
-def targets(net: Network, old: Radii, new: Radii, signs: np.ndarray) -> np.ndarray:
-    """Lengths (K, P), angstrom, that the springs should have; arguments as in `redecorate`."""
+def ratios(net: Network, old: Radii, new: Radii, signs: np.ndarray) -> np.ndarray:
+    """Ratios (K, B) by which every bond should grow; arguments as in `redecorate`."""
     s, e = net.start, net.end
     ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
     ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
     s, e = s[ionic], e[ionic]
     ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
-    return net.length * (ratio @ net.parents.T)
+    return ratio
 
 
-def scales(net: Network, target: np.ndarray, old: Radii, new: Radii) -> np.ndarray:
+def scales(net: Network, ratio: np.ndarray, old: Radii, new: Radii) -> np.ndarray:
     """By how much the springs want the crystals (K,) to grow, before any relaxation."""
     if len(net.start) == 0:
         return new.covalent.mean(1) / old.covalent.mean()
-    return (target * net.weight).sum(1) / (net.length * net.weight).sum()
+    weight = net.length * net.weight
+    return ratio @ (net.parents.T @ weight) / weight.sum()
 
 
 def relax_in(
-    net: Network, cells: np.ndarray, positions: np.ndarray, target: np.ndarray
+    net: Network, cells: np.ndarray, positions: np.ndarray, ratio: np.ndarray
 ) -> np.ndarray:
     """Positions (K, N, 3) that come nearest to the springs' lengths in cells that are held.
 
@@ -174,10 +176,11 @@ def relax_in(
         net: of the reference.
         cells: (K, 2, 2), angstrom.
         positions: (K, N, 3) to start from.
-        target: (K, P), from `targets`.
+        ratio: (K, B), from `ratios`.
     """
     if len(net.start) == 0:
         return positions
+    target = net.length * (ratio @ net.parents.T)
     for _ in range(STEPS):
         _, positions = _step(net, cells, positions, target, held=True)
     return positions

@@ -75,7 +75,7 @@ def substitutions(
     best = np.flatnonzero(good)
     best = best[np.argsort(-log_prior[best], kind="stable")]
     # Of the charges that the same elements may take the likeliest.
-    _, first = np.unique(numbers[best], axis=0, return_index=True)
+    _, first = np.unique(numbers[best] @ 128 ** np.arange(m), return_index=True)
     best = best[np.sort(first)]
     return Substitutions(numbers[best], charges[best], np.array(own, int), log_prior[best])
 
