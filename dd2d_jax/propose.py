@@ -33,6 +33,8 @@ from dd2d_jax.trained import Model
 # Proposals that are simulated, and those of them that are built and whose probability is computed.
 COUNT = 2_000
 BUILT = 200
+# Retrieved candidates whose structure types are worth a proposal.
+PARENTS = 30
 # Crystals of the library of nearly the measured cell, and parents that are taken of all.
 _NEAR = 500
 _PARENTS = 40
@@ -41,7 +43,7 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 # Log-probability that a difference of 1 in `score` counts for a proposal's parent.
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
-_ERRORS = (Hypothesis(0.03, 0.1, STRETCH, SHEAR), Hypothesis(0.1, 0.1, STRETCH, SHEAR))
+_ERRORS = tuple(Hypothesis(move, 0.1, STRETCH, SHEAR) for move in (0.03, 0.1, 0.2))
 # Two structures are one where atoms differ by less than this, angstrom (root mean square).
 _SAME = 0.3
 # Spot pairs that the comparison sees, as in retrieval.
@@ -99,8 +101,8 @@ def propose(
     """The k likeliest of retrieved candidates and of crystals that the library does not hold.
 
     Args:
-        found: from `retrieve` with this library and model, 30 candidates or so. They need not be
-            of the given elements: what they show is the structure type.
+        found: from `retrieve` with this library and model, `PARENTS` candidates or so. They need
+            not be of the given elements: what they show is the structure type.
         library: that was searched.
         model: that searched it.
         k: number of candidates to return.

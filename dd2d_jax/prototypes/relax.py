@@ -20,6 +20,8 @@ BOND_LIMIT = 1.25
 ANGLE_WEIGHT = 0.15
 STEPS = 6
 DAMPING = 1e-3
+HELD_DAMPING = 0.05
+"""Parts of a layer that no bond joins stay where they are when the cell is held."""
 _SHARED = 0.04  # how much shorter both bonds over a third atom are that unbind a pair
 
 
@@ -206,8 +208,9 @@ def _step(net: Network, cells, positions, target, held: bool = False):
         jacobian[..., -3:] = 0.0
     jacobian *= root[:, None]
     misfit = (target - distance) * root
+    damping = HELD_DAMPING if held else DAMPING
     transposed = jacobian.transpose(0, 2, 1)
-    normal = transposed @ jacobian + DAMPING * np.eye(3 * atoms + 3)
+    normal = transposed @ jacobian + damping * np.eye(3 * atoms + 3)
     move = np.linalg.solve(normal, transposed @ misfit[..., None])[..., 0]
     xx, yy, xy = move[:, -3], move[:, -2], move[:, -1]
     strain = np.array([[1 + xx, xy], [xy, 1 + yy]]).transpose(2, 0, 1)

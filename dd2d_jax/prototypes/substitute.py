@@ -19,9 +19,9 @@ from dd2d_jax.prototypes.relax import Radii
 
 # Costs, as negative log-probabilities: of a place on Pettifor's scale, of a unit by which an
 # element's charge changes, and of a cell that is not neutral where the parent's is.
-_PLACE = 1 / 15
+_PLACE = 1 / 8
 _CHARGE = 0.3
-_UNBALANCED = 2.0
+_UNBALANCED = 3.0
 # Combinations tried: with every element exchanged, and with two at most.
 _ALL = 20_000
 _TWO = 60
