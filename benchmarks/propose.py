@@ -37,12 +37,12 @@ from dd2d_jax.output import progress  # noqa: E402
 from dd2d_jax.score import Table, score, simulate_table  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots  # noqa: E402
 from dd2d_jax.structures import to_atoms  # noqa: E402
+from dd2d_jax.twins import SAME, distinct  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "c2db.db"
 FIRST = 10
 RERANK = 100
 HEIGHT = 60.0
-STRICT = 0.3
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def case(
     begin = time.perf_counter()
     parents = np.searchsorted(kept, first[: propose.PARENTS])
     made = propose.rank(library, parents, settings, conditions)
-    chosen = propose.distinct(made, library, FIRST)
+    chosen = distinct(made.crystals, library, FIRST)
     seconds = time.perf_counter() - begin
     known = [(e, crystals, int(r)) for e, r in zip(evidence, first, strict=True)]
     known = sorted(known, key=lambda entry: -entry[0])
@@ -129,7 +129,7 @@ def pattern_of(query: Spots) -> dx.Pattern:
 
 
 def match(crystals: CrystalSet, row: int, others: CrystalSet, other: int) -> int:
-    """0: another structure, 1: the same by default tolerances, 2: and within STRICT."""
+    """0: another structure, 1: the same by default tolerances, 2: and within SAME."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -145,7 +145,7 @@ def match(crystals: CrystalSet, row: int, others: CrystalSet, other: int) -> int
     if len(pair[0]) != len(pair[1]) or not matcher.fit(*pair, skip_structure_reduction=True):
         return 0
     unit = (pair[0].volume / len(pair[0])) ** (1 / 3)
-    close = StructureMatcher(stol=STRICT / unit)
+    close = StructureMatcher(stol=SAME / unit)
     return 1 + bool(close.fit(*pair, skip_structure_reduction=True))
 
 

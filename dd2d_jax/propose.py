@@ -27,8 +27,8 @@ from dd2d_jax.refine import fit, r_factors
 from dd2d_jax.retrieval import Candidate, Found
 from dd2d_jax.score import score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two
-from dd2d_jax.structures import to_atoms
 from dd2d_jax.trained import Model
+from dd2d_jax.twins import distinct
 
 # Proposals that are simulated, and those of them that are built and whose probability is computed.
 COUNT = 2_000
@@ -44,8 +44,6 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
 _ERRORS = tuple(Hypothesis(move, 0.1, STRETCH, SHEAR) for move in (0.03, 0.1, 0.2))
-# Two structures are one where atoms differ by less than this, angstrom (root mean square).
-_SAME = 0.3
 # Spot pairs that the comparison sees, as in retrieval.
 _PAIRS = 128
 
@@ -131,7 +129,7 @@ def propose(
         c for c in found if set(c.structure.get_chemical_symbols()) <= set(elements)
     ]  # fmt: skip
     values = [*_library_evidence(library.crystals, allowed, place, settings, conditions)]
-    chosen = distinct(made, library.crystals, k)
+    chosen = distinct(made.crystals, library.crystals, k)
     merged = sorted(
         [*zip(values, allowed, strict=True), *((made.log_evidence[i], int(i)) for i in chosen)],
         key=lambda pair: -pair[0],
@@ -157,7 +155,7 @@ def rank(
     """Crystals that may have made a pattern and are not in the library, by their probability.
 
     Of crystals that the library holds with very different coordinates some may be left; see
-    `distinct`.
+    `twins.distinct`.
 
     Args:
         library: crystals in canonical setting.
@@ -318,54 +316,6 @@ def _contact(crystals: CrystalSet) -> np.ndarray:
         )
         out[i] = nearest_contact(z[None], distance)[0]
     return out
-
-
-def distinct(made: Proposals, library: CrystalSet, k: int) -> list[int]:
-    """The first k proposals that are neither the library's nor each other's twins."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    def on_cell(crystals: CrystalSet, i: int, cell: np.ndarray):
-        real = crystals.numbers[i] > 0
-        positions = crystals.positions[i][real].astype(float)
-        positions[:, :2] = positions[:, :2] @ np.linalg.inv(crystals.lattice[i]) @ cell
-        # The same c axis for all.
-        atoms = to_atoms(cell, positions, crystals.numbers[i][real])
-        atoms.cell[2, 2] = _HEIGHT
-        return AseAtomsAdaptor.get_structure(atoms)
-
-    chosen: list[int] = []
-    kept: dict[str, list] = {}
-    for i in range(len(made)):
-        cell, formula = made.crystals.lattice[i].astype(float), made.crystals.formula[i]
-        this = on_cell(made.crystals, i, cell)
-        if formula not in kept:
-            same = np.flatnonzero(library.formula == formula)
-            atoms = (library.numbers[same] > 0).sum(1)
-            kept[formula] = [
-                on_cell(library, row, cell) for row in same[atoms == len(this)]
-            ]
-        if not any(_alike(this, other) for other in kept[formula]):
-            kept[formula].append(this)
-            chosen.append(i)
-        if len(chosen) == k:
-            break
-    return chosen
-
-
-# Angstrom, of the cell in which structures are compared.
-_HEIGHT = 60.0
-
-
-def _alike(one, other) -> bool:
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    # It measures distances in units of (volume / atoms)^(1/3).
-    unit = (one.volume / len(one)) ** (1 / 3)
-    matcher = StructureMatcher(
-        ltol=0.1, stol=_SAME / unit, angle_tol=5, primitive_cell=False, scale=False
-    )
-    # Both are on one reduced cell already.
-    return matcher.fit(one, other, skip_structure_reduction=True)
 
 
 def _label(old: np.ndarray, new: np.ndarray) -> str:
