@@ -1,4 +1,4 @@
-"""The console script `dd2d`: simulate, index, retrieve, evaluate, report,
+"""The console script `dd2d`: simulate, index, retrieve, propose, evaluate, report,
 snapshots, import-weights.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_simulate,
         _add_index,
         _add_retrieve,
+        _add_propose,
         _add_evaluate,
         _add_report,
         _add_snapshots,
@@ -200,6 +201,33 @@ def _add_retrieve(commands: Any) -> None:
     )
     parser.add_argument(
         "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+    )
+    parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
+
+
+def _add_propose(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "propose",
+        _propose,
+        "find crystals that explain a pattern, those that the library does not hold as well",
+        "dd2d propose pattern.csv --library my_library --elements Mo,S --output proposed",
+    )
+    parser.add_argument(
+        "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
+    )
+    parser.add_argument(
+        "--scale", type=_positive, metavar="S", help="1/angstrom per pixel, needed for images"
+    )
+    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    _add_checkpoint(parser)
+    parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
+    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
+    parser.add_argument(
+        "--count", type=_count, default=2000, metavar="N", help="proposals to simulate (2000)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
@@ -451,6 +479,34 @@ def _retrieve(args: argparse.Namespace) -> None:
         )
     except PatternError as error:
         raise UserError(f"{args.pattern}: {error}") from error
+    if args.output:
+        found.write(args.output)
+    if args.json:
+        _print_json(found_dict(found))
+    else:
+        _print_table(found.table())
+
+
+def _propose(args: argparse.Namespace) -> None:
+    from dd2d_jax.lattice import PatternError
+    from dd2d_jax.library import Library
+    from dd2d_jax.output import found_dict
+    from dd2d_jax.patterns import read_pattern
+    from dd2d_jax.propose import PARENTS, propose
+    from dd2d_jax.retrieval import retrieve
+
+    if args.output:
+        _check_new(args.output)
+    elements = None if args.elements is None else args.elements.replace(" ", "").split(",")
+    pattern = read_pattern(args.pattern, scale=args.scale)
+    model, library = _model(args.checkpoint), Library.load(args.library)
+    _say("searching")
+    try:
+        found = retrieve(pattern, library, model, max(args.k, PARENTS))
+    except PatternError as error:
+        raise UserError(f"{args.pattern}: {error}") from error
+    _say("proposing")
+    found = propose(found, library, model, args.k, elements, args.count)
     if args.output:
         found.write(args.output)
     if args.json:

@@ -92,7 +92,7 @@ def candidate_table(found: Found) -> Table:
             escape(printable(candidate.prototype) or "-"),
             _origin(candidate),
             f"{candidate.score:.4f}",
-            f"{candidate.similarity:.3f}",
+            f"{candidate.similarity:.3f}" if math.isfinite(candidate.similarity) else "-",
             r1_text(candidate),
             f"{a:.3f}",
             f"{b:.3f}",
@@ -109,6 +109,8 @@ def r1_text(candidate: Candidate) -> str:
 
 
 def _origin(candidate: Candidate) -> str:
+    if parent := getattr(candidate, "parent", None):
+        return f"proposed: {escape(printable(parent))}, {candidate.substitution}"
     if candidate.known:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
@@ -144,6 +146,9 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "formula": candidate.formula,
         "prototype": candidate.prototype,
         "known": candidate.known,
+        # Of crystals that are in no library (`propose.Proposed`).
+        "parent": getattr(candidate, "parent", ""),
+        "substitution": getattr(candidate, "substitution", ""),
         "score": _finite(candidate.score),
         "similarity": _finite(candidate.similarity),
         "r_factor": _finite(candidate.r_factor),
@@ -206,7 +211,7 @@ def _write_csv(found: Found, path: Path) -> None:
     rows = [{"rank": rank, **_candidate_dict(c)} for rank, c in enumerate(found.candidates, 1)]
     for row in rows:
         del row["structure"]
-        for field in ("uid", "formula", "prototype"):
+        for field in ("uid", "formula", "prototype", "parent"):
             row[field] = _inert(row[field])
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["rank"])

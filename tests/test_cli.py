@@ -118,7 +118,7 @@ def test_help_answers_at_once_without_jax():
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "index", "retrieve", "evaluate", "report", "snapshots"]
+    "command", ["simulate", "index", "retrieve", "propose", "evaluate", "report", "snapshots"]
 )
 def test_every_command_has_help_with_an_example_and_json(command, capsys):
     with pytest.raises(SystemExit) as leave:
@@ -126,6 +126,16 @@ def test_every_command_has_help_with_an_example_and_json(command, capsys):
     text = capsys.readouterr().out
     assert leave.value.code == 0
     assert f"dd2d {command}" in text.split("example:")[1] and "--json" in text
+
+
+def test_propose_says_what_a_crystal_was_made_from(dd2d):
+    line = "propose mos2.csv --library lib --checkpoint run --elements W,S --count 20 -k 3 --json"
+    status, out, err = dd2d(line)
+    assert status == 0, err
+    candidates = json.loads(out)["candidates"]
+    made = {c["formula"]: c for c in candidates if c["parent"]}
+    assert made["WS2"]["substitution"] in ("Mo->W", "Nb->W", "Se->S")
+    assert all(set(c["structure"]["symbols"]) <= {"W", "S"} for c in candidates)
 
 
 def test_simulate_prints_the_strongest_spots(dd2d):

@@ -20,6 +20,8 @@ BOND_LIMIT = 1.25
 ANGLE_WEIGHT = 0.15
 STEPS = 6
 DAMPING = 1e-3
+HELD_DAMPING = 0.05
+"""Parts of a layer that no bond joins stay where they are when the cell is held."""
 _SHARED = 0.04  # how much shorter both bonds over a third atom are that unbind a pair
 
 
@@ -136,26 +138,58 @@ def redecorate(
         cells (K, 2, 2) and positions (K, N, 3), angstrom.
     """
     net = network(numbers, cell, positions)
-    if len(net.start) == 0:
-        scale = new.covalent.mean(1) / old.covalent.mean()
-        return scale[:, None, None] * cell, scale[:, None, None] * positions
-    s, e = net.start, net.end
-    ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
-    ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
-    s, e = s[ionic], e[ionic]
-    ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
-    target = net.length * (ratio @ net.parents.T)
-    scale = (target * net.weight).sum(1) / (net.length * net.weight).sum()
+    ratio = ratios(net, old, new, signs)
+    scale = scales(net, ratio, old, new)
     cells = scale[:, None, None] * cell
     moved = scale[:, None, None] * positions
+    if len(net.start) == 0:
+        return cells, moved
+    target = net.length * (ratio @ net.parents.T)
     for _ in range(STEPS):
         cells, moved = _step(net, cells, moved, target)
     # linear algebra libraries differ in the last digits; the crystals should not
     return np.round(cells, 6) + 0.0, np.round(moved, 6) + 0.0
 
 
-def _step(net: Network, cells, positions, target):
-    """One damped Gauss-Newton step in the positions and the symmetric in-plane strain."""
+def ratios(net: Network, old: Radii, new: Radii, signs: np.ndarray) -> np.ndarray:
+    """Ratios (K, B) by which every bond should grow; arguments as in `redecorate`."""
+    s, e = net.start, net.end
+    ratio = (new.covalent[:, s] + new.covalent[:, e]) / (old.covalent[s] + old.covalent[e])
+    ionic = signs[s] * signs[e] < 0  # other bonds may have no ionic radii
+    s, e = s[ionic], e[ionic]
+    ratio[:, ionic] = (new.ionic[:, s] + new.ionic[:, e]) / (old.ionic[s] + old.ionic[e])
+    return ratio
+
+
+def scales(net: Network, ratio: np.ndarray, old: Radii, new: Radii) -> np.ndarray:
+    """By how much the springs want the crystals (K,) to grow, before any relaxation."""
+    if len(net.start) == 0:
+        return new.covalent.mean(1) / old.covalent.mean()
+    weight = net.length * net.weight
+    return ratio @ (net.parents.T @ weight) / weight.sum()
+
+
+def relax_in(
+    net: Network, cells: np.ndarray, positions: np.ndarray, ratio: np.ndarray
+) -> np.ndarray:
+    """Positions (K, N, 3) that come nearest to the springs' lengths in cells that are held.
+
+    Args:
+        net: of the reference.
+        cells: (K, 2, 2), angstrom.
+        positions: (K, N, 3) to start from.
+        ratio: (K, B), from `ratios`.
+    """
+    if len(net.start) == 0:
+        return positions
+    target = net.length * (ratio @ net.parents.T)
+    for _ in range(STEPS):
+        _, positions = _step(net, cells, positions, target, held=True)
+    return positions
+
+
+def _step(net: Network, cells, positions, target, held: bool = False):
+    """One damped Gauss-Newton step in the positions and, if not held, the in-plane strain."""
     count, atoms = positions.shape[:2]
     vector = positions[:, net.j] - positions[:, net.i]
     vector[..., :2] += np.einsum("pi,kij->kpj", net.shift, cells)
@@ -170,10 +204,13 @@ def _step(net: Network, cells, positions, target):
     jacobian[..., -3] = unit[..., 0] * vector[..., 0]
     jacobian[..., -2] = unit[..., 1] * vector[..., 1]
     jacobian[..., -1] = unit[..., 0] * vector[..., 1] + unit[..., 1] * vector[..., 0]
+    if held:
+        jacobian[..., -3:] = 0.0
     jacobian *= root[:, None]
     misfit = (target - distance) * root
+    damping = HELD_DAMPING if held else DAMPING
     transposed = jacobian.transpose(0, 2, 1)
-    normal = transposed @ jacobian + DAMPING * np.eye(3 * atoms + 3)
+    normal = transposed @ jacobian + damping * np.eye(3 * atoms + 3)
     move = np.linalg.solve(normal, transposed @ misfit[..., None])[..., 0]
     xx, yy, xy = move[:, -3], move[:, -2], move[:, -1]
     strain = np.array([[1 + xx, xy], [xy, 1 + yy]]).transpose(2, 0, 1)
