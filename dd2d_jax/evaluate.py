@@ -16,7 +16,7 @@ from dd2d_jax import lattice as lattices
 from dd2d_jax.corrupt import LEVELS, Disturbance, measure, observe
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
-from dd2d_jax.evidence import HYPOTHESES, MEASURED, Hypothesis
+from dd2d_jax.evidence import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.lattice import PatternError
 from dd2d_jax.output import progress
 from dd2d_jax.ranks import accuracy, rank, row_ranks
@@ -150,7 +150,7 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = MEASURED if level == PATTERNS else HYPOTHESES
+    hypotheses = measured() if level == PATTERNS else HYPOTHESES
     # A snapshot is disturbed already.
     amount = LEVELS.get(level, Disturbance())
     gallery = prepare(model, library, report) if gallery is None else gallery

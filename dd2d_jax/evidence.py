@@ -20,6 +20,7 @@ candidate shows besides the query's spots costs nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -63,12 +64,22 @@ HYPOTHESES = (
     Hypothesis(0.03, 0.1, 0.012, 0.003),
     Hypothesis(0.15, 0.1, 3e-4, 3e-4),
 )
-# Of patterns from a microscope, whose scale is known to 2 %: nearly as the level `measured`, and
-# such of poor intensities (multiple scattering, thickness, tilt).
-MEASURED = (
-    Hypothesis(0.03, 0.1, 0.015, 0.003, tilt=0.8, missing=0.25),
-    Hypothesis(0.06, 0.4, 0.015, 0.006, tilt=0.8, missing=0.25),
-)
+
+
+def measured(scale_error: float = 0.02) -> tuple[Hypothesis, ...]:
+    """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
+
+    Nearly the crystal itself, a disturbed copy as in the level `measured`, and one with poor
+    intensities (multiple scattering, thickness).
+    """
+    stretch = math.hypot(0.01, scale_error / math.sqrt(3))
+    return (
+        Hypothesis(0.01, 0.03, stretch, 0.003, tilt=0.3, missing=0.05),
+        Hypothesis(0.03, 0.1, stretch, 0.003, tilt=0.8, missing=0.25),
+        Hypothesis(0.06, 0.5, stretch, 0.006, tilt=0.8, missing=0.25),
+    )
+
+
 # Intensities, relative to the strongest spot, well below this are all read as this.
 SOFT = 1e-3
 # What log(I + SOFT) errs by, however weak the spot, relative to the noise of a strong one.

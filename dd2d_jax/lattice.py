@@ -223,6 +223,13 @@ def _orientation(indexed: Indexed) -> tuple[float, float, int]:
     return float(angle), float(np.rad2deg(1) ** 2 * spread / (indexed.q**2).sum()), period
 
 
+def rescaled(indexed: Indexed, scale: float) -> Indexed:
+    """The same with every q multiplied by `scale`."""
+    return dataclasses.replace(
+        indexed, lattice=indexed.lattice / scale, q=indexed.q * scale
+    )
+
+
 def reduce(lattice: np.ndarray) -> np.ndarray:
     """The integer matrix (2, 2) that takes a lattice to its Gauss-reduced basis, 90 to 120 deg."""
     change = np.eye(2, dtype=int)
@@ -312,6 +319,19 @@ def canonical_spots(
     return jax.tree.map(lambda x: np.asarray(x)[:count], chosen)
 
 
+def frames(indexed: Indexed) -> np.ndarray:
+    """Axes (S, 2, 2) of the settings of `canonical_spots`, x and y as rows, in the pattern's."""
+    return np.array(
+        [_frame(*(change @ cell)) for cell, _ in _cells(indexed) for change in settings(cell)]
+    )
+
+
+def _frame(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    x = a / np.linalg.norm(a)
+    y = np.array([-x[1], x[0]])
+    return np.stack([x, y if b @ y > 0 else -y])
+
+
 _select = jax.jit(select, static_argnums=4)
 
 
@@ -320,11 +340,7 @@ def _pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """q, hk (T, 2) of the upper half plane, intensity and measured (T, 2), in one setting."""
     hk = hk @ change.T
-    a, b = change @ lattice
-    x = a / np.linalg.norm(a)
-    y = np.array([-x[1], x[0]])
-    y = y if b @ y > 0 else -y
-    q = q @ np.stack([x, y], 1)
+    q = q @ _frame(*(change @ lattice)).T
     upper = (hk[:, 0] > 0) | ((hk[:, 0] == 0) & (hk[:, 1] > 0))
     sign = np.where(upper, 1, -1)[:, None]
     unique, place = np.unique(hk * sign, axis=0, return_inverse=True)

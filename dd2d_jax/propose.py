@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from dd2d_jax import lattice as lattices
 from dd2d_jax.datasets import CrystalSet, reduced_formula
 from dd2d_jax.drafts import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
-from dd2d_jax.evidence import HYPOTHESES, Hypothesis, log_evidence
+from dd2d_jax.evidence import Hypothesis, log_evidence
 from dd2d_jax.library import Library
 from dd2d_jax.output import safe_name
 from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.refine import fit, r_factors
-from dd2d_jax.retrieval import Candidate, Found
+from dd2d_jax.rerank import Query, log_none
+from dd2d_jax.retrieval import Candidate, Found, candidate
 from dd2d_jax.score import score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two
 from dd2d_jax.trained import Model
@@ -43,9 +43,9 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 # Log-probability that a difference of 1 in `score` counts for a proposal's parent.
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
-_ERRORS = tuple(Hypothesis(move, 0.1, STRETCH, SHEAR) for move in (0.03, 0.1, 0.2))
-# Spot pairs that the comparison sees, as in retrieval.
-_PAIRS = 128
+_ERRORS = tuple(
+    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25) for move in (0.03, 0.1, 0.2)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Proposals:
         crystals: with uid, formula and the parent's prototype; none of them known.
         parent: (n,) uid of the library's crystal that each was made from.
         substitution: (n,) such as "Mo->W, S->Se".
-        log_evidence: (n,) comparable with that of the library's crystals (`evidence_of`).
+        log_evidence: (n,) comparable with `Candidate.score` of the library's crystals.
         score: (n,) of `dd2d_jax.score`.
         setting: (n,) in which each fits the pattern best.
         simulated: number of crystals that they were chosen from.
@@ -109,8 +109,8 @@ def propose(
         refine: fit the proposals among them to the pattern.
 
     Returns:
-        Candidates, those that are not in the library as `Proposed`, by their probability; `score`
-        is that of retrieval.
+        Candidates, those that are not in the library as `Proposed`, by their `score`. A proposal
+        has no probability (NaN): how many crystals there are that nobody made is not known.
 
     Raises:
         ValueError: k or count below 1, or an unknown element.
@@ -121,33 +121,33 @@ def propose(
     if unknown:
         raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
     conditions = model.conditions
-    settings = lattices.canonical_spots(found.indexed, conditions.q_max, _PAIRS)
+    query = Query.indexed(found.indexed, conditions)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     rows = np.array([place[candidate.uid] for candidate in found], int)
-    made = rank(library.crystals, rows, settings, conditions, elements, count)
+    made = rank(library.crystals, rows, query, conditions, elements, count)
     allowed = found if elements is None else [
         c for c in found if set(c.structure.get_chemical_symbols()) <= set(elements)
     ]  # fmt: skip
-    values = [*_library_evidence(library.crystals, allowed, place, settings, conditions)]
     chosen = distinct(made.crystals, library.crystals, k)
     merged = sorted(
-        [*zip(values, allowed, strict=True), *((made.log_evidence[i], int(i)) for i in chosen)],
+        [*((c.score, c) for c in allowed), *((made.log_evidence[i], int(i)) for i in chosen)],
         key=lambda pair: -pair[0],
     )[:k]
     wanted = [entry for _, entry in merged if isinstance(entry, int)]
-    shown = _candidates(made, wanted, settings, conditions, refine)
+    shown = _candidates(made, wanted, query.settings, conditions, refine)
     candidates = dict(zip(wanted, shown, strict=True))
     return Found(
         tuple(candidates[e] if isinstance(e, int) else e for _, e in merged),
         found.indexed,
         found.searched + made.simulated,
+        found.none,
     )
 
 
 def rank(
     library: CrystalSet,
     first: np.ndarray,
-    settings: Spots,
+    query: Query,
     conditions: Conditions,
     elements: Sequence[str] | None = None,
     count: int = COUNT,
@@ -160,11 +160,12 @@ def rank(
     Args:
         library: crystals in canonical setting.
         first: rows of the crystals that explain the pattern best.
-        settings: the pattern in every setting (S, T), from `lattice.canonical_spots`.
+        query: the pattern in every setting.
         conditions: radiation, q_max and B of the comparison.
         elements: symbols that a proposal may hold; None: any.
         count: crystals that are made and simulated at most.
     """
+    settings = query.settings
     allowed = None if elements is None else frozenset(map(chemical_symbols.index, elements))
     parents = _parents(library, first, settings, conditions)
     made = list(families(library, parents, _PARENTS, conditions, allowed, count // 4 + 1))
@@ -193,7 +194,7 @@ def rank(
         uid=_uids(crystals.formula, parent),
         prototype=np.array([str(library.prototype[made[f].parent.row]) for f in family[few]]),
     )
-    evidence = evidence_of(crystals, setting, settings, conditions, _ERRORS) + prior[few]
+    evidence = evidence_of(crystals, setting, query, conditions, _ERRORS) + prior[few]
     good = np.flatnonzero(_contact(crystals) >= MIN_CONTACT)
     order = good[np.argsort(-evidence[good], kind="stable")]
     return Proposals(
@@ -269,16 +270,13 @@ def compare(
 def evidence_of(
     crystals: CrystalSet,
     setting: np.ndarray,
-    settings: Spots,
+    query: Query,
     conditions: Conditions,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    hypotheses: Sequence[Hypothesis],
 ) -> np.ndarray:
-    """`log_evidence` (n,) of crystals, each in that setting (n,) of the pattern."""
-    out = np.zeros(len(crystals))
-    for s in np.unique(setting):
-        rows = np.flatnonzero(setting == s)
-        out[rows] = log_evidence(crystals.take(rows), _one(settings, s), conditions, hypotheses)
-    return out
+    """`log_evidence` (n,) of crystals, each in that setting (n,), less `log_none`."""
+    queries = jax.tree.map(lambda x: np.asarray(x)[setting], query.whole)
+    return log_evidence(crystals, queries, conditions, hypotheses) - log_none(query)
 
 
 def _one(settings: Spots, s: int) -> Spots:
@@ -338,20 +336,6 @@ def _uids(formula: np.ndarray, parent: np.ndarray) -> np.ndarray:
     return np.array(out, str)
 
 
-def _library_evidence(
-    library: CrystalSet,
-    candidates: Sequence[Candidate],
-    place: dict[str, int],
-    settings: Spots,
-    conditions: Conditions,
-) -> np.ndarray:
-    if not len(candidates):
-        return np.zeros(0)
-    crystals = library.take(np.array([place[c.uid] for c in candidates]))
-    _, setting = compare(crystals, settings, conditions)
-    return evidence_of(crystals, setting, settings, conditions)
-
-
 def _candidates(
     made: Proposals, rows: list[int], settings: Spots, conditions: Conditions, refine: bool
 ) -> list[Proposed]:
@@ -362,22 +346,16 @@ def _candidates(
     fits = (fit if refine else r_factors)(crystals, queries, conditions)
     out = []
     for i, row in enumerate(rows):
-        structure = fits.crystals[i].to_ase()
-        structure.info["uid"] = str(crystals.uid[i])
         out.append(
-            Proposed(
-                uid=str(crystals.uid[i]),
-                formula=str(crystals.formula[i]),
-                structure=structure,
-                score=float(made.score[row]),
-                similarity=float("nan"),
-                r_factor=float(fits.r_factor[i]),
-                r_before=float(fits.r_before[i]),
-                b_iso=float(fits.b_iso[i]),
-                prototype=str(crystals.prototype[i]),
-                known=False,
-                simulated=fits.intensity[i],
-                query=jax.tree.map(lambda x, i=i: np.asarray(x[i]), queries),
+            candidate(
+                crystals,
+                i,
+                made.log_evidence[row],
+                float("nan"),
+                float("nan"),
+                fits,
+                queries,
+                Proposed,
                 parent=str(made.parent[row]),
                 substitution=str(made.substitution[row]),
             )

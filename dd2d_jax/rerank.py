@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.evidence import MEASURED, Hypothesis, log_evidence, with_unseen
+from dd2d_jax.evidence import SOFT, Hypothesis, log_evidence, with_unseen
 from dd2d_jax.lattice import Indexed, canonical_spots
 from dd2d_jax.score import Table, score, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
@@ -24,9 +24,19 @@ _SEEN, _UNSEEN = 128, 128
 # Pairs that are read of a pattern, whatever its cell.
 _ALL = 512
 
+# That a pattern's crystal is not in the library, before the pattern was seen.
+NONE = 0.1
+# Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
+# has it. Fitted, see docs/accuracy.md.
+TEMPERATURE = 1.0
+# Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
+# ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
+_LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
+
 _strains = jax.jit(strain_between)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
     """A pattern in every setting that its lattice may have.
@@ -58,6 +68,11 @@ class Query:
         whole = with_unseen(spots, min(last, conditions.q_max), _SEEN, _UNSEEN)
         return cls(strongest(spots, _SEEN), whole)
 
+    @classmethod
+    def joined(cls, queries: Sequence[Query]) -> Query:
+        """All settings of several, one after another."""
+        return jax.tree.map(lambda *x: np.concatenate(x), *queries)
+
 
 def compare(table: Table, settings: Spots) -> np.ndarray:
     """Scores (S, n) of a table's crystals in S settings of one pattern; -inf where cells differ.
@@ -82,7 +97,7 @@ def weigh(
     scores: np.ndarray,
     query: Query,
     conditions: Conditions,
-    hypotheses: Sequence[Hypothesis] = MEASURED,
+    hypotheses: Sequence[Hypothesis],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
 
@@ -101,3 +116,51 @@ def weigh(
     found = found.reshape(count, -1)
     first = found.argmax(0)
     return found.max(0), best[first, np.arange(len(crystals))]
+
+
+def log_none(query: Query) -> float:
+    """Log-probability of a pattern if none of the library's crystals made it.
+
+    Comparable with that of `weigh`. The mean of two Friedel mates has an exponential density about
+    a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318, 1949),
+    mates are as like as noise allows, and the cell may be any.
+    """
+    spots = jax.tree.map(lambda x: np.asarray(x[0], float), query.whole)
+    measured = spots.measured > 0
+    seen = measured.any(-1)
+    expected = (spots.hk != 0).any(-1)
+    squared = (spots.q**2).sum(-1)
+    weight = measured.sum(-1)
+    mean = (spots.intensity * measured).sum(-1) / np.maximum(weight, 1)
+    # The mean of an exponential variable's logarithm lies below that of its mean by 0.5772.
+    slope, level = np.polyfit(squared[seen], np.log(mean[seen]), 1) if seen.sum() > 2 else (0, 0)
+    envelope = np.exp(min(slope, 0.0) * squared + level + np.euler_gamma)
+    logs = np.log(mean[seen] + SOFT)
+    value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
+    both = measured.all(-1)
+    ratio = np.diff(np.log(spots.intensity[both] + SOFT), axis=-1)[:, 0]
+    value += (-0.5 * (ratio / _LIKENESS) ** 2 - np.log(_LIKENESS)).sum()
+    floor = spots.intensity[measured].min()
+    below = 1 - np.exp(-floor / envelope[expected])
+    alone = (expected[:, None] & ~measured).sum(-1)[expected]
+    value += (alone * np.log(_MISSING + (1 - _MISSING) * below)).sum()
+    value += measured.sum() * np.log1p(-_MISSING)
+    # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
+    value += 0.5 * measured.sum() * np.log(2 * np.pi)
+    return float(value + 1.5 * np.log(2 * np.pi) - np.log(_CELLS))
+
+
+def probabilities(
+    log_evidence: np.ndarray, log_none: float, log_prior: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Probabilities (n,) of candidates and that of "none of these"; together 1.
+
+    Args:
+        log_evidence: (n,) from `weigh`.
+        log_none: from `log_none`.
+        log_prior: (n,) of each, as a share of the library; what candidates lack of 1 is with
+            crystals that need not be considered.
+    """
+    values = (log_evidence - log_none) / TEMPERATURE + np.log1p(-NONE) + log_prior
+    total = np.logaddexp.reduce(np.append(values, np.log(NONE)))
+    return np.exp(values - total), float(np.exp(np.log(NONE) - total))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +15,26 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from dd2d_jax import lattice as lattices
+from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.evidence import measured
 from dd2d_jax.lattice import PatternError
 from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
-from dd2d_jax.refine import Fit, fit, r_factors
-from dd2d_jax.score import score, simulate_table
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
+from dd2d_jax.refine import Fit, fit, r_factors, tilt_in_setting
+from dd2d_jax.rerank import Query, compare, log_none, probabilities, weigh
+from dd2d_jax.score import Table, simulate_table
+from dd2d_jax.spots import Conditions, Spots, power_of_two, sized
+from dd2d_jax.tilts import from_tilts, least_tilt, untilted
 from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import rich.table
 
-# Spot pairs that the comparison by simulation sees.
+# Spot pairs that the refinement sees.
 _PAIRS = 128
-# A crystal that is known to exist wins against made-up ones that explain the pattern as well.
-_KNOWN = 0.002
+# Scales that are tried one by one lie two of these apart.
+_SCALE_STEP = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +45,16 @@ class Candidate:
         uid: its name in the library.
         formula: reduced formula.
         structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: higher is better, 1 for a perfect match; see `dd2d_jax.score`. Known crystals have
-            0.002 more. Without reranking the same as `similarity`.
+        score: natural logarithm of how much more probable the pattern is if this crystal made it
+            than if none of the library's did; see `dd2d_jax.evidence`. Without reranking the same
+            as `similarity`.
+        probability: that this crystal made the pattern; NaN without reranking.
         similarity: cosine of the network's embeddings.
         r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
         r_before: R1 before refinement; the same as r_factor without.
+        wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
+        wr2_before: before refinement.
+        undetermined: what refinement could not determine, such as "z of S1"; () without.
         b_iso: angstrom^2, of the simulation that r_factor belongs to.
         prototype: where the library knows it.
         known: True for a crystal that the library lists as known.
@@ -56,9 +66,13 @@ class Candidate:
     formula: str
     structure: ase.Atoms
     score: float
+    probability: float
     similarity: float
     r_factor: float
     r_before: float
+    wr2: float
+    wr2_before: float
+    undetermined: tuple[str, ...]
     b_iso: float
     prototype: str
     known: bool
@@ -74,11 +88,16 @@ class Found(Sequence[Candidate]):
         candidates: at most k.
         indexed: the pattern's spots and their lattice.
         searched: number of crystals that were compared.
+        none: probability that none of the library's crystals made the pattern; NaN without
+            reranking.
+        others: what was found for each further lattice in the pattern (twisted layers, grains).
     """
 
     candidates: tuple[Candidate, ...]
     indexed: lattices.Indexed
     searched: int
+    none: float = float("nan")
+    others: tuple[Found, ...] = ()
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -123,62 +142,164 @@ def retrieve(
     elements: Sequence[str] | None = None,
     rerank: int = 100,
     refine: bool = False,
+    propose: bool = False,
+    tilts: Sequence[Sequence[float]] | None = None,
+    scale_error: float = 0.02,
 ) -> Found:
     """Rank the crystals of a library by how well each explains a pattern.
 
     The lattice is found from the spots; the pattern may have any in-plane rotation and either
-    side up. The network proposes, simulation decides.
+    side up. The network proposes, simulation decides. Of several lattices each is retrieved on its
+    own (`Found.others`).
 
     Args:
         pattern: a `dx.Pattern`, a path (see `read_pattern`), an array of (qx, qy, intensity) rows
-            in 1/angstrom, or a calibrated hyperspy signal.
+            in 1/angstrom, or a calibrated hyperspy signal; with `tilts` a list of these.
         library: a `Library` or its folder; None takes the one in the package.
         model: from `dd2d_jax.load`; None takes the weights in the package.
         k: number of candidates to return.
         elements: keep candidates made only of these, e.g. ["Mo", "S"].
         rerank: number of the network's candidates that are simulated and compared; 0 leaves the
             network's order.
-        refine: fit the first k candidates' cell, atoms and B to the pattern. The order stays: a
-            fit that is free enough explains anything.
+        refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
+            stays: a fit that is free enough explains anything.
+        propose: also make crystals that the library does not hold, see `dd2d_jax.propose`.
+        tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
+            one of least tilt, which should be small, is searched with; all are refined together.
+        scale_error: how wrong the pattern's scale may be, relative. Beyond 0.05 many scales between
+            1 / (1 + scale_error) and 1 + scale_error are tried; 1 is one known to a factor 2.
 
     Raises:
         PatternError: the pattern is empty, not finite, or has no lattice.
         LibraryError: the library is damaged or was built by another model.
-        ValueError: k or rerank out of range, an unknown element, or no crystal of these elements.
+        ValueError: k, rerank, scale_error or tilts out of range, an unknown element, or no crystal
+            of these elements.
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
-    indexed = lattices.find(as_pattern(pattern))
+    if not 0 <= scale_error <= 3:
+        raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
+    if tilts is not None and scale_error > 0.05:
+        raise ValueError("several tilts need a scale that is known: scale_error of 0.05 at most")
+    if propose and not rerank:
+        raise ValueError("proposals are weighed by simulation: rerank must be at least 1")
+    if tilts is None:
+        seen = [[one] for one in lattices.find_all(as_pattern(pattern))]
+    else:
+        seen = [from_tilts([as_pattern(one) for one in pattern], tilts)]
     model = load() if model is None else model
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
     rows = _allowed(library, elements)
-    conditions = model.conditions
+    found = [
+        _search(indexed, library, model, k, rows, rerank, refine, tilts, scale_error)
+        for indexed in seen
+    ]
+    if propose:
+        from dd2d_jax.propose import PARENTS
+        from dd2d_jax.propose import propose as made
 
-    settings = lattices.canonical_spots(indexed, conditions.q_max, _PAIRS)
-    few = strongest(settings, conditions.tokens)
+        every = np.arange(len(library))
+        found = [
+            made(
+                _search(indexed, library, model, PARENTS, every, rerank, False, tilts, scale_error),
+                library, model, k, elements, refine=refine,
+            )
+            for indexed in seen
+        ]  # fmt: skip
+    return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def _search(
+    indexed: Sequence[lattices.Indexed],
+    library: Library,
+    model: Model,
+    k: int,
+    rows: np.ndarray,
+    rerank: int,
+    refine: bool,
+    tilts: Sequence[Sequence[float]] | None,
+    scale_error: float,
+) -> Found:
+    """Candidates among `rows` for one lattice, seen at one tilt or at several."""
+    first = 0 if tilts is None else least_tilt(tilts)
+    conditions = model.conditions
+    at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
+    scaled = [lattices.rescaled(at, scale) for scale in _scales(scale_error)]
+    query = Query.joined([Query.indexed(one, conditions) for one in scaled])
+    few = sized(query.settings, conditions.tokens)
     similarity = model.embed_patterns(few) @ library.embeddings[rows].T
-    best_setting, similarity = similarity.argmax(0), similarity.max(0)
+    setting, similarity = similarity.argmax(0), similarity.max(0)
     order = np.argsort(-similarity, kind="stable")[: max(k, rerank)]
-    value = similarity[order]
-    setting = best_setting[order]
+    value, setting, none = similarity[order], setting[order], float("nan")
+    probability = np.full(len(order), np.nan)
     if rerank:
-        order = order[: max(rerank, k)]
-        seen = dataclasses.replace(conditions, q_max=_reach(settings, conditions.q_max))
-        value, setting = _compare(library, rows[order], settings, seen)
-        value = value + _KNOWN * library.crystals.known[rows[order]]
-        again = np.argsort(-value, kind="stable")
-        order, value, setting = order[again], value[again], setting[again]
+        chosen = library.crystals.take(rows[order])
+        reach = dataclasses.replace(conditions, q_max=_reach(query.settings, conditions.q_max))
+        scores = compare(_table(chosen, reach), query.settings)
+        step = min(scale_error, _SCALE_STEP)
+        value, setting = weigh(chosen, scores, query, conditions, measured(step))
+        nothing = log_none(query)
+        prior = _log_prior(library.crystals.known, rows)[order]
+        probability, none = probabilities(value, nothing, prior)
+        again = np.argsort(-(value + prior), kind="stable")
+        order, value, setting = order[again], value[again] - nothing, setting[again]
+        probability = probability[again]
     order, value, setting = order[:k], value[:k], setting[:k]
-    queries = jax.tree.map(lambda x: x[setting], settings)
     chosen = library.crystals.take(rows[order])
-    fits = (fit if refine else r_factors)(chosen, queries, conditions)
+    queries, options = _queries(indexed, setting, query, conditions, tilts)
+    fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
+    shown = jax.tree.map(lambda x: x[setting], query.settings)
     candidates = [
-        _candidate(chosen, i, value[i], similarity[order[i]], fits, queries)
+        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown)
         for i in range(len(order))
     ]
-    return Found(tuple(candidates), indexed, len(rows))
+    return Found(tuple(candidates), at, len(rows), none)
+
+
+def _scales(scale_error: float) -> np.ndarray:
+    """Factors that the pattern's q are multiplied by: 1, or a series where little is known."""
+    if scale_error <= 0.05:
+        return np.ones(1)
+    count = math.ceil(math.log1p(scale_error) / (2 * _SCALE_STEP))
+    return np.exp(2 * _SCALE_STEP * np.arange(-count, count + 1))
+
+
+def _log_prior(known: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Log-probability (m,) of each of the rows before anything was seen.
+
+    Where a library holds both, crystals that were made and those that were made up are as likely
+    as groups: the many of the second kind are guesses.
+    """
+    known = np.asarray(known, bool)[rows]
+    groups = np.where(known, known.sum(), (~known).sum())
+    return -np.log(groups * (1 + (known.any() and not known.all())))
+
+
+def _table(crystals: CrystalSet, conditions: Conditions) -> Table:
+    """Simulated patterns, made of a power of two of crystals: few shapes are compiled."""
+    size = power_of_two(len(crystals))
+    filled = crystals.take(np.minimum(np.arange(size), len(crystals) - 1))
+    table = simulate_table(filled.crystal, conditions, together=True)
+    return table.take(np.arange(len(crystals)))
+
+
+def _queries(
+    indexed: Sequence[lattices.Indexed],
+    setting: np.ndarray,
+    query: Query,
+    conditions: Conditions,
+    tilts: Sequence[Sequence[float]] | None,
+) -> tuple[Spots | list[Spots], dict[str, Any]]:
+    """What each candidate is compared with, and further arguments of `fit`."""
+    if tilts is None:
+        return jax.tree.map(lambda x: x[setting], query.settings), {}
+    every = [lattices.canonical_spots(one, conditions.q_max, _PAIRS) for one in indexed]
+    frames = lattices.frames(indexed[0])
+    turned = [[tilt_in_setting(tilt, frames[s]) for tilt in tilts] for s in setting]
+    cut = [jax.tree.map(lambda x: np.asarray(x)[setting], spots) for spots in every]
+    return cut, {"tilts": np.array(turned)}
 
 
 @functools.cache
@@ -209,39 +330,40 @@ def _reach(settings: Spots, q_max: float) -> float:
     return min(q_max, max(1.01 * last, 0.5 * q_max))
 
 
-def _compare(
-    library: Library, rows: np.ndarray, settings: Spots, conditions: Conditions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n,) of candidates by simulation and the setting that each fits best."""
-    # The last row is repeated up to a power of two: few shapes are compiled.
-    size = power_of_two(len(rows))
-    filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
-    table = simulate_table(library.crystals.take(filled).crystal, conditions, together=True)
-    scores = np.stack(
-        [np.asarray(score(table, jax.tree.map(lambda x, s=s: x[s], settings)))
-         for s in range(len(settings.q))]
-    )[:, : len(rows)]
-    return scores.max(0), scores.argmax(0)
-
-
-def _candidate(
-    chosen, i: int, value: float, similarity: float, fits: Fit, queries: Spots
+def candidate(
+    chosen: CrystalSet,
+    i: int,
+    value: float,
+    probability: float,
+    similarity: float,
+    fits: Fit,
+    queries: Spots,
+    kind: type[Candidate] = Candidate,
+    **more: Any,
 ) -> Candidate:
+    """Candidate i of those chosen; `more` are further fields of its `kind`."""
     structure = fits.crystals[i].to_ase()
     structure.info["uid"] = str(chosen.uid[i])
-    return Candidate(
+    # Of several tilts the first is shown.
+    shown = fits.intensity[i]
+    return kind(
         uid=str(chosen.uid[i]),
         formula=str(chosen.formula[i]),
         structure=structure,
         score=float(value),
+        probability=float(probability),
         similarity=float(similarity),
         r_factor=float(fits.r_factor[i]),
         r_before=float(fits.r_before[i]),
+        wr2=float(fits.wr2[i]),
+        wr2_before=float(fits.wr2_before[i]),
+        undetermined=() if fits.undetermined is None else fits.undetermined[i],
         b_iso=float(fits.b_iso[i]),
         prototype=str(chosen.prototype[i]),
         known=bool(chosen.known[i]),
-        simulated=fits.intensity[i],
+        simulated=shown[0] if shown.ndim == 3 else shown,
         query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
+        **more,
     )
 
 
