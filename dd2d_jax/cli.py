@@ -401,7 +401,7 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     import numpy as np
 
     import diffraction as dx
-    from dd2d_jax.image import write_image
+    from dd2d_jax.readers import write_image
 
     scale = float(f"{2.2 * args.q_max / _PIXELS:.3g}")
     image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)

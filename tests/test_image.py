@@ -9,7 +9,8 @@ from PIL import Image
 
 import diffraction as dx
 from dd2d_jax import lattice
-from dd2d_jax.image import find_spots, symmetry_centre
+from dd2d_jax.centre import symmetry_centre
+from dd2d_jax.image import find_spots
 from dd2d_jax.lattice import PatternError
 from dd2d_jax.patterns import read_pattern
 
