@@ -16,7 +16,7 @@ from dd2d_jax import lattice
 from dd2d_jax.lattice import PatternError
 
 # How far from a more symmetric lattice's angle (degrees) and ratio of lengths one counts as it.
-_ANGLE, _RATIO = 5.0, 0.08
+_ANGLE, _RATIO = 5.0, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
