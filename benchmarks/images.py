@@ -4,9 +4,9 @@
 
 Each image: a crystal at random, any rotation, a centre off the middle, a halo that holds as many
 electrons as all spots, a beam stop with its bar, Poisson noise. The dose is of spots and halo, the
-central beam is not counted. Two shares: of crystals whose own cell was found, and of those where
-the cell was found that the spots of at least 20 electrons outside of the stop have (`visible`):
-a superstructure that nobody could see is no failure there.
+central beam is not counted. Two shares: of crystals whose own cell was found; and, of those with
+spots of at least 20 electrons that span a lattice (`of`), where that cell or the own one was found:
+a superstructure that nobody could see is no failure there. Cells agree to 2 % and 2 degrees.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> None:
     ]
     table = Table("dose", "own cell (%)", "visible cell (%)", "of", "spurious (%)", "s an image")
     for dose in args.doses:
-        own, visible, tried, spurious, begin = 0, 0, 0, [], time.perf_counter()
+        own, visible, tried, spurious, seconds = 0, 0, 0, [], 0.0
         for (uid, crystal), pattern in zip(some, patterns, strict=True):
             image, counts = picture(pattern, dose, rng)
             true = np.asarray(crystal.lattice)
@@ -151,26 +151,27 @@ def main() -> None:
                 found = lattice.find(measured.pattern)
             except PatternError as error:
                 why = str(error)
-            begin += time.perf_counter() - start - (time.perf_counter() - start)
+            seconds += time.perf_counter() - start
             if found is not None:
                 own += same(found.lattice, true)
                 q = np.asarray(measured.pattern.q)
                 away = np.linalg.norm(q[:, None] - np.asarray(counts.q)[None], axis=-1).min(1)
                 spurious.append((away > 2 * SCALE).mean())
                 why = f"found {np.linalg.norm(found.lattice, axis=1).round(2)}"
-            good = found is not None and target is not None and same(found.lattice, target)
+            good = found is not None and target is not None and (
+                same(found.lattice, target) or same(found.lattice, true)
+            )
             visible += good
             if args.show and target is not None and not good:
                 print(f"{dose:g} {uid}: {why}; {np.linalg.norm(target, axis=1).round(2)}, own "
                       f"{np.linalg.norm(true, axis=1).round(2)}")  # fmt: skip
-        seconds = (time.perf_counter() - begin) / len(some)
         table.add_row(
             f"{dose:g}",
             f"{100 * own / len(some):.0f}",
             f"{100 * visible / max(tried, 1):.1f}",
             str(tried),
             f"{100 * np.mean(spurious) if spurious else 0:.1f}",
-            f"{seconds:.2f}",
+            f"{seconds / len(some):.2f}",
         )
     Console().print(table)
 

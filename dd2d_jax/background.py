@@ -155,7 +155,9 @@ def stopped(
     level = under.level - np.quantile(image[measured], 0.001)
     residual = ndimage.gaussian_filter(np.where(measured, image - under.level, 0), width)
     noise = np.sqrt(under.variance) * passed(width)
-    dark = residual < -np.maximum(_DARK * noise, _DARKER * level)
+    # Where the beam falls off steeply, radii of half a pixel more are darker, too.
+    slope = np.hypot(*np.gradient(under.level))
+    dark = residual < -np.maximum(_DARK * noise, _DARKER * level + 2 * slope)
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))

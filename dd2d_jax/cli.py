@@ -165,7 +165,7 @@ def _add_pattern(commands: Any) -> None:
         "dd2d pattern saed.tif --scale 0.0052 --output spots.csv --plot steps.png",
     )
     parser.add_argument(
-        "image", type=Path, help=".png, .jpg, .tif, .npy; .dm3, .dm4, .emd, .mrc, .blo, .hspy, .zspy"
+        "image", type=Path, help=".png .jpg .tif .npy .dm3 .dm4 .emd .mrc .blo .hspy or .zspy"
     )
     _add_scale(parser)
     parser.add_argument(

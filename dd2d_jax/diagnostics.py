@@ -87,7 +87,7 @@ def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
             face = color if marker == "x" else "none"
             ax.scatter(*places.T, s=size**2, marker=marker, facecolors=face, edgecolors=color,
                        linewidths=0.9, label=f"{name} ({len(places)})")  # fmt: skip
-    ax.legend(loc="lower left", fontsize=8, framealpha=0.8)
+    ax.legend(loc="lower left", fontsize=8, framealpha=0.8, markerscale=0.4)
     ax.set_title("background taken away", fontsize=10)
 
 

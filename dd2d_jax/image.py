@@ -224,7 +224,7 @@ def _significance(residual: np.ndarray, under: Background, width: float) -> np.n
     above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
     error = np.sqrt(under.variance) * background.passed(width)
     error = error + _CONTRAST * above + _UNEVEN * np.abs(around)
-    out = (narrow - around) / (error + 1e-9 * np.ptp(residual)) / THRESHOLD
+    out = (narrow - around) / (error + 1e-9 * np.ptp(residual) + 1e-30) / THRESHOLD
     if under.gain > 0:
         # Counts under the matched filter, and those that the background's variance stands for.
         area = 4 * np.pi * width**2
@@ -275,7 +275,7 @@ def _check_symmetry(found: SpotList) -> None:
     place = np.rint(opposite[:, ::-1]).astype(int)
     inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
     inside[inside] &= found.measured[tuple(place[inside].T)]
-    if inside.sum() < 4:
+    if inside.sum() < 3:
         return
     # Distortions of the camera grow with the distance from the centre.
     distance, _ = cKDTree(found.position).query(opposite[inside])
