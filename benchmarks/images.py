@@ -5,8 +5,8 @@
 Each image: a crystal at random, any rotation, a centre off the middle, a halo that holds as many
 electrons as all spots, a beam stop with its bar, Poisson noise. The dose is of spots and halo, the
 central beam is not counted. Two shares: of crystals whose own cell was found; and, of those with
-spots of at least 20 electrons that span a lattice (`of`), where that cell or the own one was found:
-a superstructure that nobody could see is no failure there. Cells agree to 2 % and 2 degrees.
+spots that span a lattice and can be seen (`of`), where the cell of these or the own one was found: a
+superstructure that nobody could see is no failure there. Cells agree to 2 % and 2 degrees.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from dd2d_jax.structures import StructureError, layer  # noqa: E402
 
 SHAPE, SCALE, Q_MAX = (512, 512), 0.0055, 1.25
 FWHM, HALO_WIDTH = 0.02, 0.15
-VISIBLE = 20.0
+# A spot can be seen from so many electrons, and so many standard deviations of the halo under it.
+VISIBLE, ABOVE = 10.0, 7.0
 TOLERANCE, ANGLE = 0.02, 2.0
 
 
@@ -75,7 +76,7 @@ def turned(pattern: dx.Pattern, angle: float, q_max: float = Q_MAX) -> dx.Patter
 def picture(
     pattern: dx.Pattern, dose: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, dx.Pattern]:
-    """Counts (H, W), and the pattern with its intensities in electrons, zero behind the stop."""
+    """Counts (H, W), and the pattern in electrons, its mask True for what can be seen."""
     centre = tuple(np.array([255.5, 255.5]) + rng.uniform(-15, 15, 2))
     key = jax.random.key(int(rng.integers(2**31)))
     flux = float(pattern.intensity.sum())
@@ -93,7 +94,11 @@ def picture(
     place = np.clip(place, 0, 511)
     open_ = seen[place[:, 1], place[:, 0]]
     electrons = np.asarray(pattern.intensity) * open_ * dose / (2 * flux)
-    pattern = dx.Pattern(pattern.q, jnp.asarray(electrons), pattern.hk, pattern.mask)
+    length = np.linalg.norm(np.asarray(pattern.q), axis=1)
+    halo = height / (1 + (length / HALO_WIDTH) ** 2) * dose / (2 * flux)
+    under = halo * 4 * np.pi * (FWHM / 2.355 / SCALE) ** 2
+    seen = np.asarray(pattern.mask) & (electrons > VISIBLE + ABOVE * np.sqrt(under))
+    pattern = dx.Pattern(pattern.q, jnp.asarray(electrons), pattern.hk, jnp.asarray(seen))
     return image.astype(float), pattern
 
 
@@ -109,16 +114,12 @@ def same(found: np.ndarray, true: np.ndarray) -> bool:
     return close and abs(gamma - gamma0) < ANGLE
 
 
-def visible_cell(pattern: dx.Pattern, own: np.ndarray) -> np.ndarray | None:
-    """The cell that the visible spots have, from their indices on the crystal's own lattice."""
-    mask = np.asarray(pattern.mask) & (np.asarray(pattern.intensity) >= VISIBLE)
-    q = np.asarray(pattern.q)[mask]
-    if len(q) < 3:
+def visible_cell(pattern: dx.Pattern) -> np.ndarray | None:
+    """The cell of the spots that can be seen, at their true places; None where they span none."""
+    if int(pattern.mask.sum()) < 4:
         return None
-    bright = dx.Pattern(*(jnp.asarray(x[mask]) for x in map(
-        np.asarray, (pattern.q, pattern.intensity, pattern.hk, pattern.mask))))  # fmt: skip
     try:
-        return lattice.find(bright).lattice
+        return lattice.find(pattern).lattice
     except PatternError:
         return None
 
@@ -143,7 +144,7 @@ def main() -> None:
         for (uid, crystal), pattern in zip(some, patterns, strict=True):
             image, counts = picture(pattern, dose, rng)
             true = np.asarray(crystal.lattice)
-            target = visible_cell(counts, true)
+            target = visible_cell(counts)
             tried += target is not None
             start, why, found = time.perf_counter(), "", None
             try:

@@ -116,13 +116,14 @@ def radial(
     ring = (radius / width).astype(int)
     count = int(ring.max()) + 1
     used, number = values[measured], ring[measured]
-    # Rings with few pixels, in the corners, take the value of their inner neighbour.
+    # Rings with few pixels, in the corners or behind a stop, follow their neighbours.
     filled = np.flatnonzero(np.bincount(number, minlength=count) >= 12)
-    median = ndimage.median(used, number, filled)
-    last = np.searchsorted(filled, np.arange(count), side="right") - 1
-    median = median[np.maximum(last, 0)]
-    middle = (np.arange(count) + 0.5) * width
-    return np.interp(radius, middle, ndimage.gaussian_filter1d(median, 1.0, mode="nearest"))
+    median = np.interp(np.arange(count), filled, ndimage.median(used, number, filled))
+    # Smoothed as logarithms above a floor: a beam's steep flank is not made wider.
+    spare = max(np.median(median) - median.min(), 1e-6 * np.ptp(median)) + 1e-30
+    floor = median.min() - spare
+    level = np.exp(ndimage.gaussian_filter1d(np.log(median - floor), 1.0, mode="nearest")) + floor
+    return np.interp(radius, (np.arange(count) + 0.5) * width, level)
 
 
 def passed(width: float) -> float:

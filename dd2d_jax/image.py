@@ -31,6 +31,8 @@ _CONTRAST = 0.005
 _UNEVEN = 0.05
 # More local maxima than this are texture; the strongest are kept.
 _MOST = 1000
+# Any three spots lie on some lattice.
+_FEWEST = 4
 # Of the strongest spots so many have one opposite of them in any diffraction pattern.
 _PAIRED = 0.4
 
@@ -88,7 +90,8 @@ def find_spots(
 
     Raises:
         PatternError: too small, nothing but one value, mostly not measured or saturated, centre or
-            mask that do not fit the image, no spot above the noise, or spots without symmetry.
+            mask that do not fit the image, fewer than four spots above the noise, or spots
+            without symmetry.
     """
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16:
@@ -139,6 +142,11 @@ def find_spots(
     )
     if not len(found.position):
         raise PatternError("no spot in the image stands above the noise")
+    if len(found.position) < _FEWEST:
+        raise PatternError(
+            f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
+            f"noise, at least {_FEWEST} are needed"
+        )
     _check_symmetry(found)
     if factor == 1:
         return found
