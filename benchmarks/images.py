@@ -5,7 +5,7 @@
 Each image: a crystal at random, any rotation, a centre off the middle, a halo that holds as many
 electrons as all spots, a beam stop with its bar, Poisson noise. The dose is of spots and halo, the
 central beam is not counted. Two shares: of crystals whose own cell was found; and, of those with
-spots that span a lattice and can be seen (`of`), where the cell of these or the own one was found: a
+spots that span a lattice and can be seen (`of`), where their cell or the own one was found: a
 superstructure that nobody could see is no failure there. Cells agree to 2 % and 2 degrees.
 """
 

@@ -264,7 +264,7 @@ def _coarse_scale(
     if about is not None:
         low, high = about * 0.85, about * 1.15
     best = (low, -1.0)
-    for scale in np.exp(np.arange(np.log(low), np.log(max(high, low * 1.01)), 0.004)):
+    for scale in np.exp(np.arange(np.log(low), np.log(max(high, low * 1.01)), 0.006)):
         outer = r > 0.8 * strong[0] / scale
         if outer.sum() < 0.3 * len(r):
             continue
