@@ -84,9 +84,9 @@ def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
         names.append(("lattice, no spot", missed(measured, found), "s", _MISSED))
     for name, places, marker, color in names:
         if len(places):
-            face = color if marker == "x" else "none"
-            ax.scatter(*places.T, s=size**2, marker=marker, facecolors=face, edgecolors=color,
-                       linewidths=0.9, label=f"{name} ({len(places)})")  # fmt: skip
+            paint = {"color": color} if marker == "x" else {"fc": "none", "ec": color}
+            label = f"{name} ({len(places)})"
+            ax.scatter(*places.T, s=size**2, marker=marker, linewidths=0.9, label=label, **paint)
     ax.legend(loc="lower left", fontsize=8, framealpha=0.8, markerscale=0.4)
     ax.set_title("background taken away", fontsize=10)
 

@@ -45,7 +45,8 @@ def test_units_are_told_by_their_many_names():
 
 
 def test_more_than_one_image_and_complex_pixels_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 24, 32), np.uint8), photometric="minisblack")
+    stack = np.zeros((5, 24, 32), np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
     with pytest.raises(PatternError, match="stack.tif: holds 5 images"):
         read_image(tmp_path / "stack.tif")
     tifffile.imwrite(tmp_path / "c.tif", PIXELS.astype(np.complex64))
