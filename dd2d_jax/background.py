@@ -16,6 +16,8 @@ _COUNTS = 10.0
 _PLATEAU, _GREYS = 6, 60
 # A stop is darker than its surroundings by so many standard deviations, and by this share.
 _DARK, _DARKER = 20.0, 0.4
+# The power of the radius with which a beam's flank falls at least.
+_STEEP = 3.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,8 @@ def radial(
     filled = np.flatnonzero(np.bincount(number, minlength=count) >= 12)
     median = np.interp(np.arange(count), filled, ndimage.median(used, number, filled))
     # Smoothed as logarithms above a floor: a beam's steep flank is not made wider.
-    spare = max(np.median(median) - median.min(), 1e-6 * np.ptp(median)) + 1e-30
+    spare = max(np.median(median) - median.min(), 1e-6 * np.ptp(median))
+    spare += 1e-9 * np.abs(median).max() + 1e-30
     floor = median.min() - spare
     level = np.exp(ndimage.gaussian_filter1d(np.log(median - floor), 1.0, mode="nearest")) + floor
     return np.interp(radius, (np.arange(count) + 0.5) * width, level)
@@ -166,14 +169,15 @@ def stopped(
 
 
 def beam_radius(level: np.ndarray, radius: np.ndarray) -> float:
-    """Radius within which the central beam hides spots, from the radial level (H, W)."""
+    """Radius within which the central beam hides spots, from the radial level (H, W).
+
+    A halo falls with the second power of the radius or slower, the flank of a beam much faster.
+    """
     limit = min(level.shape) / 8
     order = np.argsort(radius, axis=None)[::7]
-    profile = np.interp(np.arange(int(limit) + 2), radius.flat[order], level.flat[order])
-    peak, floor = profile.max(), np.median(level)
-    if peak <= floor:
-        return 0.0
-    # The beam ends where it has fallen to a twentieth; a flat halo has no such place.
-    top = int(np.argmax(profile))
-    fallen = np.flatnonzero(profile[top:] < floor + 0.05 * (peak - floor))
-    return float(min(top + fallen[0] + 1, limit)) if fallen.size else float(limit / 2)
+    r = np.arange(1.0, limit + 2)
+    profile = np.interp(r, radius.flat[order], level.flat[order])
+    floor = 1e-9 * np.ptp(level) + 1e-30
+    fall = -np.gradient(np.log(np.maximum(profile, floor)), np.log(r))
+    steep = np.flatnonzero((fall > _STEEP) & (profile > np.median(level)))
+    return float(r[steep[-1]] + 2) if steep.size else 0.0
