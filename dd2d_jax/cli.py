@@ -1,5 +1,4 @@
-"""The console script `dd2d`: simulate, index, retrieve, propose, evaluate, report,
-snapshots, import-weights.
+"""The console script `dd2d`: a command for each thing that a user does.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
 given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported by the commands
@@ -80,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_simulate,
+        _add_pattern,
+        _add_calibrate,
         _add_index,
         _add_retrieve,
         _add_propose,
@@ -155,6 +156,82 @@ def _add_simulate(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print all spots as JSON")
 
 
+def _add_pattern(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "pattern",
+        _pattern,
+        "find the spots of a diffraction image and their lattice",
+        "dd2d pattern saed.tif --scale 0.0052 --output spots.csv --plot steps.png",
+    )
+    parser.add_argument(
+        "image", type=Path, help=".png .jpg .tif .npy .dm3 .dm4 .emd .mrc .blo .hspy or .zspy"
+    )
+    _add_scale(parser)
+    parser.add_argument(
+        "--undistort", action="store_true", help="fit the distortion to the pattern's own lattice"
+    )
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="image or .npy, 0 where not to look"
+    )
+    parser.add_argument(
+        "--no-beam-stop", action="store_true", help="take dark areas for what they show"
+    )
+    parser.add_argument(
+        "--width", type=_positive, metavar="PX", help="of a spot, standard deviation (found)"
+    )
+    parser.add_argument(
+        "--threshold", type=_positive, default=7.0, metavar="T", help="in sigma of the noise (7)"
+    )
+    parser.add_argument(
+        "--max-radius", type=_positive, metavar="PX", help="no spots farther from the centre"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every step, .png")
+    parser.add_argument("--json", action="store_true", help="print lattice and spots as JSON")
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scale", type=_positive, metavar="S", help="of an image, 1/angstrom per pixel"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="of an image, from `dd2d calibrate`"
+    )
+    parser.add_argument(
+        "--centre",
+        type=_finite,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="column and row of the central beam in an image, pixels (found by symmetry)",
+    )
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "calibrate",
+        _calibrate,
+        "find scale and distortion of a camera length by the rings of a known polycrystal",
+        "dd2d calibrate gold.tif --material Au --output camera.json",
+    )
+    parser.add_argument("image", type=Path, help="image of a ring pattern, as in dd2d pattern")
+    parser.add_argument(
+        "--material",
+        default="Au",
+        metavar="NAME",
+        help="Ag, Al, Au, Cu, Fe, Ni, Pd, Pt, Si, W, graphite, or a CIF file (Au)",
+    )
+    parser.add_argument(
+        "--scale", type=_positive, metavar="S", help="about, to 15 %%, 1/angstrom per pixel"
+    )
+    parser.add_argument(
+        "--centre", type=_finite, nargs=2, metavar=("X", "Y"), help="about, column and row, pixels"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the calibration, .json")
+    parser.add_argument("--json", action="store_true", help="print the calibration as JSON")
+
+
 def _add_index(commands: Any) -> None:
     parser = _command(
         commands,
@@ -185,9 +262,7 @@ def _add_retrieve(commands: Any) -> None:
     parser.add_argument(
         "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
     )
-    parser.add_argument(
-        "--scale", type=_positive, metavar="S", help="1/angstrom per pixel, needed for images"
-    )
+    _add_scale(parser)
     parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
     _add_checkpoint(parser)
     parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
@@ -429,7 +504,7 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     import numpy as np
 
     import diffraction as dx
-    from dd2d_jax.image import write_image
+    from dd2d_jax.readers import write_image
 
     scale = float(f"{2.2 * args.q_max / _PIXELS:.3g}")
     image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)
@@ -437,6 +512,94 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
         image = dx.counts(jax.random.key(0), image, args.dose)
     write_image(np.asarray(image, np.float32), args.image, scale)
     _say(f"{args.image}: {_PIXELS} x {_PIXELS} pixels of {scale:g} 1/angstrom")
+
+
+def _pattern(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from dd2d_jax import lattice
+    from dd2d_jax.measure import measure
+    from dd2d_jax.output import lattice_dict, measured_table
+    from dd2d_jax.patterns import is_image, pattern_dict, write_pattern
+    from dd2d_jax.readers import read_image
+
+    _check_file("--output", args.output, (".csv", ".json"))
+    _check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    for path in (args.image, args.mask):
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: no such file")
+        if path is not None and not is_image(path):
+            raise UserError(f"{path}: no image; dd2d pattern --help names the formats")
+    measured = measure(
+        args.image,
+        args.scale,
+        args.centre,
+        args.calibration,
+        args.undistort,
+        mask=None if args.mask is None else read_image(args.mask).pixels != 0,
+        width=args.width,
+        threshold=args.threshold,
+        max_radius=args.max_radius,
+        beam_stop=not args.no_beam_stop,
+    )
+    for note in measured.image.notes:
+        _say(note)
+    try:
+        found, why = lattice.find(measured.pattern), ""
+    except lattice.PatternError as error:
+        found, why = None, f"{args.image}: {error}"
+    # Whether or not there is a lattice: a person may want to see why.
+    if args.output:
+        write_pattern(measured.pattern, args.output)
+    if args.plot:
+        from dd2d_jax.diagnostics import plot_steps
+        from dd2d_jax.figures import save
+
+        save(plot_steps(measured, found, why), args.plot)
+    if found is None:
+        raise UserError(why)
+    if args.json:
+        spots = measured.spots
+        _print_json(
+            {
+                "lattice": lattice_dict(found),
+                "centre": [float(x) for x in spots.centre],
+                "scale": np.broadcast_to(measured.mapping.scale, 2).tolist(),
+                "ellipticity": measured.mapping.ellipticity,
+                "axis": measured.mapping.axis,
+                "radial": measured.mapping.radial,
+                "energy": measured.image.energy,
+                "width": spots.width,
+                "rejected": len(spots.rejected),
+                **pattern_dict(measured.pattern),
+                "pixels": spots.position.tolist(),
+                "saturated": spots.saturated.tolist(),
+            }
+        )
+    else:
+        _print_table(measured_table(measured, found))
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from dd2d_jax.calibrate import calibrate
+    from dd2d_jax.output import calibration_table
+    from dd2d_jax.patterns import is_image
+    from dd2d_jax.readers import read_image
+
+    _check_file("--output", args.output, (".json",))
+    if not args.image.exists():
+        raise UserError(f"{args.image}: no such file")
+    if not is_image(args.image):
+        raise UserError(f"{args.image}: no image; dd2d pattern --help names the formats")
+    with _naming(args.image):
+        image = read_image(args.image)
+        made = calibrate(image.pixels, args.material, args.scale, args.centre)
+    if args.output:
+        made.save(args.output)
+    if args.json:
+        _print_json(made.as_dict())
+    else:
+        _print_table(calibration_table(made))
 
 
 def _index(args: argparse.Namespace) -> None:
@@ -470,7 +633,7 @@ def _retrieve(args: argparse.Namespace) -> None:
     if args.output:
         _check_new(args.output)
     elements = None if args.elements is None else args.elements.replace(" ", "").split(",")
-    pattern = read_pattern(args.pattern, scale=args.scale)
+    pattern = read_pattern(args.pattern, args.scale, args.centre, args.calibration)
     _say("searching")
     model = _model(args.checkpoint)
     try:

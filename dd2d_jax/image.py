@@ -6,337 +6,295 @@ Coordinates are pixels (column, row) with the middle of the first pixel at (0, 0
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
-from dd2d_jax.files import new_file
+from dd2d_jax import background
+from dd2d_jax.background import Background
+from dd2d_jax.centre import symmetry_centre
 from dd2d_jax.lattice import PatternError
 
-MAX_PIXELS = 64_000_000
 # Larger images are averaged down to this many pixels along the longer side.
 _SIDE = 1024
 # A spot stands so many standard deviations of the noise above its surroundings.
-_SIGNIFICANT = 7.0
+THRESHOLD = 7.0
+# Of the Poisson likelihood so many are enough: it knows the tail of few counts, and nothing else
+# than counting disturbs where they are few.
+_POISSON = 5.0
 # Where the noise is small, the halo's own unevenness, relative to it, takes its place.
 _CONTRAST = 0.005
 # The same for what is not radial, relative to the local mean above the radial background.
 _UNEVEN = 0.05
-# Peaks are measured against their surroundings, a Gaussian so many times as wide.
-_WIDER = 2.5
 # More local maxima than this are texture; the strongest are kept.
 _MOST = 1000
+# Any three spots lie on some lattice.
+_FEWEST = 4
+# Of the strongest spots so many have one opposite of them in any diffraction pattern.
+_PAIRED = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class SpotList:
-    """Spots of an image.
+    """Spots of an image, and how they were found.
 
     Attributes:
         position: (K, 2) column and row, pixels.
         intensity: (K,) counts above the local background, summed over the spot.
+        sigma: (K,) standard uncertainty of the intensity from counting and background; as large as
+            the intensity where the spot is saturated.
         centre: (2,) column and row of the central beam, pixels.
+        width: standard deviation of a spot, pixels.
+        saturated: (K,) True where the intensity is a lower bound.
+        rejected: (R, 2) column and row of maxima that are no spots that can be measured: at the
+            beam, the beam stop, the image's edge or a gap.
+        measured: (H, W) False behind the beam stop and in gaps.
+        level: (H, W) background.
     """
 
     position: np.ndarray
     intensity: np.ndarray
+    sigma: np.ndarray
     centre: np.ndarray
+    width: float
+    saturated: np.ndarray
+    rejected: np.ndarray
+    measured: np.ndarray
+    level: np.ndarray
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Grey levels (H, W) of a PNG, JPEG or TIFF of any depth; colours are averaged.
-
-    Raises:
-        PatternError: not such an image, more than one, or more than 64 million pixels.
-    """
-    try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            image = _read_tiff(path)
-        else:
-            image = _read_picture(path)
-    except PatternError:
-        raise
-    except Exception as error:  # the decoders raise anything, also struct.error and SyntaxError
-        detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise PatternError(f"{path}: cannot be read as an image ({detail})") from error
-    if image.ndim == 3 and image.shape[2] in (2, 3, 4):
-        image = image[..., : 1 if image.shape[2] == 2 else 3].mean(-1)
-    if image.ndim != 2:
-        raise PatternError(f"{path}: an image of shape {image.shape}; one single image is needed")
-    return image.astype(float)
-
-
-def _check_pixels(path: Path, shape: tuple[int, ...]) -> None:
-    if np.prod([float(n) for n in shape]) > MAX_PIXELS:
-        size = " x ".join(map(str, shape))
-        raise PatternError(f"{path}: {size} pixels; at most {MAX_PIXELS // 10**6} million")
-
-
-def _read_tiff(path: Path) -> np.ndarray:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        if len(file.pages) > 1:
-            raise PatternError(f"{path}: holds {len(file.pages)} images; save the one to be used")
-        _check_pixels(path, file.pages[0].shape[:2])
-        image = file.pages[0].asarray()
-    if image.dtype.kind not in "fiub":
-        raise PatternError(f"{path}: pixels of type {image.dtype}; real numbers are needed")
-    return image
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
-        _check_pixels(path, picture.size)
-        if picture.mode == "P" or picture.mode == "CMYK":
-            picture = picture.convert("RGB")
-        return np.asarray(picture)
-
-
-def write_image(image: np.ndarray, path: str | Path, scale: float) -> None:
-    """Write an image (H, W) as .tif or .npy, moved into place once it is whole.
-
-    `scale`, 1/angstrom per pixel, is kept in the description of a .tif.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    import tifffile
-
-    path = Path(path)
-    with new_file(path) as part:
-        if path.suffix.lower() == ".npy":
-            np.save(part, image, allow_pickle=False)
-        else:
-            tifffile.imwrite(part, image, description=f"{scale:g} 1/angstrom per pixel")
-
-
-def find_spots(image: np.ndarray, centre: tuple[float, float] | None = None) -> SpotList:
+def find_spots(
+    image: np.ndarray,
+    centre: tuple[float, float] | None = None,
+    mask: np.ndarray | None = None,
+    width: float | None = None,
+    threshold: float = THRESHOLD,
+    max_radius: float | None = None,
+    beam_stop: bool = True,
+) -> SpotList:
     """The spots of a diffraction image; whether they lie on a lattice is not asked here.
 
     Args:
-        image: (H, W) counts; pixels that are not finite count as not measured.
+        image: (H, W) counts; pixels that are not finite count as not measured, and so do
+            negative ones in an image of whole numbers.
         centre: column and row of the central beam in pixels; None finds it by the pattern's
             symmetry under inversion.
+        mask: (H, W) False where a pixel is not to be used.
+        width: standard deviation of a spot, pixels; None finds it by the image's autocorrelation.
+        threshold: how many standard deviations of the noise a spot stands above it.
+        max_radius: spots farther from the centre are left out, pixels.
+        beam_stop: whether areas far darker than others at like radius count as not measured.
 
     Raises:
-        PatternError: too small, nothing but one value, mostly not finite, the centre outside of
-            the image, or no spot above the noise.
+        PatternError: too small, nothing but one value, mostly not measured or saturated, centre or
+            mask that do not fit the image, fewer than four spots above the noise, or spots
+            without symmetry.
     """
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16:
         raise PatternError(f"an image of shape {image.shape}; at least 16 x 16 pixels are needed")
-    finite = np.isfinite(image)
-    if finite.mean() < 0.5:
+    if mask is not None and np.shape(mask) != image.shape:
+        raise PatternError(f"a mask of shape {np.shape(mask)} for an image of {image.shape}")
+    measured = ~background.unmeasured(image)
+    if measured.mean() < 0.5:
         raise PatternError("more than half of the image's pixels are not finite numbers")
-    image = np.where(finite, image, np.median(image[finite]))
-    if np.ptp(image) == 0:
-        raise PatternError(f"the image has no spots: every pixel is {image.flat[0]:g}")
+    if mask is not None:
+        measured &= np.asarray(mask, bool)
+    if not measured.any():
+        raise PatternError("the mask leaves no pixel of the image")
+    image = np.where(measured, image, np.median(image[measured]))
+    if np.ptp(image[measured]) == 0:
+        raise PatternError(f"the image has no spots: every pixel is {image[measured][0]:g}")
+    full = background.saturated(image, measured)
+    if full.mean() > 0.25:
+        raise PatternError(
+            f"the image is saturated: {full.mean():.0%} of its pixels are {image.max():g}"
+        )
     factor = -(-max(image.shape) // _SIDE)
-    small = block_reduce(image, factor, np.mean, cval=float(np.median(image)))
+    small, share = (
+        block_reduce(x, factor, np.mean, cval=0.0) for x in (image * measured, measured * 1.0)
+    )
+    good = share > 0.5
+    small = np.where(good, small / np.maximum(share, 1e-9), np.median(image[measured]))
+    full = block_reduce(full, factor, np.max)
     offset = (factor - 1) / 2
+    # Where counts are few, whole numbers are taken for counts; elsewhere the noise says what is.
+    few = (image == np.rint(image)).all() and np.median(image[measured]) < 5
     if centre is None:
         middle = symmetry_centre(small)
     else:
         middle = (np.asarray(centre, float) - offset) / factor
         if not ((middle >= 0) & (middle <= np.array(small.shape[::-1]) - 1)).all():
             raise PatternError(f"the centre {tuple(centre)} lies outside of the image")
-    position, intensity = _peaks(small, middle)
-    if not len(position):
+    found = _spots(
+        small,
+        good,
+        full,
+        middle,
+        1 / factor**2 if few else None,
+        None if width is None else width / factor,
+        threshold,
+        np.inf if max_radius is None else max_radius / factor,
+        beam_stop,
+    )
+    if not len(found.position):
         raise PatternError("no spot in the image stands above the noise")
-    return SpotList(position * factor + offset, intensity * factor**2, middle * factor + offset)
+    if len(found.position) < _FEWEST:
+        raise PatternError(
+            f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
+            f"noise, at least {_FEWEST} are needed"
+        )
+    _check_symmetry(found)
+    if factor == 1:
+        return found
+    return dataclasses.replace(
+        found,
+        position=found.position * factor + offset,
+        intensity=found.intensity * factor**2,
+        sigma=found.sigma * factor**2,
+        centre=found.centre * factor + offset,
+        width=found.width * factor,
+        rejected=found.rejected * factor + offset,
+        measured=_enlarged(found.measured, factor, image.shape),
+        level=_enlarged(found.level, factor, image.shape),
+    )
 
 
-def symmetry_centre(image: np.ndarray) -> np.ndarray:
-    """Column and row (2,) of the point through which inversion maps an image best onto itself.
-
-    The image's convolution with itself peaks at twice that point. The diffuse halo says roughly
-    where it is, the spots then say exactly; neither needs the central beam.
-    """
-    floor = np.median(image)
-    noise = _mad(image) + 1e-9 * np.ptp(image)
-    soft = np.log1p(np.maximum(image - floor, 0) / (5 * noise))
-    rough = _self_convolution(soft - soft.mean())
-    size = max(image.shape)
-    sharp = soft - ndimage.gaussian_filter(soft, max(size / 60, 1.5))
-    exact = _self_convolution(sharp)
-    # Every lattice point is nearly a centre of inversion: only those near the halo's count.
-    row, column = np.unravel_index(np.argmax(rough), rough.shape)
-    rows, columns = np.ogrid[: rough.shape[0], : rough.shape[1]]
-    near = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * (0.03 * size) ** 2))
-    weighted = ndimage.gaussian_filter(exact, 1.0) * near
-    return _summit(weighted) / 2
+def _enlarged(values: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.ndarray:
+    return values.repeat(factor, 0).repeat(factor, 1)[: shape[0], : shape[1]]
 
 
-def points_centre(points: np.ndarray) -> np.ndarray:
-    """The point (2,) through which inversion maps most points (K, 2) onto others, to 1.5 pixels."""
-    some = points[:: max(1, len(points) // 400)]
-    sums = (some[:, None] + some[None]).reshape(-1, 2)
-    places, votes = np.unique(np.rint(sums), axis=0, return_counts=True)
-    offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
-    table = {tuple(p): v for p, v in zip(places.tolist(), votes.tolist(), strict=True)}
-    total = [sum(table.get((a + u, b + v), 0) for u, v in offsets.tolist())
-             for a, b in places.tolist()]  # fmt: skip
-    best = places[int(np.argmax(total))]
-    near = np.abs(sums - best).max(1) <= 1.5
-    return sums[near].mean(0) / 2
-
-
-def _self_convolution(image: np.ndarray) -> np.ndarray:
-    shape = [fft.next_fast_len(2 * n - 1, real=True) for n in image.shape]
-    full = fft.irfft2(fft.rfft2(image, shape) ** 2, shape)
-    return full[: 2 * image.shape[0] - 1, : 2 * image.shape[1] - 1]
-
-
-def _summit(values: np.ndarray) -> np.ndarray:
-    """Column and row (2,) of the maximum, by a parabola through its neighbours."""
-    place = np.unravel_index(np.argmax(values), values.shape)
-    out = []
-    for axis in (1, 0):
-        i = place[axis]
-        line = np.take(values, place[1 - axis], axis=1 - axis)
-        shift = 0.0
-        if 0 < i < len(line) - 1:
-            left, top, right = line[i - 1 : i + 2]
-            curvature = left - 2 * top + right
-            shift = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
-        out.append(i + shift)
-    return np.array(out)
-
-
-def _mad(values: np.ndarray) -> float:
-    """Standard deviation by the median absolute deviation."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
-
-
-def _radial(values: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
-    """Median of `values` at like radius, (H, W); rings of `width` pixels, interpolated."""
-    ring = (radius / width).astype(int)
-    count = int(ring.max()) + 1
-    median = ndimage.median(values, ring, np.arange(count))
-    # Rings with few pixels, in the corners, take the value of their inner neighbour.
-    few = np.bincount(ring.ravel(), minlength=count) < 12
-    for i in np.flatnonzero(few):
-        median[i] = median[i - 1] if i else median[i]
-    middle = (np.arange(count) + 0.5) * width
-    return np.interp(radius, middle, ndimage.gaussian_filter1d(median, 1.0, mode="nearest"))
-
-
-def _noise(image: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
-    """Standard deviation (H, W) at like radius of the noise that a filter of `width` leaves.
-
-    From second differences: whatever is wider than a pixel or two, spots or halo, cancels. Noise
-    that is smeared over several pixels (JPEG, resampled images) is therefore underestimated.
-    """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6.0
-    rough = np.abs(ndimage.convolve(image, kernel, mode="nearest"))
-    wide = _WIDER * width
-    passed = np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
-    return 1.4826 * passed * _radial(rough, radius, 4.0)
-
-
-def _spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
-    """Standard deviation of a spot, in pixels, from the image's autocorrelation."""
-    top = np.quantile(residual[outer], 0.9995)
-    clipped = np.where(outer, np.clip(residual, 0, top), 0)
-    clipped = clipped - clipped.mean()
-    auto = fft.irfft2(np.abs(fft.rfft2(clipped)) ** 2, clipped.shape)
-    # The noise stands in the origin alone; the peak's value there comes from its neighbours.
-    line = (auto[0, :40] + auto[:40, 0][: len(auto[0, :40])]) / 2 if min(auto.shape) > 80 else None
-    if line is None:
-        return 1.5
-    line = line - line.min()
-    below = np.flatnonzero(line < line[1] / 2)
-    half = float(below[0]) if below.size else 4.0
-    # The autocorrelation of a Gaussian is wider by sqrt 2; half width = 1.18 sigma.
-    return float(np.clip(half / (1.18 * np.sqrt(2)), 1.0, max(residual.shape) / 60))
-
-
-def _peaks(image: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _spots(
+    image: np.ndarray,
+    measured: np.ndarray,
+    full: np.ndarray,
+    centre: np.ndarray,
+    gain: float | None,
+    width: float | None,
+    threshold: float,
+    max_radius: float,
+    beam_stop: bool,
+) -> SpotList:
     rows, columns = np.indices(image.shape)
     radius = np.hypot(columns - centre[0], rows - centre[1])
-    background = _radial(image, radius, 2.0)
-    above = background - np.quantile(background, 0.05)
-    residual = image - background
-    beam = _beam_radius(image, radius)
-    width = _spot_width(residual, radius > beam)
-    noise = _noise(image, radius, width)
-    hidden = _hidden(image, background, noise, width)
-    residual = np.where(hidden, 0.0, residual)
-    # Where the halo is steep, what half a pixel's shift explains is no spot.
-    slope = np.hypot(*np.gradient(background))
-    sure = np.sign(residual) * np.maximum(np.abs(residual) - 0.5 * slope, 0)
-    # Matched to the spot, blind to what is much wider.
-    around = ndimage.gaussian_filter(sure, _WIDER * width)
-    matched = ndimage.gaussian_filter(sure, width) - around
-    error = noise + _CONTRAST * np.maximum(above, 0) + _UNEVEN * np.abs(around)
+    under = background.estimate(image, measured, radius, gain)
+    beam = background.beam_radius(under.level, radius)
+    if width is None:
+        residual = np.where(measured, image - under.level, 0.0)
+        width = background.spot_width(residual, radius > beam)
+    if beam_stop:
+        hidden = background.stopped(image, measured, under, width)
+        if hidden.any():
+            measured = measured & ~hidden
+            under = background.estimate(image, measured, radius, gain)
+    residual = np.where(measured, image - under.level, 0.0)
     found = peak_local_max(
-        np.where(hidden, 0.0, matched / (error + 1e-9 * np.ptp(image))),
+        np.where(measured, _significance(residual, under, width), 0.0),
         min_distance=max(2, round(2 * width)),
-        threshold_abs=_SIGNIFICANT,
+        threshold_abs=threshold / THRESHOLD,
         exclude_border=max(2, round(1.5 * width)),
         num_peaks=_MOST,
     )
-    near_stop = ndimage.binary_dilation(hidden, iterations=int(np.ceil(2 * width)))
-    place = tuple(found.T)
-    found = found[(radius[place] > max(beam, 4 * width)) & ~near_stop[place]]
-    measured = [_integrate(residual, row, column, width) for row, column in found]
-    kept = [m for m in measured if m[2] > 0]
-    if not kept:
-        return np.zeros((0, 2)), np.zeros(0)
-    table = np.array(kept)
-    return table[:, :2], table[:, 2]
+    found = found[radius[tuple(found.T)] <= max_radius]
+    clear = radius[tuple(found.T)] > max(beam, 4 * width)
+    table = np.array(
+        [_integrate(residual, measured, under, row, column, width) for row, column in found]
+    ).reshape(-1, 5)
+    clear &= (table[:, 2] > 0) & (table[:, 4] > 0.95)
+    spots, rejected = table[clear], table[~clear]
+    place = tuple(np.clip(np.rint(spots[:, [1, 0]]).T.astype(int), 0, None))
+    place = tuple(np.minimum(p, n - 1) for p, n in zip(place, image.shape, strict=True))
+    over = ndimage.binary_dilation(full, iterations=int(np.ceil(width)))[place]
+    return SpotList(
+        position=spots[:, :2],
+        intensity=spots[:, 2],
+        sigma=np.where(over, spots[:, 2], spots[:, 3]),
+        centre=centre,
+        width=width,
+        saturated=over,
+        rejected=rejected[:, :2],
+        measured=measured,
+        level=under.level,
+    )
 
 
-def _hidden(
-    image: np.ndarray, background: np.ndarray, noise: np.ndarray, width: float
-) -> np.ndarray:
-    """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
-    level = background - np.quantile(image, 0.001)
-    residual = ndimage.gaussian_filter(image - background, width)
-    dark = residual < -np.maximum(3 * _SIGNIFICANT * noise, 0.4 * level)
-    dark &= level > 0
-    # Single dead pixels are no beam stop.
-    dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
-    return ndimage.binary_dilation(dark, iterations=int(np.ceil(4 * width)))
-
-
-def _beam_radius(image: np.ndarray, radius: np.ndarray) -> float:
-    """Radius within which the central beam, or what blocks it, hides spots."""
-    limit = min(image.shape) / 8
-    rings = np.arange(int(limit) + 2)
-    profile = ndimage.median(image, radius.astype(int), rings)
-    drop = np.log(np.maximum(profile[:-1], 1e-12)) - np.log(np.maximum(profile[1:], 1e-12))
-    peak, floor = profile.max(), np.median(image)
-    if peak <= floor or not np.isfinite(drop).all():
-        return 0.0
-    # The beam ends where it has fallen to a twentieth; a flat halo has no such place.
-    top = int(np.argmax(profile))
-    fallen = np.flatnonzero(profile[top:] < floor + 0.05 * (peak - floor))
-    return float(min(top + fallen[0] + 1, limit)) if fallen.size else float(limit / 2)
+def _significance(residual: np.ndarray, under: Background, width: float) -> np.ndarray:
+    """(H, W) how far a spot at a pixel stands above the noise; 1 is as far as it has to."""
+    # Where the halo is steep, what half a pixel's shift explains is no spot.
+    slope = np.hypot(*np.gradient(under.level))
+    sure = np.sign(residual) * np.maximum(np.abs(residual) - 0.5 * slope, 0)
+    # Matched to the spot, blind to what is much wider.
+    around = ndimage.gaussian_filter(sure, background.WIDER * width)
+    narrow = ndimage.gaussian_filter(sure, width)
+    above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
+    error = np.sqrt(under.variance) * background.passed(width)
+    error = error + _CONTRAST * above + _UNEVEN * np.abs(around)
+    out = (narrow - around) / (error + 1e-9 * np.ptp(residual) + 1e-30) / THRESHOLD
+    if under.gain > 0:
+        # Counts under the matched filter, and those that the background's variance stands for.
+        area = 4 * np.pi * width**2
+        expected = under.variance * area / under.gain**2 + 1e-3
+        counts = expected + np.maximum(narrow * area / under.gain, 0)
+        likelihood = counts * np.log(counts / expected) - (counts - expected)
+        out = np.minimum(out, np.sqrt(2 * np.maximum(likelihood, 0)) / _POISSON)
+    return out
 
 
 def _integrate(
-    residual: np.ndarray, row: int, column: int, width: float
-) -> tuple[float, float, float]:
-    """Column, row and summed counts of the spot at a local maximum."""
+    residual: np.ndarray,
+    measured: np.ndarray,
+    under: Background,
+    row: int,
+    column: int,
+    width: float,
+) -> tuple[float, float, float, float, float]:
+    """Column, row, summed counts, their uncertainty and the measured share of a spot."""
     reach = int(np.ceil(4 * width)) + 1
     top, left = max(row - reach, 0), max(column - reach, 0)
-    window = residual[top : row + reach + 1, left : column + reach + 1]
+    part = np.s_[top : row + reach + 1, left : column + reach + 1]
+    window, seen = residual[part], measured[part]
     rows, columns = np.indices(window.shape)
     y, x = float(row - top), float(column - left)
     for _ in range(3):
         distance = np.hypot(rows - y, columns - x)
-        ring = (distance > 3 * width) & (distance <= 4 * width + 1)
+        ring = (distance > 3 * width) & (distance <= 4 * width + 1) & seen
         above = window - (np.median(window[ring]) if ring.any() else 0.0)
-        weight = np.where(distance <= 2 * width + 0.5, np.maximum(above, 0), 0)
+        weight = np.where((distance <= 2 * width + 0.5) & seen, np.maximum(above, 0), 0)
         if weight.sum() <= 0:
             break
         y, x = (weight * rows).sum() / weight.sum(), (weight * columns).sum() / weight.sum()
     disc = np.hypot(rows - y, columns - x) <= 2.5 * width + 0.5
-    return left + x, top + y, float(above[disc].sum())
+    total = float(above[disc & seen].sum())
+    # Counting noise of disc and spot, and that of the ring's median, pi / 2 times a mean's.
+    pixel, size = float(under.variance[row, column]), int((disc & seen).sum())
+    variance = size * pixel + size**2 * np.pi / 2 * pixel / max(int(ring.sum()), 1)
+    variance += under.gain * max(total, 0)
+    share = size / (np.pi * (2.5 * width + 0.5) ** 2) if disc.sum() > size else 1.0
+    return left + x, top + y, total, float(np.sqrt(variance)), min(share, 1.0)
+
+
+def _check_symmetry(found: SpotList) -> None:
+    """Raises PatternError where hardly any strong spot has one opposite of it."""
+    strong = np.argsort(-found.intensity)[:60]
+    opposite = 2 * found.centre - found.position[strong]
+    place = np.rint(opposite[:, ::-1]).astype(int)
+    inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
+    inside[inside] &= found.measured[tuple(place[inside].T)]
+    if inside.sum() < 3:
+        return
+    # Distortions of the camera grow with the distance from the centre.
+    distance, _ = cKDTree(found.position).query(opposite[inside])
+    away = np.linalg.norm(opposite[inside] - found.centre, axis=1)
+    near = np.maximum(2 * found.width, 0.03 * away)
+    spread = len(found.position) / np.prod([float(n) for n in found.measured.shape])
+    chance = 1 - np.exp(-np.pi * near**2 * spread)
+    # Above what as many spots anywhere would give.
+    share = ((distance < near).mean() - chance.mean()) / max(1 - chance.mean(), 0.05)
+    if share < _PAIRED:
+        raise PatternError(
+            f"this is no diffraction pattern of a lattice: of the {inside.sum()} strongest spots "
+            f"in it only {(distance < near).mean():.0%} have one opposite of them"
+        )

@@ -24,6 +24,9 @@ from dd2d_jax.ranks import TOP
 
 if TYPE_CHECKING:
     import diffraction as dx
+    from dd2d_jax.calibrate import Calibration
+    from dd2d_jax.lattice import Indexed
+    from dd2d_jax.measure import Measured
     from dd2d_jax.retrieval import Candidate, Found
 
 
@@ -119,22 +122,27 @@ def _origin(candidate: Candidate) -> str:
 
 def found_dict(found: Found) -> dict[str, Any]:
     """All that was found as JSON: cells in angstrom and degrees, positions in angstrom."""
-    a, b, gamma = cell(found.indexed.lattice)
     return {
         "searched": found.searched,
-        "lattice": {
-            "a": a,
-            "b": b,
-            "gamma": gamma,
-            "vectors": found.indexed.lattice.tolist(),
-            "explained": found.indexed.explained,
-            "residual": found.indexed.residual,
-            "spots": len(found.indexed.q),
-        },
+        "lattice": lattice_dict(found.indexed),
         "candidates": [
             {"rank": rank, **_candidate_dict(candidate)}
             for rank, candidate in enumerate(found.candidates, 1)
         ],
+    }
+
+
+def lattice_dict(found: Indexed) -> dict[str, Any]:
+    """A pattern's lattice as JSON: angstrom and degrees."""
+    a, b, gamma = cell(found.lattice)
+    return {
+        "a": a,
+        "b": b,
+        "gamma": gamma,
+        "vectors": found.lattice.tolist(),
+        "explained": found.explained,
+        "residual": found.residual,
+        "spots": len(found.q),
     }
 
 
@@ -244,6 +252,56 @@ def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:
             f"{1 / length[i]:.4f}",
             f"{100 * intensity[i] / strongest:.3f}",
         )
+    return table
+
+
+def measured_table(measured: Measured, found: Indexed) -> Table:
+    """What was found in an image: lattice, spots, centre, scale; angstrom, degrees, pixels."""
+    spots, mapping = measured.spots, measured.mapping
+    a, b, gamma = cell(found.lattice)
+    scale = " x ".join(f"{x:.6g}" for x in np.atleast_1d(mapping.scale))
+    energy = measured.image.energy
+    rows = {
+        "a, b (A)": f"{a:.3f}, {b:.3f}",
+        "gamma (degrees)": f"{gamma:.2f}",
+        "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice",
+        "from its places (1/A, rms)": f"{found.residual:.4f}",
+        "saturated, rejected": f"{spots.saturated.sum()}, {len(spots.rejected)}",
+        "centre (pixels)": f"{spots.centre[0]:.2f}, {spots.centre[1]:.2f}",
+        "scale (1/A per pixel)": scale,
+        "not measured": f"{100 * (1 - spots.measured.mean()):.1f} % of the image",
+    }
+    if mapping.stretch or mapping.radial:
+        rows["ellipticity"] = f"{100 * mapping.ellipticity:.2f} % along {mapping.axis:.0f} degrees"
+        rows["radial term (1/pixel^2)"] = f"{mapping.radial:.3g}"
+    if energy is not None:
+        rows["energy (keV)"] = f"{energy:g}"
+    return _facts(rows)
+
+
+def calibration_table(made: Calibration) -> Table:
+    """A calibration and its standard uncertainties."""
+    m, sigma = made.mapping, made.sigma
+    return _facts(
+        {
+            "material": printable(made.material),
+            "scale (1/A per pixel)": f"{m.scale:.6f} +- {sigma['scale']:.6f}",
+            "centre (pixels)": ", ".join(
+                f"{x:.2f} +- {s:.2f}" for x, s in zip(made.centre, sigma["centre"], strict=True)
+            ),
+            "ellipticity (%)": f"{100 * m.ellipticity:.2f} +- {100 * sigma['ellipticity']:.2f}",
+            "its long axis (degrees)": f"{m.axis:.1f} +- {sigma['axis']:.1f}",
+            "radial term (1/pixel^2)": f"{m.radial:.3g} +- {sigma['radial']:.2g}",
+            "rings": f"{len(made.rings)}, which explain {100 * made.explained:.0f} % of what is "
+            "above the background",
+        }
+    )
+
+
+def _facts(rows: dict[str, str]) -> Table:
+    table = Table(show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
     return table
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax import readers
 from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
 
 MAX_SPOTS = 100_000
 MAX_TEXT_BYTES = 50_000_000
-_MAX_VALUES = 64_000_000
+_FIELDS = ("qx", "qy", "intensity", "h", "k", "sigma")
 _TEXT = (".csv", ".tsv", ".txt", ".dat")
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _ACCEPTED = (
-    "a spot list (.csv, .tsv, .txt, .dat, .json, .npy) or an image (.png, .jpg, .tif, .npy)"
+    "a spot list (.csv, .tsv, .txt, .dat, .json, .npy) or an image (.png, .jpg, .tif, .npy; "
+    ".dm3, .dm4, .emd, .mrc, .blo, .hspy, .zspy)"
 )
 _COLUMNS = {
     "qx": "qx", "qy": "qy", "intensity": "intensity", "i": "intensity", "h": "h", "k": "k",
-}  # fmt: skip
-# 1/angstrom in one unit, by the unit's name without blanks, brackets and carets.
-_PER_ANGSTROM = {
-    "1/å": 1.0, "å-1": 1.0, "1/a": 1.0, "a-1": 1.0, "1/angstrom": 1.0, "angstrom-1": 1.0,
-    "1/nm": 0.1, "nm-1": 0.1, "1/pm": 100.0, "pm-1": 100.0,
+    "sigma": "sigma",
 }  # fmt: skip
 
 
@@ -64,47 +62,73 @@ def as_pattern(value: Any) -> dx.Pattern:
 
 
 def read_pattern(
-    path: str | Path, scale: float | None = None, centre: tuple[float, float] | None = None
+    path: str | Path,
+    scale: float | None = None,
+    centre: tuple[float, float] | None = None,
+    calibration: Any = None,
+    undistort: bool = False,
+    **finding: Any,
 ) -> dx.Pattern:
     """Read a pattern from a spot list or an image.
 
     Spot lists: text with columns qx, qy, intensity (1/angstrom; comma or blank separated, with or
-    without a header; h, k may follow), JSON with "q" (K, 2), "intensity" (K,) and optionally
-    "hk", the DD2D authors' JSON with "X" (pixels and log intensities), or .npy with (K, 3) rows.
-    Images: PNG, JPEG, TIFF or a 2D .npy; spots are found by `image.find_spots`, q_y points up.
+    without a header; h, k and sigma may follow), JSON with "q" (K, 2), "intensity" (K,) and
+    optionally "hk" and "sigma", the DD2D authors' JSON with "X" (pixels and log intensities), or
+    .npy with (K, 3) rows. Images: PNG, JPEG, TIFF or a 2D .npy, and with the extra `microscopy`
+    dm3, dm4, emd, mrc, blo, hspy and zspy; see `measure.measure`, which keeps every step.
 
     Args:
         path: the file.
-        scale: 1/angstrom per pixel; needed for images and "X", refused for lists in 1/angstrom.
+        scale: 1/angstrom per pixel, of images and "X"; refused for lists in 1/angstrom. None
+            takes the calibration's, or what the image's file says.
         centre: column and row of the central beam in pixels; None takes the pattern's centre of
             symmetry.
+        calibration: of an image, from `calibrate.calibrate` or its JSON file.
+        undistort: fit an image's ellipticity and radial distortion to the pattern's own lattice.
+        finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
         PatternError: what is wrong, with file and row or field, in one line.
         FileNotFoundError: no such file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; give {_ACCEPTED}")
     if scale is not None and not (np.isfinite(scale) and scale > 0):
         raise PatternError(f"scale must be positive, in 1/angstrom per pixel, got {scale}")
-    suffix = path.suffix.lower()
-    if suffix in _IMAGES:
-        from dd2d_jax.image import read_image
+    if is_image(path):
+        from dd2d_jax.measure import measure
 
-        return _from_image(read_image(path), path, scale, centre)
-    if suffix == ".npy":
-        array = _read_npy(path)
-        if array.ndim == 2 and array.shape[1] not in (3, 5):
-            return _from_image(array, path, scale, centre)
-        _refuse_scale(path, scale)
-        return _from_rows(array, str(path))
+        return measure(path, scale, centre, calibration, undistort, **finding).pattern
+    if calibration is not None or undistort or finding:
+        raise PatternError(
+            f"{path}: a list of spots; calibration, undistort and how spots are found are for "
+            "images"
+        )
+    suffix = path.suffix.lower()
     if suffix == ".json":
         return _from_json(path, scale, centre)
+    if suffix == ".npy":
+        _refuse_scale(path, scale)
+        return _from_rows(readers.read_npy(path), str(path))
     if suffix in _TEXT:
         _refuse_scale(path, scale)
-        return _from_rows(*_read_text(path))
+        rows, lines, fields = _read_text(path)
+        return _from_rows(rows, str(path), lines, fields)
     raise PatternError(f"{path}: the format is unknown; give {_ACCEPTED}")
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file is read as an image, by its suffix and for .npy by its shape.
+
+    Raises:
+        PatternError: a .npy that cannot be read.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        shape = readers.read_npy(Path(path)).shape
+        return len(shape) == 2 and shape[1] not in (3, 5)
+    return suffix in readers.PICTURES or suffix in readers.MICROSCOPY
 
 
 def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
@@ -119,9 +143,12 @@ def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
     if path.suffix.lower() == ".json":
         text = json.dumps(data) + "\n"
     elif path.suffix.lower() == ".csv":
-        rows = zip(data["q"], data["intensity"], data["hk"], strict=True)
-        lines = [f"{x!r},{y!r},{i!r},{h},{k}" for (x, y), i, (h, k) in rows]
-        text = "\n".join(["qx,qy,intensity,h,k", *lines]) + "\n"
+        columns = [*zip(*data["q"], strict=True), data["intensity"], *zip(*data["hk"], strict=True)]
+        names = ["qx", "qy", "intensity", "h", "k"]
+        if "sigma" in data:
+            columns, names = [*columns, data["sigma"]], [*names, "sigma"]
+        lines = [",".join(map(repr, row)) for row in zip(*columns, strict=True)]
+        text = "\n".join([",".join(names), *lines]) + "\n"
     else:
         raise PatternError(f"{path}: patterns are written as .csv or .json")
     with new_file(path) as part:
@@ -131,6 +158,8 @@ def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
 def pattern_dict(pattern: dx.Pattern) -> dict[str, list]:
     """The spots of a single pattern as JSON: "q" (K, 2) in 1/angstrom, "intensity", "hk".
 
+    "sigma" is there where the intensities' uncertainties are known.
+
     Raises:
         PatternError: a batch of patterns.
     """
@@ -138,26 +167,29 @@ def pattern_dict(pattern: dx.Pattern) -> dict[str, list]:
     if mask.ndim != 1:
         raise PatternError(f"a single pattern is needed, got a batch of shape {mask.shape}")
     # float(str()) of float32: the shortest digits that read back as the same number.
-    return {
+    data = {
         "q": [[float(str(x)) for x in row] for row in np.asarray(pattern.q)[mask]],
         "intensity": [float(str(x)) for x in np.asarray(pattern.intensity)[mask]],
         "hk": np.asarray(pattern.hk)[mask].astype(int).tolist(),
     }
+    if pattern.sigma is not None:
+        data["sigma"] = [float(str(x)) for x in np.asarray(pattern.sigma)[mask]]
+    return data
 
 
-def _pattern(q: np.ndarray, intensity: np.ndarray, hk: np.ndarray | None = None) -> dx.Pattern:
-    hk = np.zeros(q.shape, np.int32) if hk is None else hk
-    return dx.Pattern(
-        jnp.asarray(q, jnp.float32),
-        jnp.asarray(intensity, jnp.float32),
-        jnp.asarray(hk, jnp.int32),
-        jnp.ones(len(q), bool),
-    )
+def _from_rows(
+    rows: np.ndarray,
+    where: str,
+    lines: list[int] | None = None,
+    fields: Sequence[str] | None = None,
+) -> dx.Pattern:
+    """Rows (K, n) of `fields`: qx, qy, intensity, then h and k, sigma or all three, or neither.
 
-
-def _from_rows(rows: np.ndarray, where: str, lines: list[int] | None = None) -> dx.Pattern:
-    """Rows (K, 3) of qx, qy, intensity, or (K, 5) with h, k; `lines` names each in its file."""
-    if rows.ndim != 2 or rows.shape[1] not in (3, 5):
+    Without `fields` they are told by their number; `lines` names each row in its file.
+    """
+    if fields is None:
+        fields = _FIELDS[: rows.shape[1]] if rows.ndim == 2 and rows.shape[1] in (3, 5) else ()
+    if not fields:
         raise PatternError(
             f"{where}: has shape {rows.shape}; rows of qx, qy, intensity (K, 3) are needed"
         )
@@ -169,7 +201,7 @@ def _from_rows(rows: np.ndarray, where: str, lines: list[int] | None = None) -> 
     def name(row: int) -> str:
         return f"row {row}" if lines is None else f"line {lines[row]}"
 
-    for column, field in enumerate(("qx", "qy", "intensity", "h", "k")[: rows.shape[1]]):
+    for column, field in enumerate(fields):
         # Numbers that float32 cannot hold count as infinite.
         bad = ~(np.abs(rows[:, column]) < 3e38)
         if bad.any():
@@ -183,10 +215,24 @@ def _from_rows(rows: np.ndarray, where: str, lines: list[int] | None = None) -> 
             f"{where}, {name(row)}: intensity {rows[row, 2]:g} is negative; subtract less "
             "background"
         )
-    hk = rows[:, 3:] if rows.shape[1] == 5 else None
-    if hk is not None and (np.abs(hk) > 1e4).any():
-        raise PatternError(f"{where}: Miller indices h, k beyond 10000")
-    return _pattern(rows[:, :2], rows[:, 2], hk)
+    hk, sigma = np.zeros((len(rows), 2)), None
+    if "h" in fields:
+        hk = rows[:, 3:5]
+        if (np.abs(hk) > 1e4).any():
+            raise PatternError(f"{where}: Miller indices h, k beyond 10000")
+    if "sigma" in fields:
+        sigma = rows[:, list(fields).index("sigma")]
+        if (sigma < 0).any():
+            row = int(np.argmax(sigma < 0))
+            raise PatternError(f"{where}, {name(row)}: sigma {sigma[row]:g} is negative")
+        sigma = jnp.asarray(sigma, jnp.float32)
+    return dx.Pattern(
+        jnp.asarray(rows[:, :2], jnp.float32),
+        jnp.asarray(rows[:, 2], jnp.float32),
+        jnp.asarray(hk, jnp.int32),
+        jnp.ones(len(rows), bool),
+        sigma,
+    )
 
 
 def _refuse_scale(path: Path, scale: float | None) -> None:
@@ -206,24 +252,27 @@ def _limited_text(path: Path) -> str:
         raise PatternError(f"{path}: not a text file; give {_ACCEPTED}") from error
 
 
-def _read_text(path: Path) -> tuple[np.ndarray, str, list[int]]:
-    """Rows of a text table, the file's name and the lines that they stand on."""
-    rows, lines, order = [], [], None
+def _read_text(path: Path) -> tuple[np.ndarray, list[int], list[str]]:
+    """Rows of a text table, the lines that they stand on and the columns' names."""
+    rows, lines, order, names = [], [], None, list(_FIELDS[:3])
     for number, line in enumerate(_limited_text(path).splitlines(), 1):
         line = line.split("#")[0].strip().strip(",;")
         if not line:
             continue
         fields = re.split(r"\s*[,;]\s*|\s+", line)
         if not rows and order is None:
-            order = _header(line, path, number)
-            if order is not None:
+            place = _header(line, path, number)
+            if place is not None:
+                names, order = list(place), list(place.values())
                 continue
             order = list(range(len(fields)))
+            names = list(_FIELDS[: len(order)])
         try:
             values = [float(x) for x in fields]
         except ValueError:
             raise PatternError(f"{path}, line {number}: {line[:60]!r} is not numbers") from None
-        if max(order) >= len(values) or len(order) not in (3, 5):
+        # Without a header four columns could be anything.
+        if max(order) >= len(values) or len(names) not in (3, 5) and "sigma" not in names:
             raise PatternError(
                 f"{path}, line {number}: {len(values)} columns; qx, qy, intensity are needed"
             )
@@ -231,11 +280,11 @@ def _read_text(path: Path) -> tuple[np.ndarray, str, list[int]]:
         lines.append(number)
         if len(rows) > MAX_SPOTS:
             raise PatternError(f"{path}: more than {MAX_SPOTS} rows")
-    return np.array(rows, float).reshape(len(rows), -1 if rows else 3), str(path), lines
+    return np.array(rows, float).reshape(len(rows), len(names)), lines, names
 
 
-def _header(line: str, path: Path, number: int) -> list[int] | None:
-    """Columns of qx, qy, intensity (and h, k) by a header, None where the line is numbers."""
+def _header(line: str, path: Path, number: int) -> dict[str, int] | None:
+    """Columns by their names in a header, None where the line is numbers."""
     # Units in brackets are words of their own.
     plain = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", line).lower().replace('"', "").strip()
     fields = re.split(r"\s*[,;]\s*|\s+", plain)
@@ -248,8 +297,8 @@ def _header(line: str, path: Path, number: int) -> list[int] | None:
             f"{path}, line {number}: the header has no column {missing[0]!r}; qx, qy and "
             "intensity are needed"
         )
-    names = ("qx", "qy", "intensity", "h", "k")
-    return [place[f] for f in (names if "h" in place and "k" in place else names[:3])]
+    whole = "h" in place and "k" in place
+    return {f: place[f] for f in _FIELDS if f in place and (whole or f not in ("h", "k"))}
 
 
 def _is_number(text: str) -> bool:
@@ -274,15 +323,19 @@ def _from_json(
         _refuse_scale(path, scale)
         q = _numbers(data["q"], 2, path, "q")
         intensity = _numbers(data["intensity"], 1, path, "intensity")
-        columns = [q, intensity[:, None]]
+        columns, fields = [q, intensity[:, None]], list(_FIELDS[:3])
         if data.get("hk"):
             columns.append(_numbers(data["hk"], 2, path, "hk"))
-        if q.shape[1] != 2 or len({len(c) for c in columns}) > 1 or columns[-1].shape[1] > 2:
+            fields += ["h", "k"]
+        if data.get("sigma"):
+            columns.append(_numbers(data["sigma"], 1, path, "sigma")[:, None])
+            fields.append("sigma")
+        if len({len(c) for c in columns}) > 1 or sum(c.shape[1] for c in columns) != len(fields):
             raise PatternError(
-                f"{path}: q must be (K, 2), intensity (K,) and hk (K, 2) of one length K; got "
-                + ", ".join(str(c.shape) for c in columns)
+                f"{path}: q must be (K, 2), intensity and sigma (K,) and hk (K, 2) of one length "
+                "K; got " + ", ".join(str(c.shape) for c in columns)
             )
-        return _from_rows(np.concatenate(columns, 1), str(path))
+        return _from_rows(np.concatenate(columns, 1), str(path), None, fields)
     if isinstance(data, dict) and "X" in data:
         return _from_pixels(_numbers(data["X"], 2, path, "X"), path, scale, centre)
     raise PatternError(f'{path}: a JSON pattern has "q" and "intensity", or "X" (DD2D data sets)')
@@ -315,7 +368,7 @@ def _from_pixels(
     bad = ~np.isfinite(x).all(0)
     if bad.any():
         raise PatternError(f"{path}: X, column {int(np.argmax(bad))} is not finite numbers")
-    from dd2d_jax.image import points_centre
+    from dd2d_jax.centre import points_centre
 
     middle = points_centre(x[:2].T) if centre is None else np.asarray(centre, float)
     # Pixels are whole numbers, so the central beam may stand one off its place.
@@ -327,43 +380,6 @@ def _from_pixels(
     return _from_rows(rows, str(path))
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        detail = str(error).splitlines()[0]
-        raise PatternError(f"{path}: not a readable .npy array ({detail})") from error
-    if array.dtype.kind not in "fiub":
-        raise PatternError(f"{path}: holds {array.dtype}, real numbers are needed")
-    if array.size > _MAX_VALUES:
-        raise PatternError(f"{path}: {array.size} values; at most {_MAX_VALUES} are taken")
-    return np.array(array, float)
-
-
-def _from_image(
-    image: np.ndarray, path: Path, scale: float | None, centre: tuple[float, float] | None
-) -> dx.Pattern:
-    if scale is None:
-        raise PatternError(
-            f"{path}: an image needs its scale in 1/angstrom per pixel (scale=, or --scale)"
-        )
-    try:
-        return _image_pattern(image, np.array([scale, scale]), centre)
-    except PatternError as error:
-        raise PatternError(f"{path}: {error}") from error
-
-
-def _image_pattern(
-    image: np.ndarray, scale: np.ndarray, centre: tuple[float, float] | None
-) -> dx.Pattern:
-    from dd2d_jax.image import find_spots
-
-    spots = find_spots(image, centre)
-    # Rows count downwards, q_y upwards.
-    q = (spots.position - spots.centre) * scale * [1, -1]
-    return _pattern(q, spots.intensity)
-
-
 def _from_signal(signal: Any) -> dx.Pattern:
     """From a hyperspy signal, known by its axes_manager and data."""
     axes = tuple(signal.axes_manager.signal_axes)
@@ -373,20 +389,20 @@ def _from_signal(signal: Any) -> dx.Pattern:
             f"the signal has {len(axes)} signal axes and data of shape {data.shape}; give one 2D "
             "pattern (signal.inav[...] picks one)"
         )
-    if data.size > _MAX_VALUES:
-        raise PatternError(f"the signal has {data.size} pixels; at most {_MAX_VALUES} are taken")
+    if data.size > readers.MAX_PIXELS:
+        raise PatternError(f"the signal has {data.size} pixels; at most {readers.MAX_PIXELS} taken")
     scale = []
     for axis in axes:
-        unit = re.sub(r"[\s^${}()\\]", "", str(axis.units)).replace("⁻¹", "-1")
-        unit = unit.replace("\u212b", "å").lower()  # the sign for angstrom, not the letter
-        factor = _PER_ANGSTROM.get(unit)
-        if factor is None or not (np.isfinite(axis.scale) and axis.scale != 0):
+        scale.append(readers.axis_scale(axis.scale, axis.units))
+        if scale[-1] is None:
             raise PatternError(
                 f"the signal is not calibrated: axis {getattr(axis, 'name', '')!s} has scale "
                 f"{axis.scale} and units {axis.units!s}; 1/angstrom or 1/nm are needed"
             )
-        scale.append(abs(float(axis.scale)) * factor)
     # Where the origin of q lies inside, the calibration names the centre.
     origin = np.array([-float(axis.offset) / float(axis.scale) for axis in axes])
     inside = ((origin > 1) & (origin < np.array(data.shape[::-1]) - 2)).all()
-    return _image_pattern(data, np.array(scale), tuple(origin) if inside else None)
+    from dd2d_jax.measure import measure
+
+    image = readers.Image(data.astype(float), np.array(scale))
+    return measure(image, centre=tuple(origin) if inside else None).pattern

@@ -1,17 +1,26 @@
 """From images to spots, on images whose spots are known, and on a measured one."""
 
+import dataclasses
 import warnings
+from pathlib import Path
 
 import ase.build
+import jax
+import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
+import skimage.data
+from scipy.spatial import cKDTree
 
 import diffraction as dx
 from dd2d_jax import lattice
-from dd2d_jax.image import find_spots, symmetry_centre
+from dd2d_jax.centre import symmetry_centre
+from dd2d_jax.image import find_spots
 from dd2d_jax.lattice import PatternError
+from dd2d_jax.measure import measure
 from dd2d_jax.patterns import read_pattern
+from dd2d_jax.readers import Image, read_image
 
 SCALE = 0.006
 
@@ -83,13 +92,13 @@ def test_images_of_every_depth_give_the_lattice(mos2, tmp_path, kind):
     path = tmp_path / kind
     grey = np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
     if kind.startswith("u16"):
-        Image.fromarray(image.astype(np.uint16)).save(path)
+        PIL.Image.fromarray(image.astype(np.uint16)).save(path)
     elif kind.startswith("f32"):
-        Image.fromarray(image.astype(np.float32)).save(path)
+        PIL.Image.fromarray(image.astype(np.float32)).save(path)
     elif kind.startswith("rgb"):
-        Image.fromarray(np.stack([grey] * 3, -1)).save(path)
+        PIL.Image.fromarray(np.stack([grey] * 3, -1)).save(path)
     else:
-        Image.fromarray(grey).save(path)
+        PIL.Image.fromarray(grey).save(path)
     found = lattice.find(read_pattern(path, scale=SCALE))
     np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), 3.18, rtol=3e-3)
 
@@ -97,7 +106,7 @@ def test_images_of_every_depth_give_the_lattice(mos2, tmp_path, kind):
 def test_the_strong_spots_of_a_jpeg_are_found(mos2, tmp_path):
     image, places = render(mos2, peak=2000, beam="none")
     grey = np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
-    Image.fromarray(grey).save(tmp_path / "p.jpg", quality=95)
+    PIL.Image.fromarray(grey).save(tmp_path / "p.jpg", quality=95)
     pattern = read_pattern(tmp_path / "p.jpg", scale=SCALE)
     strong = np.asarray(pattern.q)[np.argsort(-np.asarray(pattern.intensity))[:12]]
     true = (places - 255.5) * [SCALE, -SCALE]
@@ -107,7 +116,7 @@ def test_the_strong_spots_of_a_jpeg_are_found(mos2, tmp_path):
 def test_the_pattern_has_its_q_y_upwards(tmp_path):
     image = np.ones((128, 128))
     rows, columns = np.indices(image.shape)
-    for x, y, peak in ((84, 34, 500), (44, 94, 300)):
+    for x, y, peak in ((84, 34, 500), (44, 94, 300), (90, 80, 200), (38, 48, 200)):
         image += peak * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
     np.save(tmp_path / "p.npy", image)
     pattern = read_pattern(tmp_path / "p.npy", scale=0.01, centre=(64, 64))
@@ -138,7 +147,7 @@ def test_the_centre_of_a_symmetric_image_is_exact():
         (np.zeros((64, 64)), "every pixel is 0"),
         (np.full((64, 64), 7.0), "every pixel is 7"),
         (np.random.default_rng(0).poisson(100.0, (256, 256)), "no spot"),
-        (np.add.outer(np.arange(64.0), np.arange(64.0)), "no spot"),
+        (np.add.outer(np.arange(64.0), np.arange(64.0)), "spot"),
         (np.full((64, 64), np.nan), "not finite"),
         (np.ones((8, 8)), "16 x 16"),
         (np.ones((64, 64, 7)), "16 x 16"),
@@ -153,8 +162,100 @@ def test_an_image_without_spots_is_one_clear_line(image, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["chelsea.png", "camera.png", "gravel.png"])
+def test_a_photograph_is_no_lattice(name):
+    image = read_image(Path(skimage.data.__file__).parent / name)
+    with pytest.raises(PatternError, match="lattice"):
+        lattice.find(measure(image, 0.01).pattern)
+
+
+def test_rings_are_no_lattice():
+    rows, columns = np.indices((200, 200))
+    radius = np.hypot(columns - 100, rows - 100)
+    rings = sum(h * np.exp(-((radius - r) ** 2) / 8) for r, h in ((40, 100), (56, 60), (65, 60)))
+    image = np.random.default_rng(0).poisson(5 + rings + 200 * np.exp(-radius / 20))
+    with pytest.raises(PatternError, match="lattice|spot"):
+        lattice.find(measure(Image(image.astype(float)), 0.01).pattern)
+
+
+def test_intensities_scatter_as_their_uncertainties_say(mos2):
+    """Of many exposures of one pattern."""
+    found = [render(mos2, peak=800, beam="none", seed=seed)[0] for seed in range(5)]
+    spots = [find_spots(image, (255.5, 255.5), width=2.5) for image in found]
+    places = spots[0].position
+    values, sigmas = [], []
+    for s in spots:
+        distance, place = cKDTree(s.position).query(places)
+        values.append(np.where(distance < 1, s.intensity[place], np.nan))
+        sigmas.append(s.sigma[place])
+    pulls = (values - np.nanmean(values, 0)) / np.mean(sigmas, 0) / np.sqrt(4 / 5)
+    assert np.isfinite(pulls).sum() > 250
+    assert 0.8 < np.sqrt(np.nanmean(pulls**2)) < 1.25
+
+
+def test_uncertainties_scale_with_the_image_and_not_with_its_noise_alone(mos2):
+    image, _ = render(mos2, peak=5000, beam="none")
+    one, seven = find_spots(image), find_spots(0.37 * image)
+    assert len(one.position) == len(seven.position)
+    ratio = seven.sigma / one.sigma / 0.37
+    assert 0.8 < np.median(ratio) < 1.25
+
+
+def test_a_saturated_spot_is_kept_and_says_so(mos2):
+    image, places = render(mos2, peak=2e4, beam="none")
+    found = find_spots(np.minimum(image, 4000.0))
+    over = found.saturated
+    assert 3 < over.sum() < len(places) / 2
+    np.testing.assert_array_equal(found.sigma[over], found.intensity[over])
+    distance = np.linalg.norm(found.position[over][:, None] - places[None], axis=-1).min(1)
+    assert distance.max() < 0.5
+
+
+def test_few_electrons_give_no_spots_where_there_are_none(mos2):
+    pattern = dataclasses.replace(mos2, hk=jnp.zeros(mos2.q.shape, int))
+    expected = dx.render(pattern, (512, 512), SCALE, fwhm=0.02)
+    halo = float(expected.sum()) / 512**2
+    image = np.asarray(dx.counts(jax.random.key(0), expected + halo, 2e4)).astype(float)
+    found = find_spots(image)
+    places = np.array([255.5, 255.5]) + np.asarray(mos2.q) * [1, -1] / SCALE
+    places = places[np.asarray(mos2.mask)]
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1).min(1)
+    assert len(found.position) > 20
+    assert (distance > 3).sum() <= 1
+    flat = np.asarray(dx.counts(jax.random.key(1), np.full((512, 512), 1.0), 2e4)).astype(float)
+    with pytest.raises(PatternError, match="spot"):
+        find_spots(flat)
+
+
+def test_gaps_and_masks_are_not_measured(mos2):
+    image, places = render(mos2, beam="none")
+    gaps = image.copy()
+    gaps[100:112] = -1
+    gaps[300, 300] = np.nan
+    mask = np.ones(image.shape, bool)
+    mask[:, :150] = False
+    found = find_spots(gaps, mask=mask)
+    np.testing.assert_allclose(found.centre, 255.5, atol=0.3)
+    assert (found.position[:, 0] > 150).all()
+    assert not found.measured[100:112].any() and not found.measured[:, :150].any()
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1).min(1)
+    assert distance.max() < 1.0
+    with pytest.raises(PatternError, match="mask"):
+        find_spots(image, mask=mask[1:])
+
+
+def test_every_choice_can_be_overridden(mos2):
+    image, _ = render(mos2, beam="stop")
+    usual = find_spots(image)
+    assert find_spots(image, max_radius=120).position.shape[0] < len(usual.position) / 2
+    weak, _ = render(mos2, peak=300)
+    assert len(find_spots(weak, threshold=20).position) < len(find_spots(weak).position)
+    assert find_spots(image, width=4.0).width == 4.0
+    assert find_spots(image, beam_stop=False).measured.all() and not usual.measured.all()
+
+
 def test_an_image_needs_its_scale(tmp_path):
-    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "p.png")
+    PIL.Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "p.png")
     with pytest.raises(PatternError, match="p.png: an image needs its scale"):
         read_pattern(tmp_path / "p.png")
     with pytest.raises(PatternError, match="p.png: the image has no spots"):
@@ -162,13 +263,13 @@ def test_an_image_needs_its_scale(tmp_path):
 
 
 def test_an_image_too_large_is_refused_before_it_is_decoded(tmp_path):
-    Image.new("1", (9000, 9000)).save(tmp_path / "p.png")
+    PIL.Image.new("1", (9000, 9000)).save(tmp_path / "p.png")
     with pytest.raises(PatternError, match="9000 x 9000"):
         read_pattern(tmp_path / "p.png", scale=0.01)
 
 
 def test_a_truncated_image_is_refused(tmp_path):
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "p.png")
+    PIL.Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "p.png")
     data = (tmp_path / "p.png").read_bytes()
     (tmp_path / "p.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(PatternError, match="cannot be read as an image"):

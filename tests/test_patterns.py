@@ -220,3 +220,31 @@ def test_masked_spots_are_not_written(graphene, tmp_path):
     half = dx.Pattern(graphene.q, graphene.intensity, graphene.hk, keep)
     write_pattern(half, tmp_path / "p.csv")
     assert len(spots(read_pattern(tmp_path / "p.csv"))) == int(keep.sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("p.csv", "qx,qy,intensity,sigma\n0.1,0.2,3,-1\n", "line 2: sigma"),
+        ("p.csv", "qx,qy,intensity,sigma\n0.1,0.2,3,x\n", "line 2"),
+        ("p.csv", "0.1,0.2,3,1\n", "line 1: 4 columns"),
+        ("p.json", '{"q": [[0.1, 0.2]], "intensity": [1], "sigma": [1, 2]}', "one length"),
+    ],
+)
+def test_bad_uncertainties_are_named(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(PatternError, match=says):
+        read_pattern(tmp_path / name)
+
+
+def test_uncertainties_may_stand_in_any_column(tmp_path):
+    (tmp_path / "p.csv").write_text("sigma,qx,qy,intensity\n0.5,0.1,0.2,3\n")
+    pattern = read_pattern(tmp_path / "p.csv")
+    assert spots(pattern).tolist() == [pytest.approx([0.1, 0.2, 3.0])]
+    assert pattern.sigma.tolist() == [0.5]
+
+
+def test_how_spots_are_found_is_asked_of_images_alone(tmp_path):
+    (tmp_path / "p.csv").write_text("0.1,0.2,1\n")
+    with pytest.raises(PatternError, match="for images"):
+        read_pattern(tmp_path / "p.csv", width=2.0)
