@@ -1,4 +1,7 @@
-"""What a process of tests/test_hosts.py does: `python two_hosts.py NUMBER PORT FOLDER`."""
+"""What a process of tests/test_hosts.py does: `python two_hosts.py NUMBER PORT FOLDER`.
+
+A number of -1 trains alone, for comparison.
+"""
 
 import json
 import os
@@ -100,5 +103,14 @@ def main(number: int, port: int, folder: Path) -> None:
     (folder / f"{number}.json").write_text(json.dumps(out))
 
 
+def alone(folder: Path) -> None:
+    """The run on this process's devices."""
+    seen = []
+    train(folder / "alone", config(), lambda *_: seen.append(1) or found(10.0 * len(seen)))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1] == "-1":
+        alone(Path(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
