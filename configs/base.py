@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     # Over all devices of all hosts.
     config.train.batch = 256
-    # Parts in which a device embeds its share: less memory, the same gradient, one more forward pass.
+    # Parts in which a device embeds its share: less memory, same gradient, one more forward pass.
     config.train.accumulate = 1
     # Compute most of a forward pass again on the way back instead of keeping it: less memory.
     config.train.remat = False
