@@ -6,10 +6,12 @@ parameters with the best validation accuracy).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,13 @@ class Restored:
         step: the number of steps that it has seen.
         state: the tree that was saved.
         metrics: what was saved beside it.
+        damaged: newer steps that could not be read, and why, one line each.
     """
 
     step: int
     state: Any
     metrics: dict
+    damaged: dict[int, str]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,36 +72,66 @@ def read_config(directory: Path) -> ConfigDict:
     return ConfigDict(value)
 
 
-def _manager(directory: Path, keep: int | None = None):
-    """A manager that keeps that many steps; None reads only, also where nothing may be written."""
+def _checkpointer():
+    """Reads and writes one step; of several processes each by itself, waiting for no other."""
     import orbax.checkpoint as ocp
 
     # Orbax logs what it reads, and of a damaged checkpoint a line before it raises. Here, as other
     # packages set the level back when they are imported.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    options = (
-        ocp.CheckpointManagerOptions(read_only=True, create=False)
-        if keep is None
-        else ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        metrics=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
     )
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that were saved, the newest first; what a killed save left behind is none."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
 
 
 def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep: int = 1) -> None:
-    """Save a tree of arrays as step `step` of `directory/name`; older steps go once it is whole."""
+    """Save a tree of arrays as step `step` of `directory/name`.
+
+    It is written beside and moved into place; older steps but `keep` - 1 go once it is whole. Of
+    several processes one calls this.
+
+    Raises:
+        OSError: it cannot be written; the steps before are still there.
+    """
     import orbax.checkpoint as ocp
 
-    manager = _manager(Path(directory) / name, keep)
+    folder = (Path(directory) / name).absolute()
     host = jax.tree.map(np.asarray, state)
-    if step not in manager.all_steps():
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host), metrics=ocp.args.JsonSave(metrics)
-            ),
-        )
-    manager.wait_until_finished()
-    manager.close()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(
+                folder / str(step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host), metrics=ocp.args.JsonSave(metrics)
+                ),
+                force=True,
+            )
+    except Exception as error:  # of a full disk Orbax makes errors of many kinds
+        with contextlib.suppress(OSError):
+            _sweep(folder)
+        raise OSError(f"{folder / str(step)}: cannot be saved ({_first_line(error)})") from error
+    for old in [x for x in _steps(folder) if x < step][keep - 1 :]:
+        shutil.rmtree(folder / str(old))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what saves that were killed left behind."""
+    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
 
 
 def restore(directory: Path, name: str, like: Any) -> Restored | None:
@@ -113,41 +147,39 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     """
     import orbax.checkpoint as ocp
 
-    folder = Path(directory) / name
-    if not folder.is_dir():
-        return None
-    try:
-        manager = _manager(folder)
-    except Exception as error:  # Orbax already reads the metrics of every step here
-        raise CheckpointError(f"{folder}: damaged ({_first_line(error)})") from error
+    folder = (Path(directory) / name).absolute()
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    problems = []
-    for step in sorted(manager.all_steps(), reverse=True):
+    damaged = {}
+    for step in _steps(folder):
         try:
-            found = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(template), metrics=ocp.args.JsonRestore()
-                ),
-            )
+            with _checkpointer() as checkpointer:
+                found = checkpointer.restore(
+                    folder / str(step),
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(template), metrics=ocp.args.JsonRestore()
+                    ),
+                )
+            if found.state is None or found.metrics is None:
+                raise ValueError("state or metrics are missing")
         except Exception as error:  # noqa: BLE001  Orbax raises many kinds for damaged files
-            problems.append(f"step {step}: {_first_line(error)}")
+            damaged[step] = _first_line(error)
             continue
-        manager.close()
         _check_shapes(folder, template, found.state)
-        return Restored(step, found.state, found.metrics)
-    manager.close()
-    if problems:
-        raise CheckpointError(f"{folder}: damaged or of another model ({'; '.join(problems)})")
+        return Restored(step, found.state, found.metrics, damaged)
+    if damaged:
+        problems = "; ".join(f"step {step}: {problem}" for step, problem in damaged.items())
+        raise CheckpointError(f"{folder}: damaged or of another model ({problems})")
     return None
+
+
+def forget(directory: Path, name: str, step: int) -> None:
+    """Remove one step, e.g. one that is damaged."""
+    shutil.rmtree(Path(directory) / name / str(step))
 
 
 def best_step(directory: str | Path) -> int:
     """How many steps the best parameters have seen; `restore` tells whether they can be read."""
-    manager = _manager(Path(directory) / "best")
-    steps = manager.all_steps()
-    manager.close()
-    return max(steps, default=0)
+    return max(_steps(Path(directory) / "best"), default=0)
 
 
 def _first_line(error: Exception) -> str:

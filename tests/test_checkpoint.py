@@ -1,12 +1,20 @@
 """Checkpoints: exact, and never read wrongly or passed over in silence."""
 
+import os
+import random
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from conftest import ROOT
 
 from dd2d_jax.checkpoint import (
     CheckpointError,
@@ -81,6 +89,56 @@ def test_a_save_that_was_killed_is_passed_over(folder):
     assert restore(folder, "latest", STATE).step == 7
 
 
+def test_a_save_that_was_killed_leaves_nothing_for_ever(folder):
+    (folder / "latest" / "9.orbax-checkpoint-tmp-1700000000" / "state").mkdir(parents=True)
+    save(folder, "latest", 8, {**STATE, "step": np.int32(8)}, {})
+    assert [p.name for p in (folder / "latest").iterdir()] == ["8"]
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_the_old_stays(folder):
+    noise = np.random.default_rng(0).random(100_000)
+    before, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit))
+    try:
+        with pytest.raises(OSError, match="latest/9: cannot be saved") as error:
+            save(folder, "latest", 9, {**STATE, "params": noise}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, limit))
+    one_line(error)
+    assert [p.name for p in (folder / "latest").iterdir()] == ["7"]
+    assert restore(folder, "latest", STATE).step == 7
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "latest").write_text("a file")
+    with pytest.raises(OSError, match="latest/7: cannot be saved") as error:
+        save(tmp_path, "latest", 7, STATE, {})
+    one_line(error)
+
+
+SAVER = """
+import sys, numpy as np
+from dd2d_jax.checkpoint import save
+for step in range(1, 1000):
+    save(sys.argv[1], "latest", step, {"x": np.full(200_000, step)}, {}, keep=2)
+    print(step, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_a_whole_step(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SAVER, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as saver:
+        for _ in range(3):
+            done = int(saver.stdout.readline())
+        time.sleep(random.uniform(0, 0.05))  # somewhere in the next save
+        saver.send_signal(signal.SIGKILL)
+        done = max([done, *map(int, saver.stdout.read().split())])
+    found = restore(tmp_path, "latest", {"x": np.zeros(200_000, int)})
+    assert found.step in (done, done + 1) and not found.damaged
+    assert (found.state["x"] == found.step).all()
+
+
 def damage(path, how) -> None:
     data = path.read_bytes()
     if how == "removed":
@@ -119,6 +177,10 @@ def test_an_empty_step_is_an_error(folder):
 def test_a_damaged_newest_step_falls_back_to_the_one_before(folder):
     save(folder, "latest", 9, {**STATE, "step": np.int32(9)}, {}, keep=2)
     (folder / "latest" / "9" / "state" / "manifest.ocdbt").unlink()
+    found = restore(folder, "latest", STATE)
+    assert found.step == 7 and list(found.damaged) == [9] and found.damaged[9]
+    # As where the numbers are whole and what was saved beside them is not.
+    shutil.rmtree(folder / "latest" / "9" / "metrics")
     assert restore(folder, "latest", STATE).step == 7
 
 

@@ -1,11 +1,15 @@
 """The loop: what is stopped goes on as if it had not been, and nothing is lost in silence."""
 
+import errno
 import io
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 from ase.db import connect
@@ -134,23 +138,51 @@ def test_metrics_are_json_lines_in_order(whole):
     assert all(np.isfinite(r["loss"]) for r in found if "loss" in r)
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
+def at_call(number: int, function, action):
+    """`function`, but at its call of that number `action` comes first."""
+    calls = []
+
+    def wrapped(*arguments, **options):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return function(*arguments, **options)
+
+    return wrapped
+
+
+def killed() -> None:
+    raise KeyboardInterrupt  # nothing that the loop or Orbax would tidy up after
+
+
+@pytest.mark.parametrize("where", ["evaluating", "saving", "signalled"])
+def test_a_stopped_run_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch, where):
+    folder, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        real = loop.split_accuracy
-        calls = []
+        if where == "evaluating":  # after steps 4 to 6, before they are saved
+            patch.setattr(loop, "split_accuracy", at_call(2, loop.split_accuracy, killed))
+        elif where == "saving":  # a part of the latest of step 6 is written
+            finalize = ocp.CompositeCheckpointHandler.finalize
 
-        def stop_at_the_second(*arguments):
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt  # after steps 4 to 6, before they are saved
-            return real(*arguments)
+            def kill_at_six(self, directory):
+                return killed() if "latest/6" in str(directory) else finalize(self, directory)
 
-        patch.setattr(loop, "split_accuracy", stop_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
+            patch.setattr(ocp.CompositeCheckpointHandler, "finalize", kill_at_six)
+        else:  # SIGTERM during step 4, at which nothing is due
+            drawn = at_call(
+                5, loop.inputs.batch_indices, lambda: os.kill(os.getpid(), signal.SIGTERM)
+            )
+            patch.setattr(loop.inputs, "batch_indices", drawn)
+        with pytest.raises(loop.Stopped if where == "signalled" else KeyboardInterrupt) as stopped:
             loop.run(config, folder)
-    assert latest(config, folder).step == 3
-    assert records(folder)[-1]["step"] == 6
+    if where == "signalled":
+        assert "after step 4 of 6 and saved" in one_line(stopped)
+        assert signal.getsignal(signal.SIGTERM) == handler
+    assert latest(config, folder).step == (4 if where == "signalled" else 3)
+    if where == "saving":
+        assert len(list((folder / "latest").iterdir())) == 2  # one is a part
+    elif where == "evaluating":
+        assert records(folder)[-1]["step"] == 6
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
     table = loop.run(config, folder)
@@ -177,6 +209,16 @@ def test_a_finished_run_prints_its_table_without_training(whole, config, tmp_pat
     text = console.file.getvalue()
     assert "4 queries" in text and "full (32)" in text and "perturbed" in text
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_runs_of_before_a_key_go_on_and_memory_may_be_saved_later(whole, config, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    old = json.loads((folder / "config.json").read_text())
+    del old["train"]["accumulate"], old["train"]["remat"]
+    (folder / "config.json").write_text(json.dumps(old))
+    assert trained.load(folder).config.to_dict() == old
+    config.train.accumulate = 2
+    loop._open(folder, config)
 
 
 def test_best_is_the_best_perturbed_top1(config, tmp_path, monkeypatch):
@@ -244,8 +286,8 @@ def one_line(error) -> str:
 
 def test_a_damaged_checkpoint_is_an_error_and_no_new_start(whole, config, tmp_path, monkeypatch):
     folder = shutil.copytree(whole, tmp_path / "run")
-    for path in (folder / "latest" / "6" / "state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:20])
+    for number in ("3", "6"):
+        cut(folder / "latest" / number)
     before = (folder / "metrics.jsonl").read_text()
     config.train.steps = 8
     no_training(monkeypatch)
@@ -253,6 +295,42 @@ def test_a_damaged_checkpoint_is_an_error_and_no_new_start(whole, config, tmp_pa
         loop.run(config, folder)
     assert "latest" in one_line(error)
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+def cut(step) -> None:
+    for path in (step / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_used(whole, config, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    cut(folder / "latest" / "6")
+    calls = scripted(monkeypatch, [100])
+    monkeypatch.setattr(loop, "test_table", lambda *_: {})
+    console = Console(file=io.StringIO(), width=400)
+    loop.train_and_evaluate(config, folder, console)
+    said = console.file.getvalue()
+    assert "latest/6 is damaged and left out" in said and "going on from step 3" in said
+    assert len(calls) == 1 and latest(config, folder).step == 6
+    assert {path.name for path in (folder / "latest").iterdir()} == {"3", "6"}
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(whole, config, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    config.train.steps = 9
+    with monkeypatch.context() as patch:
+        scripted(patch, [0])
+
+        def full():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        handler = ocp.CompositeCheckpointHandler
+        patch.setattr(handler, "finalize", at_call(1, handler.finalize, full))
+        with pytest.raises(OSError, match="latest/9: cannot be saved .*No space left") as error:
+            loop.run(config, folder)
+    one_line(error)
+    assert {path.name for path in (folder / "latest").iterdir()} == {"3", "6"}
+    assert latest(config, folder).step == 6
 
 
 def test_a_finished_run_without_its_best_weights_is_an_error(whole, config, tmp_path):
@@ -301,6 +379,25 @@ def test_a_batch_that_does_not_divide_is_refused_before_training(config, tmp_pat
     no_training(monkeypatch)
     with pytest.raises(ValueError, match="does not divide"):
         loop.run(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_steps(config, tmp_path, monkeypatch):
+    config.train.steps = 2000
+    config.train.evaluate_every = 100
+    config.train.patience = 0
+    sizes, real = [], loop.split_accuracy
+
+    def measured(*arguments):
+        pages = int(open("/proc/self/statm").read().split()[1])
+        sizes.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "split_accuracy", measured)
+    loop.run(config, tmp_path)
+    assert len(sizes) == 20
+    # Mebibytes; the first evaluations and saves load and compile.
+    assert np.mean(sizes[-4:]) - np.mean(sizes[3:7]) < 0.02 * sizes[3], sizes
 
 
 def test_queries_are_the_same_on_every_call(config):

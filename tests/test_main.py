@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
 from conftest import ROOT
 
 
-def call(home, *arguments: str) -> subprocess.CompletedProcess:
+def start(home, *arguments: str) -> subprocess.Popen:
     environment = {
         **os.environ,
         "HOME": str(home),
@@ -18,13 +20,20 @@ def call(home, *arguments: str) -> subprocess.CompletedProcess:
         "COLUMNS": "100",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # less time to compile
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "train.main", *arguments],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def call(home, *arguments: str) -> subprocess.CompletedProcess:
+    process = start(home, *arguments)
+    said = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
 TINY = (
@@ -63,6 +72,33 @@ def test_it_runs_to_the_end_and_prints_the_table(tmp_path):
     assert again.returncode == 1 and "another config" in one_error(again)
 
 
+def test_sigterm_saves_and_leaves_with_143(tmp_path):
+    path = tiny.write_db(tmp_path / "tiny.db")
+    process = start(
+        tmp_path,
+        "--config=configs/smoke.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=ase_db",
+        f"--config.data.path={path}",
+        *TINY,
+        "--config.train.steps=1000000",
+        "--config.train.evaluate_every=1000000",
+    )
+    try:
+        records = tmp_path / "run" / "metrics.jsonl"
+        while process.poll() is None and not (records.exists() and records.read_text()):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, said[-2000:]
+    (line,) = [line for line in said.splitlines() if line.strip()]
+    assert line.startswith("SIGTERM: stopped after step ") and "the same command goes on" in line
+    (saved,) = (tmp_path / "run" / "latest").iterdir()
+    assert f"after step {saved.name} of 1000000" in line and int(saved.name) >= 10
+
+
 def one_error(done) -> str:
     """The only line that a failed call prints."""
     assert done.returncode != 0
@@ -79,6 +115,7 @@ def one_error(done) -> str:
         (("--config=configs/base.py", "--config.train.bacth=1"), 'Did you mean "batch"'),
         (("--config=configs/base.py", "--config.train.batch=many"), "--config.train.batch=many"),
         (("--config=configs/base.py", "--nonsense"), "nonsense"),
+        (("--config=configs/base.py", "--processes=2"), "belong together"),
         (("--config=configs/nothing.py",), "configs/nothing.py"),
         (("--config=configs/nothing.py", "--config.seed=1"), "configs/nothing.py"),
         ((), "--config must have a value"),

@@ -69,12 +69,17 @@ def batch_indices(seed: int, step: int, rows: np.ndarray, batch: int) -> np.ndar
     return order[position * batch : (position + 1) * batch]
 
 
+def count_parts(config: ConfigDict) -> int:
+    """In how many parts a batch is embedded, on all devices together."""
+    return jax.device_count() * config.train.get("accumulate", 1)
+
+
 class Room(NamedTuple):
     """What of a batch is computed on a device: the step is compiled once for each.
 
     Attributes:
         atoms: slots for atoms of each crystal; None leaves them as they are.
-        tokens: of all crystals and of all patterns of a device's share (see PaperTower).
+        tokens: of all crystals and of all patterns that a device embeds at once (see PaperTower).
     """
 
     atoms: int | None = None
@@ -82,10 +87,10 @@ class Room(NamedTuple):
 
 
 def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.ndarray], Room]:
-    """A function that finds the room for rows (devices, B / devices) of a batch.
+    """A function that finds the room for rows (parts, B / parts) of a whole batch.
 
-    Padding costs as much as tokens do. There are two sizes: one for nearly all batches drawn from
-    `rows`, and for the others all that there is.
+    A part is what a device embeds at once. Padding costs as much as tokens do. There are two sizes:
+    one for nearly all batches drawn from `rows`, and for the others all that there is.
     """
     if not isinstance(tower_of(config.model), PaperTower):
         return lambda _: Room()
@@ -97,9 +102,9 @@ def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.
     def needed(rows: np.ndarray) -> np.ndarray:
         return np.array([slots[rows].max(), *(x[rows].sum(1).max() for x in tokens)])
 
-    devices = jax.local_device_count()
+    parts = count_parts(config)
     drawn = (batch_indices(config.seed, i, rows, config.train.batch) for i in range(_BATCHES))
-    most = np.quantile([needed(x.reshape(devices, -1)) for x in drawn], _SHARE, axis=0)
+    most = np.quantile([needed(x.reshape(parts, -1)) for x in drawn], _SHARE, axis=0)
     atoms, *usual = (-(-most // [1, _ROUND, _ROUND])).astype(int) * [1, _ROUND, _ROUND]
     usual = Room(int(atoms), tuple(int(x) for x in usual))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +20,16 @@ from rich.table import Table
 
 from dd2d_jax import cache, checkpoint
 from dd2d_jax.corrupt import LEVELS, observe
+from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.files import new_file
 from dd2d_jax.ranks import accuracy, embedding_ranks
 from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import Model
-from train import inputs, state, step
+from train import hosts, inputs, state, step
+
+
+class Stopped(Exception):
+    """SIGTERM came and the state is saved; the message is one line."""
 
 
 @dataclasses.dataclass
@@ -40,20 +47,27 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     Raises:
         ValueError: the workdir belongs to a run with another config, or the config makes no sense.
         OSError: the workdir cannot be written.
+        Stopped: SIGTERM came; the same call goes on.
     """
+    hosts.on_first(lambda: _open(workdir, config))
+    cache.keep_compilations()
+    return train_and_evaluate(config, workdir, Console(quiet=not hosts.is_first()))
+
+
+def _open(workdir: Path, config: ConfigDict) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "config.json").exists():
         _check_same(checkpoint.read_config(workdir), config, workdir)
-    cache.keep_compilations()
-    return train_and_evaluate(config, workdir, Console())
 
 
 def _check_same(old: ConfigDict, new: ConfigDict, workdir: Path) -> None:
     before, after = (
         {path: value for path, value in _flatten(c.to_dict())} for c in (old, new)
     )
-    # More steps and other intervals are a longer run of the same thing.
+    # More steps and other intervals are a longer run of the same thing; parts and what is computed
+    # again change the memory, and nothing but rounding. Runs of before these keys lack them.
     free = {"train.steps", "train.evaluate_every", "train.patience", "data.data_dir"}
+    free |= {"train.accumulate", "train.remat"}
     changed = [
         f"{k} was {before.get(k)!r} and is {after.get(k)!r}"
         for k in sorted(before.keys() | after.keys())
@@ -84,28 +98,58 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
 
     Returns:
         {level: {"split": {"top1": ...}, "full": {...}}} in percent.
+
+    Raises:
+        Stopped: SIGTERM came; the same call goes on.
     """
-    crystals, splits = inputs.load_crystals(config)
+    crystals, splits = hosts.together(lambda: inputs.load_crystals(config))
+    hosts.check_same("crystals", crystals.uid, crystals.crystal.positions, *splits.values())
     _check_sizes(config, splits)
     source = inputs.load_source(crystals, Conditions.from_config(config.diffraction))
     # Only now: a config that could not be used does not keep the workdir from the next.
+    hosts.on_first(lambda: _describe(config, workdir, crystals, splits))
+    where = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    console.print(
+        f"{len(crystals)} crystals; train {len(splits['train'])}, validation "
+        f"{len(splits['validation'])}, test {len(splits['test'])}; {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}{where}"
+    )
+    _fit(config, workdir, source, splits, console)
+    table = test_table(Model(config, _best_params(config, workdir)), source, splits)
+    table = hosts.on_first(lambda: _write_table(workdir, table))
+    print_table(table, splits, console)
+    return table
+
+
+def _describe(
+    config: ConfigDict, workdir: Path, crystals: CrystalSet, splits: dict[str, np.ndarray]
+) -> None:
     checkpoint.write_config(workdir, config)
     for name in ("validation", "test"):
         path = workdir / f"{name}.db"
         if not path.exists():
             crystals.take(splits[name]).write_db(path)
-    console.print(
-        f"{len(crystals)} crystals; train {len(splits['train'])}, validation "
-        f"{len(splits['validation'])}, test {len(splits['test'])}; {jax.local_device_count()} x "
-        f"{jax.devices()[0].device_kind}"
-    )
-    _fit(config, workdir, source, splits, console)
-    best = checkpoint.restore(workdir, "best", {"params": _params_like(config)})
-    if best is None:
-        raise checkpoint.CheckpointError(f"{workdir}: the run is finished, but best/ is missing")
-    table = test_table(Model(config, best.state["params"]), source, splits)
+
+
+def _best_params(config: ConfigDict, workdir: Path) -> dict:
+    params = jax.eval_shape(lambda: state.create(config)).params
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+
+    def read() -> None:
+        nonlocal params
+        best = checkpoint.restore(workdir, "best", {"params": params})
+        if best is None:
+            raise checkpoint.CheckpointError(
+                f"{workdir}: the run is finished, but best/ is missing"
+            )
+        params = best.state["params"]
+
+    hosts.on_first(read)
+    return hosts.share(params)
+
+
+def _write_table(workdir: Path, table: dict) -> dict:
     checkpoint.write_json(workdir / "test.json", table)
-    print_table(table, splits, console)
     return table
 
 
@@ -118,7 +162,8 @@ def _fit(
 ) -> None:
     current, best = _resume(config, workdir, console)
     begin = int(current.step)
-    _forget_after(begin, workdir / "metrics.jsonl")
+    records = workdir / "metrics.jsonl"
+    hosts.on_first(lambda: _forget_after(begin, records))
     if begin >= config.train.steps or _stopped(config, best):
         return
     simulate, train = step.make_functions(config)
@@ -132,15 +177,21 @@ def _fit(
         TimeRemainingColumn(),
         console=console,
     )
-    with progress, (workdir / "metrics.jsonl").open("a") as log:
+
+    def batch_of(number: int) -> tuple[step.Batch, inputs.Room]:
+        rows = inputs.batch_indices(config.seed, number, splits["train"], config.train.batch)
+        made = simulate(resident, step.shard(rows), jax.random.fold_in(key, number))
+        return made, room(rows.reshape(inputs.count_parts(config), -1))
+
+    log_to = records if hosts.is_first() else os.devnull
+    with progress, open(log_to, "a") as log, hosts.asked_to_stop() as stop:
         task = progress.add_task("", total=config.train.steps, completed=begin, status="compiling")
         tick, ticked = time.perf_counter(), begin
+        ahead = batch_of(begin)
         for number in range(begin, config.train.steps):
-            rows = step.shard(
-                inputs.batch_indices(config.seed, number, splits["train"], config.train.batch)
-            )
-            batch = simulate(resident, rows, jax.random.fold_in(key, number))
-            current, metrics = train(current, batch, room(rows))
+            current, metrics = train(current, *ahead)
+            # The device goes on with this while the host waits for the step's metrics.
+            ahead = batch_of(number + 1)
             done = number + 1
             if done % 10 == 0 or done == config.train.steps:
                 metrics = {k: float(v) for k, v in metrics.items()}
@@ -152,6 +203,8 @@ def _fit(
             if done % config.train.evaluate_every == 0 or done == config.train.steps:
                 model = Model(config, jax.tree.map(np.asarray, current.params))
                 found = split_accuracy(model, source, splits["validation"])
+                # Hosts may round differently: the first's word counts, for early stopping too.
+                found = hosts.on_first(lambda found=found: found)
                 _log(log, step=done, validation=found)
                 _report(console, done, found)
                 best = _save(config, workdir, done, current, found, best)
@@ -159,19 +212,34 @@ def _fit(
                 if _stopped(config, best):
                     console.print(f"no better validation since step {best.step}: stopping")
                     return
+            if stop(done) and done < config.train.steps:
+                hosts.on_first(functools.partial(_save_latest, workdir, done, current, best))
+                raise Stopped(
+                    f"SIGTERM: stopped after step {done} of {config.train.steps} and saved in "
+                    f"{workdir}; the same command goes on from there"
+                )
 
 
 def _resume(
     config: ConfigDict, workdir: Path, console: Console
 ) -> tuple[state.State, Best]:
     current = state.create(config)
-    found = checkpoint.restore(workdir, "latest", current)
-    if found is None:
-        return current, Best()
-    console.print(f"going on from step {found.step} in {workdir}")
-    leaves = jax.tree.leaves(found.state)
-    restored = jax.tree.unflatten(jax.tree.structure(current), leaves)
-    return restored, Best(**found.metrics["best"])
+    structure = jax.tree.structure(current)
+
+    def read() -> dict | None:
+        nonlocal current
+        found = checkpoint.restore(workdir, "latest", current)
+        if found is None:
+            return None
+        for damaged, problem in found.damaged.items():
+            checkpoint.forget(workdir, "latest", damaged)
+            console.print(f"{workdir}/latest/{damaged} is damaged and left out ({problem})")
+        console.print(f"going on from step {found.step} in {workdir}")
+        current = jax.tree.unflatten(structure, jax.tree.leaves(found.state))
+        return found.metrics["best"]
+
+    best = hosts.on_first(read)
+    return hosts.share(current), Best(**best or {})
 
 
 def _forget_after(step: int, path: Path) -> None:
@@ -199,19 +267,27 @@ def _save(
     top1 = found["perturbed" if disturbed else "clean"]["top1"]
     if top1 > best.top1:
         best = Best(top1, done, 0)
-        checkpoint.save(workdir, "best", done, {"params": current.params}, {"validation": found})
     else:
         best = Best(best.top1, best.step, best.waited + 1)
-    checkpoint.save(workdir, "latest", done, current, {"best": dataclasses.asdict(best)})
+
+    def write() -> None:
+        if best.step == done:
+            params = {"params": current.params}
+            checkpoint.save(workdir, "best", done, params, {"validation": found})
+        _save_latest(workdir, done, current, best)
+
+    hosts.on_first(write)
     return best
+
+
+def _save_latest(workdir: Path, done: int, current: state.State, best: Best) -> None:
+    # Two of them: should the newer be damaged, the older is there.
+    metrics = {"best": dataclasses.asdict(best)}
+    checkpoint.save(workdir, "latest", done, current, metrics, keep=2)
 
 
 def _stopped(config: ConfigDict, best: Best) -> bool:
     return bool(config.train.patience) and best.waited >= config.train.patience
-
-
-def _params_like(config: ConfigDict):
-    return jax.eval_shape(lambda: state.create(config)).params
 
 
 def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
@@ -222,6 +298,12 @@ def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
                 "are needed"
             )
     step.shard(np.zeros(config.train.batch))
+    parts = inputs.count_parts(config)
+    if parts < 1 or config.train.batch % parts:
+        raise ValueError(
+            f"config.train.batch = {config.train.batch} does not divide into {parts} parts "
+            f"({jax.device_count()} devices x config.train.accumulate)"
+        )
 
 
 # One program instead of hundreds of operations.

@@ -1,4 +1,10 @@
-"""`python -m train.main --config=configs/base.py [--workdir=DIR] [--config.KEY=VALUE ...]`."""
+"""`python -m train.main --config=configs/base.py [--workdir=DIR] [--config.KEY=VALUE ...]`.
+
+Several processes, each with the same command but its own number: --coordinator=HOST:PORT
+--processes=N --process=I, or --distributed where a TPU pod, Slurm or Open MPI starts them.
+Exit status: 0 done, 1 an error, 143 stopped by SIGTERM with everything saved (the same command
+goes on).
+"""
 
 from __future__ import annotations
 
@@ -15,18 +21,32 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results are written; default: workdir/NAME_OF_CONFIG."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where several processes train together."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
+PROCESS = flags.DEFINE_integer("process", None, "The number of this process, from 0.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Several processes that a TPU pod, Slurm or Open MPI tells of each other."
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
     """Train with the given flags."""
-    from train import loop
+    from train import hosts, loop
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file that it writes
     name = Path(flags.FLAGS["config"].config_filename).stem
     try:
+        given = (COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        if DISTRIBUTED.value or given != (None, None, None):
+            hosts.connect(*given)
         loop.run(CONFIG.value, Path(WORKDIR.value or Path("workdir") / name))
+    except loop.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(143)  # 128 + SIGTERM, as of a program that the signal ended
     except (ValueError, OSError) as error:
         if DEBUG.value:
             raise

@@ -1,8 +1,10 @@
-"""One training step on every device: the only module that speaks of pmap.
+"""One training step on every device of every host: the only module that speaks of pmap.
 
 pmap is jit and shard_map inside since jax 0.8. Should it go, `make_functions` becomes two jitted
-functions over a mesh with one axis "batch": what has in_axes None is replicated, what has 0 is
-sharded by its first axis, and nothing else changes.
+functions over a mesh of `jax.devices()` with one axis "batch": what has in_axes None is replicated,
+what has 0 is sharded by its first axis, and nothing else changes on one host. On several,
+`replicate` and `shard` then have to make global arrays of what a host holds
+(`jax.make_array_from_process_local_data`), which pmap does by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dd2d_jax.corrupt import Disturbance, clean_spots, observe
 from dd2d_jax.loss import contrastive_loss
 from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import tower_of
+from train import accumulate
 from train.inputs import Room, Source
 from train.state import State, optimiser
 
@@ -70,16 +73,24 @@ def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[
     # For networks with dropout: another mask at each step and on each device. "rbg" compiles and
     # draws faster than the default.
     key = jax.random.fold_in(jax.random.key(config.seed + 2, impl="rbg"), state.step)
-    rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
+    key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    count = config.train.get("accumulate", 1)
+    keys = key[None] if count == 1 else jax.random.split(key, count)
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (crystal, *spots))
 
-    def loss_of(params: dict) -> tuple[jax.Array, dict]:
-        crystals, patterns, scale = model.apply(
-            {"params": params}, crystal, *spots, rngs=rngs, **shape
-        )
-        loss = contrastive_loss(crystals, patterns, scale, AXIS)
-        return loss, {"loss": loss, "scale": scale}
+    def embed(params: dict, part: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+        *inputs, key = part
+        return model.apply({"params": params}, *inputs, rngs={"dropout": key}, **shape)
 
-    (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    if config.train.get("remat", False):
+        # What is kept for the way back: products with parameters, not the attention or what lies
+        # between.
+        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        embed = jax.checkpoint(embed, policy=keep)
+    loss, scale, gradients = accumulate.gradients(
+        embed, lambda *x: contrastive_loss(*x, AXIS), state.params, (*parts, keys)
+    )
+    metrics = {"loss": loss, "scale": scale}
     gradients, metrics = jax.lax.pmean((gradients, metrics), AXIS)
     updates, opt_state = optimiser(config).update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -120,14 +131,18 @@ def replicate(tree):
 
 
 def shard(index: np.ndarray) -> np.ndarray:
-    """(B,) -> (devices, B / devices).
+    """(B,) of the whole batch -> (devices, B / all devices), the rows of this host's devices.
 
     Raises:
-        ValueError: the batch does not divide by the number of devices.
+        ValueError: the batch does not divide by the number of devices, or hosts have unequal many.
     """
-    devices = jax.local_device_count()
+    devices, local = jax.device_count(), jax.local_device_count()
+    if devices != local * jax.process_count():
+        raise ValueError(f"{devices} devices in all but {local} on host {jax.process_index()}")
     if len(index) % devices:
         raise ValueError(
             f"config.train.batch = {len(index)} does not divide by the {devices} devices"
         )
-    return index.reshape(devices, -1)
+    # pmap numbers the devices host by host.
+    first = local * jax.process_index()
+    return index.reshape(devices, -1)[first : first + local]
