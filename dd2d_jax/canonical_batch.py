@@ -1,4 +1,4 @@
-"""`canonical_form` of many layers of one size at once: the same steps, a hundred layers at a time."""
+"""`canonical_form` of many layers of one size at once, step by step the same."""
 
 from __future__ import annotations
 

@@ -90,10 +90,14 @@ class CrystalSet:
             raise FileExistsError(f"{path}: exists already; choose another name or remove it")
         with new_file(path) as part, connect(part, type="db", use_lock_file=False) as database:
             for i in range(len(self)):
-                keys = {"uid": database_key(str(self.uid[i])), "known": bool(self.known[i])}
-                if self.prototype[i]:
-                    keys["prototype"] = str(self.prototype[i])
-                database.write(self.atoms(i), **keys)
+                self.write_row(database, i)
+
+    def write_row(self, database: Any, index: int) -> None:
+        """Writes one crystal to an open ASE database, as `write_db` does."""
+        keys = {"uid": database_key(str(self.uid[index])), "known": bool(self.known[index])}
+        if self.prototype[index]:
+            keys["prototype"] = str(self.prototype[index])
+        database.write(self.atoms(index), **keys)
 
 
 def load(

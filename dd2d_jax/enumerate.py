@@ -1,9 +1,9 @@
 """Millions of made-up crystals: every prototype with all the elements that its places may take.
 
-The rules are those of `prototypes`, looser: the elements of a place's class, without regard to the sum of
-charges. Crystals come in ranges, any of which is made on its own and is the same each time. Nothing is made
-twice: of the choices of elements that a symmetry of the bare prototype turns into each other one is
-taken.
+The rules are those of `prototypes`, looser: the elements of a place's class, without regard to the
+sum of charges. Crystals come in ranges, any of which is made on its own and is the same each time.
+Nothing is made twice: of the choices of elements that a symmetry of the bare prototype turns into
+each other one is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dd2d_jax import datasets, prototypes
 from dd2d_jax.canonical import _UNIMODULAR, gauss_reduction
 from dd2d_jax.canonical_batch import canonical_forms
 from dd2d_jax.datasets import CrystalSet, reduced_formula
+from dd2d_jax.files import new_file
+from dd2d_jax.output import progress
 from dd2d_jax.prototypes import decorate
 from dd2d_jax.prototypes.elements import options
 from dd2d_jax.prototypes.reference import Reference, references
@@ -31,6 +33,7 @@ from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.structures import Layer, layer
 
 _TOGETHER = 256  # crystals made at once
+_WRITTEN = 1000  # rows of a database written between two steps of the progress
 _CHOICES = 2**18  # choices of elements looked at at once
 _SAME = 0.02  # angstrom: sites of a prototype as near as this are the same
 
@@ -47,6 +50,7 @@ class Family:
         elements: for each place the (element, charge) that it may take.
         cell, positions: (2, 2), (N, 3) angstrom, of the reference.
         rule: for each place its sign and class.
+        taken: elements by place of the families before that have the same prototype.
     """
 
     prototype: str
@@ -57,6 +61,7 @@ class Family:
     cell: np.ndarray
     positions: np.ndarray
     rule: dict[str, tuple[str, str]]
+    taken: tuple[tuple[tuple[tuple[str, int], ...], ...], ...]
 
     @functools.cached_property
     def choices(self) -> np.ndarray:
@@ -77,6 +82,9 @@ class Family:
             chosen = np.stack([z[p] for z, p in zip(numbers, picks, strict=True)], 1)
             good = np.all([chosen[:, i] != chosen[:, j] for i, j in primed], 0)
             good = np.broadcast_to(good, len(flat)).copy()
+            for before in self.taken:
+                own = [[atomic_numbers[e] for e, _ in some] for some in before]
+                good &= ~np.all([np.isin(chosen[:, i], some) for i, some in enumerate(own)], 0)
             colours = chosen[:, sites]
             for permutation in permutations:
                 other = colours[:, permutation]
@@ -86,7 +94,7 @@ class Family:
                 for i, j in primed:
                     within &= places[:, i] != places[:, j]
                 good &= ~(within & _less(other, colours))
-            kept.append(flat[good])
+            kept.append(flat[good].astype(np.uint32))
         return np.concatenate(kept)
 
     def _symmetries(self) -> list[np.ndarray]:
@@ -118,7 +126,8 @@ class Family:
         picks = np.unravel_index(choices, [len(some) for some in self.elements])
         rows, uids = [], []
         for pick in zip(*(p.tolist() for p in picks), strict=True):
-            chosen = {n: some[i] for n, some, i in zip(self.names, self.elements, pick, strict=True)}
+            trio = zip(self.names, self.elements, pick, strict=True)
+            chosen = {name: some[i] for name, some, i in trio}
             uids.append(f"{self.prototype}:{'-'.join(e for e, _ in chosen.values())}")
             rows.append([chosen[role] for role in self.roles])
         cells, moved, numbers = decorate.fit(
@@ -200,6 +209,26 @@ class Enumeration:
                 yield from _distinct(family, some, met, report)
 
 
+def write_db(path: Path, count: int) -> dict:
+    """The first crystals of the enumeration as a new ASE database; returns their report.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    from ase.db import connect
+
+    made = Enumeration.parse(f"enumerate:{count}")
+    reports = []
+    with new_file(path) as part, connect(part, type="db", use_lock_file=False) as database:
+        starts = range(0, count, _WRITTEN)
+        for start in progress(starts, count, "making crystals", weight=lambda _: _WRITTEN):
+            crystals = made.read(start, start + _WRITTEN)
+            reports.append(crystals.report)
+            for i in range(len(crystals)):
+                crystals.write_row(database, i)
+    return datasets.merged_report(reports)
+
+
 def _distinct(
     family: Family, choices: np.ndarray, met: set[str], report: dict
 ) -> Iterator[tuple[dict, Layer]]:
@@ -222,11 +251,15 @@ def families() -> tuple[Family, ...]:
     """Every rule and variant of `prototypes/rules.csv`."""
     by_uid = {reference.uid: reference for reference in references()}
     text = resources.files(prototypes).joinpath("rules.csv").read_text(encoding="utf-8")
-    return tuple(
-        _family(by_uid[row["reference"]], row["roles"], entry.strip().rsplit(" ", 1)[0])
-        for row in csv.DictReader(text.splitlines())
-        for entry in row["variants"].split(";")
-    )
+    made: dict[str, list[Family]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        for entry in row["variants"].split(";"):
+            variant = entry.strip().rsplit(" ", 1)[0]
+            family = _family(by_uid[row["reference"]], row["roles"], variant)
+            same = made.setdefault(family.prototype, [])
+            taken = tuple(other.elements for other in same)
+            same.append(dataclasses.replace(family, taken=taken))
+    return tuple(family for same in made.values() for family in same)
 
 
 def _family(reference: Reference, specification: str, variant: str) -> Family:
@@ -243,7 +276,7 @@ def _family(reference: Reference, specification: str, variant: str) -> Family:
         nearest = [(e, min(q, key=lambda c: (abs(c - wanted), c))) for e, q in states.items()]
         elements.append(tuple(sorted(nearest, key=lambda pair: atomic_numbers[pair[0]])))
     return Family(
-        name, reference, tuple(roles), names, tuple(elements), cell, positions, rule
+        name, reference, tuple(roles), names, tuple(elements), cell, positions, rule, ()
     )
 
 
@@ -260,7 +293,7 @@ def _spread(places: np.ndarray, count: int) -> np.ndarray:
     step = max(1, round(0.6180339887 * count))
     while np.gcd(step, count) != 1:
         step += 1
-    return places * step % count
+    return places.astype(np.int64) * step % count
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,14 +1,13 @@
 """Libraries of any size, part by part: streamed, resumable, by several processes; appended, merged.
 
-A part is made of one range of the source's rows and of nothing else, so that whoever makes it, and after
-whatever interruption, makes the same bytes. A folder without a manifest is no library yet: the same
-command goes on with it.
+A part is made of one range of the source's rows and of nothing else, so that whoever makes it, and
+after whatever interruption, makes the same bytes. A folder without a manifest is no library yet:
+the same command goes on with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
@@ -26,7 +25,7 @@ from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.files import new_folder
 from dd2d_jax.library import MANIFEST, SHARD, Library, read_manifest, shard_name, write_manifest
 from dd2d_jax.output import progress
-from dd2d_jax.shards import LibraryError, Shard, digest, write_shard
+from dd2d_jax.shards import LibraryError, Shard, write_shard
 from dd2d_jax.streams import Stream, open_stream
 from dd2d_jax.trained import Model
 
@@ -146,8 +145,8 @@ def _begin(directory: Path, plan: dict[str, Any], append: bool) -> int | None:
         if before != plan:
             key = next((k for k in plan if before.get(k) != plan[k]), "source")
             raise LibraryError(
-                f"{directory}: begun with {key} {before.get(key)}, not {plan[key]}; go on with that, "
-                "or choose another folder"
+                f"{directory}: begun with {key} {before.get(key)}, not {plan[key]}; go on with "
+                "that, or choose another folder"
             )
     elif append:
         if not made:
@@ -159,8 +158,8 @@ def _begin(directory: Path, plan: dict[str, Any], append: bool) -> int | None:
             )
         if manifest["model"] != plan["model"]:
             raise LibraryError(
-                f"{directory}: built by model {manifest['model']}, not {plan['model']}; append with "
-                "that model"
+                f"{directory}: built by model {manifest['model']}, not {plan['model']}; append "
+                "with that model"
             )
         first = len(manifest["shards"])
     elif made or (directory.exists() and any(directory.iterdir())) or directory.is_symlink():

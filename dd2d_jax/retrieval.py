@@ -153,21 +153,18 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    rows = _allowed(library, elements)
+    allowed = _allowed(library, elements)
     conditions = model.conditions
 
     settings = lattices.canonical_spots(indexed, conditions.q_max, _PAIRS)
     few = strongest(settings, conditions.tokens)
-    similarity = model.embed_patterns(few) @ library.embeddings[rows].T
-    best_setting, similarity = similarity.argmax(0), similarity.max(0)
-    order = np.argsort(-similarity, kind="stable")[: max(k, rerank)]
-    value = similarity[order]
-    setting = best_setting[order]
+    rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
+    similarity, setting = cosines.max(0), cosines.argmax(0)
+    value, order = similarity, np.arange(len(rows))
     if rerank:
-        order = order[: max(rerank, k)]
         seen = dataclasses.replace(conditions, q_max=_reach(settings, conditions.q_max))
-        value, setting = _compare(library, rows[order], settings, seen)
-        value = value + _KNOWN * library.crystals.known[rows[order]]
+        value, setting = _compare(library, rows, settings, seen)
+        value = value + _KNOWN * library.crystals.known[rows]
         again = np.argsort(-value, kind="stable")
         order, value, setting = order[again], value[again], setting[again]
     order, value, setting = order[:k], value[:k], setting[:k]
@@ -178,7 +175,7 @@ def retrieve(
         _candidate(chosen, i, value[i], similarity[order[i]], fits, queries)
         for i in range(len(order))
     ]
-    return Found(tuple(candidates), indexed, len(rows))
+    return Found(tuple(candidates), indexed, int(allowed.sum()))
 
 
 @functools.cache
@@ -187,19 +184,18 @@ def _default_library() -> Library:
 
 
 def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
-    """Rows of the library made only of `elements`."""
+    """(n,) True for crystals made only of `elements`."""
     if elements is None:
-        return np.arange(len(library))
+        return np.ones(len(library), bool)
     if isinstance(elements, str):
         elements = [e.strip() for e in elements.split(",")]
     unknown = [e for e in elements if e not in atomic_numbers or e == "X"]
     if unknown:
         raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
-    numbers = [0] + [atomic_numbers[e] for e in elements]
-    rows = np.flatnonzero(np.isin(library.crystals.numbers, numbers).all(1))
-    if not len(rows):
+    allowed = library.only([atomic_numbers[e] for e in elements])
+    if not allowed.any():
         raise ValueError(f"the library has no crystal made only of {', '.join(elements)}")
-    return rows
+    return allowed
 
 
 def _reach(settings: Spots, q_max: float) -> float:

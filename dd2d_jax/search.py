@@ -1,7 +1,7 @@
 """Exact nearest neighbours in libraries of any size, block by block on the device.
 
-Embeddings stay where they are, in memory-mapped files of float16; one block at a time is made float32,
-in which the products are summed. There is no index and no approximation.
+Embeddings stay where they are, in memory-mapped files of float16; one block at a time is made
+float32, in which the products are summed. There is no index and no approximation.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def nearest(
             best = _best(cosines, count)
             rows, cosines = (np.take_along_axis(x, best, 1) for x in (rows, cosines))
         start += len(part)
-    found = np.asarray(embeddings[rows.ravel()], np.float32).reshape(*rows.shape, -1)
+    found = np.asarray(embeddings[rows.ravel()], np.float32)
+    found = found.reshape(*rows.shape, queries.shape[-1])
     each = np.einsum("qsd,qkd->qsk", queries, found)
     order = np.lexsort((rows, -each.max(1)))
     return np.take_along_axis(rows, order, 1), np.take_along_axis(each, order[:, None], 2)

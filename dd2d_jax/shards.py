@@ -1,8 +1,9 @@
 """Part of a library in one file, mapped into memory: only what is touched is read.
 
-A file is the magic, the length of a JSON header in 8 bytes (little endian), the header, and arrays that
-begin at multiples of 64 bytes. The header names each array's dtype, shape and place; it holds no code, and
-what it says is checked against the file. Crystals are stored without padding, one after another.
+A file is the magic, the length of a JSON header in 8 bytes (little endian), the header, and arrays
+that begin at multiples of 64 bytes. The header names each array's dtype, shape and place; it holds
+no code, and what it says is checked against the file. Crystals are stored without padding, one
+after another.
 """
 
 from __future__ import annotations
