@@ -28,7 +28,6 @@ from dd2d_jax.output import progress
 from dd2d_jax.prototypes import decorate
 from dd2d_jax.prototypes.elements import options
 from dd2d_jax.prototypes.reference import Reference, references
-from dd2d_jax.prototypes.source import table_uid
 from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.structures import Layer, layer
 
@@ -75,6 +74,7 @@ class Family:
         numbers = [np.array([atomic_numbers[e] for e, _ in some], np.uint8)
                    for some in self.elements]  # fmt: skip
         permutations = self._symmetries()
+        tables = self._tables(permutations)
         kept = []
         for start in range(0, int(np.prod(sizes)), _CHOICES):
             flat = np.arange(start, min(start + _CHOICES, int(np.prod(sizes))))
@@ -94,8 +94,21 @@ class Family:
                 for i, j in primed:
                     within &= places[:, i] != places[:, j]
                 good &= ~(within & _less(other, colours))
+            for known in tables:
+                good &= ~(colours == known).all(1)
             kept.append(flat[good].astype(np.uint32))
         return np.concatenate(kept)
+
+    def _tables(self, permutations: list[np.ndarray]) -> np.ndarray:
+        """(M, N) the numbers of the crystals of the tables that are of this family."""
+        found = []
+        for one in references():
+            symbols = one.atoms.get_chemical_symbols()
+            elements = dict(zip(one.roles, symbols, strict=True))
+            if one.prototype == self.prototype and elements.keys() == set(self.names):
+                colours = np.array([atomic_numbers[elements[role]] for role in self.roles])
+                found += [colours, *(colours[permutation] for permutation in permutations)]
+        return np.unique(found, axis=0) if found else np.zeros((0, len(self.roles)), int)
 
     def _symmetries(self) -> list[np.ndarray]:
         """Permutations (N,) of the sites by the bare prototype's symmetries, which keep classes."""
@@ -200,13 +213,12 @@ class Enumeration:
         for one in tables[start : min(stop, len(tables))]:
             info = {"uid": one.uid, "prototype": one.prototype, "known": one.known}
             yield info, layer(one.atoms)
-        met = {table_uid(one) for one in tables}
         shares = self._shares
         for family, begin, end in zip(families(), shares[:-1], shares[1:], strict=True):
             here = np.arange(max(start, begin), min(stop, end)) - begin
             for part in range(0, len(here), _TOGETHER):
                 some = family.choices[_spread(here[part : part + _TOGETHER], len(family.choices))]
-                yield from _distinct(family, some, met, report)
+                yield from _apart(family, some, report)
 
 
 def write_db(path: Path, count: int) -> dict:
@@ -229,16 +241,15 @@ def write_db(path: Path, count: int) -> dict:
     return datasets.merged_report(reports)
 
 
-def _distinct(
-    family: Family, choices: np.ndarray, met: set[str], report: dict
+def _apart(
+    family: Family, choices: np.ndarray, report: dict
 ) -> Iterator[tuple[dict, Layer]]:
+    """The crystals of some choices, without those that have atoms too close."""
     uids, cells, positions, numbers = family.make(choices)
     contact = nearest_contact(numbers, distances(cells, positions))
     forms = canonical_forms(cells, positions, numbers)
     for uid, near, *form in zip(uids, contact, *forms, strict=True):
-        if uid in met:
-            datasets.skip(report, "in the tables", uid)
-        elif not near >= MIN_CONTACT:
+        if not near >= MIN_CONTACT:
             datasets.skip(report, "atoms too close", f"{uid}: {near:.2f} of the summed radii")
         else:
             real = form[2] > 0

@@ -117,17 +117,14 @@ def merge(libraries: Sequence[str | Path], directory: str | Path) -> dict[str, A
         )
     with new_folder(directory) as folder:
         paths: list[Path] = []
-        for path, library in zip(libraries, opened, strict=True):
-            if read_manifest(Path(path))["format"] == 1:
+        for library in opened:
+            if isinstance(library.crystals, CrystalSet):  # of format 1
                 library.save(folder / "converted")
-                source, count = folder / "converted", -(-len(library) // SHARD)
-            else:
-                source, count = Path(path), len(library.crystals.shards)
-            for number in range(count):
+                library = Library.load(folder / "converted")
+            for shard in library.crystals.shards:
                 paths.append(folder / shard_name(len(paths)))
-                shutil.copyfile(source / shard_name(number), paths[-1])
-            if source != Path(path):
-                shutil.rmtree(source)
+                shutil.copyfile(shard.path, paths[-1])
+            shutil.rmtree(folder / "converted", ignore_errors=True)
         return _finish(folder, paths, models.pop())
 
 

@@ -79,8 +79,8 @@ def _of_set(name: str, crystals: CrystalSet) -> Stream:
         part = crystals.take(range(start, min(stop, len(crystals))))
         # What was left out when the set was made is told by the first part.
         report = datasets.new_report() if start else {**crystals.report}
-        others = crystals.report["rows"] - len(crystals) if start == 0 else 0
-        report.update(rows=len(part) + others, kept=len(part))
+        skipped = sum(entry["count"] for entry in report["skipped"].values())
+        report.update(rows=len(part) + skipped, kept=len(part))
         return dataclasses.replace(part, report=report)
 
     digest = datasets.digest(crystals)

@@ -7,7 +7,7 @@ from dd2d_jax.canonical_batch import canonical_forms
 
 
 def layers(seed: int):
-    """Hexagonal, square, rectangular and oblique layers in settings of their own, and one doubled."""
+    """Hexagonal, square, rectangular and oblique layers, the last one a cell twice."""
     rng = np.random.default_rng(seed)
     cells = [
         [[3.2, 0.0], [-1.6, 3.2 * 0.75**0.5]],
