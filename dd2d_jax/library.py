@@ -28,7 +28,7 @@ from dd2d_jax.trained import Model, load
 FORMAT = 2
 MANIFEST = "manifest.json"
 # Rows of the source that make one part of a library.
-SHARD = 50_000
+SHARD = 25_000
 # Format 1, in one piece, which the library in the package has.
 _FILES = ("embeddings.npy", "crystals.npz")
 DEFAULT = Path(__file__).parent / "weights" / "library"
@@ -199,7 +199,7 @@ def read_manifest(directory: Path) -> dict:
             raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
     except LibraryError:
         raise
-    except (KeyError, TypeError, OSError, ValueError) as error:
+    except (KeyError, TypeError, OSError, ValueError, RecursionError) as error:
         raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
     return manifest
 

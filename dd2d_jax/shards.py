@@ -78,7 +78,7 @@ class Shard:
             _check(self.arrays, len(self._prototypes))
         except FileNotFoundError as error:
             raise LibraryError(f"{path}: missing, build the library again") from error
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
             raise LibraryError(
                 f"{path}: damaged ({str(error).splitlines()[0]}), build the library again"
             ) from error
@@ -89,7 +89,8 @@ class Shard:
     def texts(self, name: str) -> list[str]:
         """All of "uid" or "formula"."""
         ends, blob = self.arrays[f"{name}_at"].tolist(), self.arrays[name].tobytes()
-        return [blob[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        pairs = zip(ends[:-1], ends[1:], strict=True)
+        return [blob[a:b].decode("utf-8", "replace") for a, b in pairs]
 
     def take(self, rows: np.ndarray, report: dict[str, Any] | None = None) -> CrystalSet:
         """The crystals at `rows` (m,), in that order."""
