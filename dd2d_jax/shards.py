@@ -8,6 +8,7 @@ after another.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -293,10 +294,36 @@ class StoredCrystals:
             return self.shards[0].take(rows, self.report)
         return join(pieces, self.report).take(np.argsort(np.concatenate(where)))
 
-    @property
+    # All of one field, read when first asked for and kept: of millions it takes time and memory.
+    @functools.cached_property
     def uid(self) -> np.ndarray:
-        """All uids (n,): text of millions takes its time and memory."""
-        return np.array([uid for shard in self.shards for uid in shard.texts("uid")], str)
+        """(n,)."""
+        return np.array([word for shard in self.shards for word in shard.texts("uid")], str)
+
+    @functools.cached_property
+    def formula(self) -> np.ndarray:
+        """(n,)."""
+        return np.array([word for shard in self.shards for word in shard.texts("formula")], str)
+
+    @functools.cached_property
+    def whole(self) -> CrystalSet:
+        """All of them in memory."""
+        return self.take(np.arange(len(self)))
+
+    @property
+    def prototype(self) -> np.ndarray:
+        """(n,)."""
+        return self.whole.prototype
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(n, N, 3) angstrom, padded."""
+        return self.whole.positions
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n, N), 0 for padding."""
+        return self.whole.numbers
 
 
 def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:

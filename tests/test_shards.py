@@ -27,7 +27,7 @@ def shard(crystals, tmp_path):
 
 def same(one, two) -> None:
     for name in ("uid", "formula", "prototype", "known", "lattice", "numbers"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        np.testing.assert_array_equal(np.asarray(getattr(one, name)), getattr(two, name))
     real = one.numbers > 0
     np.testing.assert_array_equal(one.positions[real], two.positions[real])
 
@@ -43,7 +43,7 @@ def test_any_rows_of_any_parts_are_read(crystals, tmp_path):
     for rows in ([31, 0, 10, 11, 10], range(32), [-1], np.arange(32) == 7):
         same(stored.take(rows), crystals.take(rows))
     assert len(stored.take([])) == 0
-    assert stored.uid.tolist() == crystals.uid.tolist()
+    same(stored, crystals)
     np.testing.assert_array_equal(stored.lattice[5:12], crystals.lattice[5:12])
     with pytest.raises(IndexError, match="32 crystals"):
         stored.take([32])
