@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_pattern,
         _add_calibrate,
         _add_index,
+        _add_enumerate,
+        _add_merge,
         _add_retrieve,
         _add_propose,
         _add_evaluate,
@@ -237,17 +240,65 @@ def _add_index(commands: Any) -> None:
         commands,
         "index",
         _index,
-        "build a library of crystals that `dd2d retrieve` searches",
-        "dd2d index crystals.db my_library --checkpoint runs/base",
+        "build a library of crystals that `dd2d retrieve` searches; started again, it goes on "
+        "where it was ended",
+        "dd2d index crystals.db my_library --checkpoint runs/base\n"
+        "  dd2d index enumerate:1000000 million --part 1/2 & dd2d index enumerate:1000000 million "
+        "--part 2/2",
     )
     parser.add_argument(
         "source",
-        help="ASE database, folder or file of structures, DD2D JSON file, or a named source: "
-        "prototypes, c2db, jarvis_2d",
+        help="ASE database (a file, or postgresql://USER:PASSWORD@HOST/NAME), folder or file of "
+        "structures, DD2D JSON file, or a named source: prototypes, c2db, jarvis_2d, enumerate:N",
     )
-    parser.add_argument("directory", type=Path, help="a new folder for the library")
+    parser.add_argument(
+        "directory", type=Path, help="a new folder for the library, or an unfinished one"
+    )
     _add_checkpoint(parser)
+    parser.add_argument(
+        "--part",
+        type=_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="this process makes every N-th part, from the I-th; run all N of them (1/1)",
+    )
+    parser.add_argument(
+        "--append", action="store_true", help="add the source to the library that is there"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_enumerate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "enumerate",
+        _enumerate,
+        "make up crystals, prototypes with all elements that their places may take; "
+        "`dd2d index enumerate:N DIR` takes them without a database between",
+        "dd2d enumerate crystals.db --count 20000",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.db", help="a new ASE database")
+    parser.add_argument(
+        "--count",
+        type=_count,
+        default=20_000,
+        metavar="N",
+        help="crystals, those included that are left out as two atoms are too close (20000)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_merge(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "merge",
+        _merge,
+        "make one library of several",
+        "dd2d merge first_library second_library both",
+    )
+    parser.add_argument("libraries", nargs="+", type=Path, metavar="LIBRARY", help="to be merged")
+    parser.add_argument("directory", type=Path, help="a new folder for the library")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -450,6 +501,13 @@ def _number(what: str, accept: Callable[[float], bool], kind: type = float) -> C
     return convert
 
 
+def _part(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/2")
+    return int(first), int(second)
+
+
 _positive = _number("a positive number", lambda x: x > 0)
 _not_negative = _number("a number of at least 0", lambda x: x >= 0)
 _finite = _number("a number", lambda x: True)
@@ -603,20 +661,48 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from dd2d_jax.library import Library
+    from dd2d_jax.indexing import build
+
+    above = next(p for p in (args.directory, *args.directory.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{args.directory}: cannot be written, {above} is no writable folder")
+    model = _model(args.checkpoint)
+    name = re.sub("//[^/]*@", "//", args.source)  # without a password
+    _say(f"reading {name}")
+    with _naming(name):
+        report = build(
+            args.source, args.directory, model, args.data_dir, args.part, args.append, _say
+        )
+    facts = {"library": str(args.directory), "model": model.fingerprint}
+    if report is not None:
+        _print_library(args, report, facts)
+    elif args.json:
+        _print_json({**facts, "finished": False})
+
+
+def _enumerate(args: argparse.Namespace) -> None:
+    from dd2d_jax.enumerate import write_db
+
+    _check_file("OUT.db", args.out, (".db",))
+    if args.out.exists():
+        raise UserError(f"{args.out}: exists already; choose another name or remove it")
+    _print_library(args, write_db(args.out, args.count), {"out": str(args.out)})
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from dd2d_jax.indexing import merge
 
     _check_new(args.directory)
-    model = _model(args.checkpoint)
-    _say(f"reading {args.source}")
-    with _naming(args.source):
-        library = Library.build(args.source, model, args.data_dir)
-    library.save(args.directory)
-    report = library.crystals.report
+    report = merge(args.libraries, args.directory)
+    _print_library(args, report, {"library": str(args.directory)})
+
+
+def _print_library(args: argparse.Namespace, report: dict, facts: dict) -> None:
+    """What was kept and skipped of the crystals in a new library or database."""
     if args.json:
-        facts = {"library": str(args.directory), "crystals": len(library), "model": library.model}
-        _print_json({**facts, "report": report})
+        _print_json({**facts, "crystals": report["kept"], "report": report})
         return
-    print(f"{args.directory}: {len(library)} crystals out of {report['rows']}")
+    print(f"{next(iter(facts.values()))}: {report['kept']} crystals out of {report['rows']}")
     for reason, skipped in report["skipped"].items():
         print(f"skipped {skipped['count']}: {reason}, for example {skipped['examples'][0]}")
     twins = report["duplicates"]

@@ -5,6 +5,7 @@ counted by reason and reported. Lengths in angstrom.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from math import gcd
 from pathlib import Path
@@ -89,10 +90,14 @@ class CrystalSet:
             raise FileExistsError(f"{path}: exists already; choose another name or remove it")
         with new_file(path) as part, connect(part, type="db", use_lock_file=False) as database:
             for i in range(len(self)):
-                keys = {"uid": database_key(str(self.uid[i])), "known": bool(self.known[i])}
-                if self.prototype[i]:
-                    keys["prototype"] = str(self.prototype[i])
-                database.write(self.atoms(i), **keys)
+                self.write_row(database, i)
+
+    def write_row(self, database: Any, index: int) -> None:
+        """Writes one crystal to an open ASE database, as `write_db` does."""
+        keys = {"uid": database_key(str(self.uid[index])), "known": bool(self.known[index])}
+        if self.prototype[index]:
+            keys["prototype"] = str(self.prototype[index])
+        database.write(self.atoms(index), **keys)
 
 
 def load(
@@ -135,7 +140,7 @@ def load(
     from dd2d_jax import builder  # late: importing TFDS takes a while
 
     infos, layers, report = builder.read(source, path, root)
-    return _crystal_set(infos, layers, report)
+    return crystal_set(infos, layers, report)
 
 
 def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
@@ -185,7 +190,7 @@ def from_atoms(entries: Iterable[sources.Entry]) -> CrystalSet:
     """
     report = new_report()
     kept = list(usable(entries, report))
-    return _crystal_set([info for info, _ in kept], [crystal for _, crystal in kept], report)
+    return crystal_set([info for info, _ in kept], [crystal for _, crystal in kept], report)
 
 
 def new_report() -> dict[str, Any]:
@@ -200,6 +205,23 @@ def usable(
 
     Raises ValueError at the end where there was none.
     """
+    yield from crystals_of(entries, report)
+    check_kept(report)
+
+
+def check_kept(report: dict[str, Any]) -> None:
+    """Raise ValueError where a report says that nothing was kept."""
+    if not report["kept"]:
+        reasons = ", ".join(f"{entry['count']} {name}" for name, entry in report["skipped"].items())
+        raise ValueError(
+            f"no crystal can be used out of {report['rows']} ({reasons or 'the source is empty'})"
+        )
+
+
+def crystals_of(
+    entries: Iterable[sources.Entry], report: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], Layer]]:
+    """As `usable`, for part of a source: there may be none."""
     uids: set[str] = set()
     seen: dict[bytes, list[tuple[str, Layer]]] = {}
     for atoms, info in entries:
@@ -215,8 +237,7 @@ def usable(
                 )
             crystal = layer(atoms)
         except StructureError as error:
-            skipped = report["skipped"].setdefault(error.reason, {"count": 0, "examples": []})
-            _count(skipped, str(error.at(uid)))
+            skip(report, error.reason, str(error.at(uid)))
             continue
         uids.add(uid)
         report["kept"] += 1
@@ -227,11 +248,28 @@ def usable(
         same_atoms.append((uid, crystal))
         info["formula"] = reduced_formula(crystal.numbers)
         yield info, crystal
-    if not report["kept"]:
-        reasons = ", ".join(f"{entry['count']} {name}" for name, entry in report["skipped"].items())
-        raise ValueError(
-            f"no crystal can be used out of {report['rows']} ({reasons or 'the source is empty'})"
-        )
+
+
+def skip(report: dict[str, Any], reason: str, example: str, count: int = 1) -> None:
+    """Count crystals in a report that were left out for a reason."""
+    entry = report["skipped"].setdefault(reason, {"count": 0, "examples": []})
+    _count(entry, example, count)
+
+
+def merged_report(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One report of several parts; examples are those of the first."""
+    total = new_report()
+    for report in reports:
+        total["rows"] += report["rows"]
+        total["kept"] += report["kept"]
+        pairs = [(total["duplicates"], report["duplicates"])]
+        for reason, entry in report["skipped"].items():
+            empty = {"count": 0, "examples": []}
+            pairs.append((total["skipped"].setdefault(reason, empty), entry))
+        for sums, entry in pairs:
+            sums["count"] += entry["count"]
+            sums["examples"] = (sums["examples"] + entry["examples"])[:EXAMPLES]
+    return total
 
 
 def print_report(report: dict[str, Any], title: str) -> None:
@@ -248,6 +286,16 @@ def print_report(report: dict[str, Any], title: str) -> None:
     for reason, entry in sorted(report["skipped"].items(), key=lambda item: -item[1]["count"]):
         table.add_row(f"skipped: {reason}", str(entry["count"]), escape(entry["examples"][0]))
     Console(stderr=True).print(table)
+
+
+def digest(crystals: CrystalSet) -> str:
+    """12 hex digits that change with the crystals."""
+    value = hashlib.sha256()
+    for field in dataclasses.fields(crystals):
+        if field.name != "report":
+            array = getattr(crystals, field.name)
+            value.update(f"{field.name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return value.hexdigest()[:12]
 
 
 def split(
@@ -304,10 +352,11 @@ def reduced_formula(numbers: np.ndarray) -> str:
     return Formula.from_dict(symbols).format("metal")
 
 
-def _crystal_set(
+def crystal_set(
     infos: list[dict[str, Any]], layers: list[Layer], report: dict[str, Any]
 ) -> CrystalSet:
-    count, size = len(layers), max(len(crystal.numbers) for crystal in layers)
+    """Infos and layers of `usable` as a set in memory."""
+    count, size = len(layers), max((len(crystal.numbers) for crystal in layers), default=1)
     positions = np.zeros((count, size, 3), np.float32)
     numbers = np.zeros((count, size), np.int32)
     for i, crystal in enumerate(layers):
@@ -318,7 +367,7 @@ def _crystal_set(
         for name in ("uid", "formula", "prototype")
     }
     return CrystalSet(
-        lattice=np.array([crystal.lattice for crystal in layers], np.float32),
+        lattice=np.array([crystal.lattice for crystal in layers], np.float32).reshape(-1, 2, 2),
         positions=positions,
         numbers=numbers,
         known=np.array([info["known"] for info in infos], bool),
@@ -327,8 +376,8 @@ def _crystal_set(
     )
 
 
-def _count(entry: dict[str, Any], example: str) -> None:
-    entry["count"] += 1
+def _count(entry: dict[str, Any], example: str, count: int = 1) -> None:
+    entry["count"] += count
     if len(entry["examples"]) < EXAMPLES:
         entry["examples"].append(example)
 

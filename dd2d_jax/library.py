@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,25 @@ from dd2d_jax import datasets
 from dd2d_jax.checkpoint import write_json
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.files import new_folder
+from dd2d_jax.search import nearest
+from dd2d_jax.shards import (
+    LibraryError,
+    Shard,
+    Stacked,
+    StoredCrystals,
+    digest,
+    element_masks,
+    write_shard,
+)
 from dd2d_jax.trained import Model, load
 
-_FORMAT = 1
+FORMAT = 2
+MANIFEST = "manifest.json"
+# Rows of the source that make one part of a library.
+SHARD = 25_000
+# Format 1, in one piece, which the library in the package has.
 _FILES = ("embeddings.npy", "crystals.npz")
 DEFAULT = Path(__file__).parent / "weights" / "library"
-
-
-class LibraryError(ValueError):
-    """A library that is missing, damaged or of another model; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,13 +39,13 @@ class Library:
     """n crystals and what a model makes of them.
 
     Attributes:
-        crystals: the crystals, in canonical setting.
-        embeddings: (n, D) float32 unit vectors.
+        crystals: the crystals, in canonical setting: in memory, or read where they are asked for.
+        embeddings: (n, D) unit vectors; those of a folder are float16 and mapped into memory.
         model: fingerprint of the model that made them.
     """
 
-    crystals: CrystalSet
-    embeddings: np.ndarray
+    crystals: CrystalSet | StoredCrystals
+    embeddings: np.ndarray | Stacked
     model: str
 
     def __len__(self) -> int:
@@ -48,7 +58,9 @@ class Library:
         model: Model | None = None,
         data_dir: str | None = None,
     ) -> Library:
-        """Embed every crystal of a source.
+        """Embed every crystal of a source, in memory; `dd2d_jax.indexing.build` makes large ones.
+
+        Embeddings are rounded to float16, as they are stored.
 
         Args:
             source: an ASE database, a folder or file of structures, a DD2D JSON file, the name of
@@ -64,7 +76,37 @@ class Library:
         crystals = (
             source if isinstance(source, CrystalSet) else read_source(source, data_dir=data_dir)
         )
-        return cls(crystals, model.embed_crystals(crystals.crystal), model.fingerprint)
+        embeddings = model.embed_crystals(crystals.crystal).astype(np.float16)
+        return cls(crystals, embeddings, model.fingerprint)
+
+    def search(
+        self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The crystals nearest to a query by the largest cosine over its settings, exactly.
+
+        Args:
+            queries: (S, D) settings of one pattern, or (Q, S, D) those of Q patterns.
+            count: crystals to return.
+            allowed: (n,) bool, those that may be returned (see `only`); None allows all.
+
+        Returns:
+            rows (k,) or (Q, k), nearest first, and their cosines (S, k) or (Q, S, k) with each
+            setting.
+        """
+        queries = np.asarray(queries)
+        found = nearest(
+            self.embeddings, queries if queries.ndim == 3 else queries[None], count, allowed
+        )
+        return found if queries.ndim == 3 else (found[0][0], found[1][0])
+
+    def only(self, numbers: Sequence[int]) -> np.ndarray:
+        """(n,) True for crystals made only of elements with these atomic numbers."""
+        allowed = element_masks(np.asarray(numbers, int)[None])[0]
+        if isinstance(self.crystals, StoredCrystals):
+            masks = self.crystals.elements.parts
+        else:
+            masks = [element_masks(self.crystals.numbers)]
+        return np.concatenate([((mask & ~allowed) == 0).all(1) for mask in masks])
 
     def save(self, directory: str | Path) -> None:
         """Write the library as a folder, beside and moved into place.
@@ -73,49 +115,45 @@ class Library:
             FileExistsError: something is there already.
         """
         with new_folder(directory) as part:
-            np.save(part / "embeddings.npy", self.embeddings)
-            np.savez_compressed(part / "crystals.npz", **_packed(self.crystals))
-            manifest = {
-                "format": _FORMAT,
-                "model": self.model,
-                "crystals": len(self),
-                "report": self.crystals.report,
-                "sha256": {name: _digest(part / name) for name in _FILES},
-            }
-            write_json(part / "manifest.json", manifest)
+            paths = []
+            for number, start in enumerate(range(0, len(self), SHARD)):
+                rows = np.arange(start, min(start + SHARD, len(self)))
+                paths.append(part / shard_name(number))
+                write_shard(
+                    paths[-1], self.crystals.take(rows), self.embeddings[rows], self.model
+                )
+            write_manifest(part, paths, self.model, self.crystals.report)
 
     @classmethod
-    def load(cls, directory: str | Path | None = None) -> Library:
-        """Read a library back; None takes the one in the package.
+    def load(cls, directory: str | Path | None = None, verify: bool = True) -> Library:
+        """Open a library; None takes the one in the package.
+
+        Args:
+            directory: the library's folder.
+            verify: read all of it and compare with the manifest's checksums; without, sizes alone.
 
         Raises:
             LibraryError: nothing there, another format, or a file that does not match the
                 manifest.
         """
         directory = DEFAULT if directory is None else Path(directory)
-        path = directory / "manifest.json"
-        if not path.is_file():
-            raise LibraryError(f"{directory}: no library here (manifest.json is missing)")
+        manifest = read_manifest(directory)
         try:
-            manifest = json.loads(path.read_text())
-            if manifest["format"] != _FORMAT:
-                raise LibraryError(f"{path}: format {manifest['format']}, this is {_FORMAT}")
-            digests = manifest["sha256"]
-            # Names come from the file: only our own two are opened.
-            for name in digests.keys() - set(_FILES):
-                raise LibraryError(f"{path}: unknown file {name!r}")
-            for name in _FILES:
-                if _digest(directory / name) != digests[name]:
-                    raise LibraryError(f"{directory / name}: damaged, build the library again")
-            embeddings = np.load(directory / "embeddings.npy", allow_pickle=False)
-            with np.load(directory / "crystals.npz", allow_pickle=False) as packed:
-                crystals = _unpacked(dict(packed), dict(manifest["report"]))
-            model, count = manifest["model"], manifest["crystals"]
+            report, model = dict(manifest["report"]), manifest["model"]
             if not isinstance(model, str):
                 raise TypeError("the manifest's model is no text")
+            if manifest["format"] == 1:
+                crystals, embeddings = _first_format(directory, manifest, report)
+            else:
+                shards = [_open(directory, entry, verify) for entry in manifest["shards"]]
+                if any(shard.model != model for shard in shards):
+                    raise LibraryError(f"{directory}: damaged, its parts are of several models")
+                crystals = StoredCrystals(shards, report)
+                embeddings = Stacked([shard.arrays["embeddings"] for shard in shards])
+            count = manifest["crystals"]
         except LibraryError:
             raise
-        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, OSError, ValueError) as error:
             raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
         if not len(crystals) == len(embeddings) == count:
             raise LibraryError(f"{directory}: damaged, its files differ in length")
@@ -141,31 +179,78 @@ def read_source(source: str | Path, data_dir: str | None = None) -> CrystalSet:
     return datasets.load("files" if path.is_dir() else kind, path, data_dir)
 
 
-def _packed(crystals: CrystalSet) -> dict[str, np.ndarray]:
-    """Without padding: positions and numbers of all crystals one after another."""
-    real = crystals.numbers > 0
-    return {
-        "uid": crystals.uid.astype(str),
-        "formula": crystals.formula.astype(str),
-        "prototype": crystals.prototype.astype(str),
-        "known": crystals.known.astype(bool),
-        "lattice": crystals.lattice.astype(np.float32),
-        "atoms": real.sum(1).astype(np.int32),
-        "positions": crystals.positions[real].astype(np.float32),
-        "numbers": crystals.numbers[real].astype(np.uint8),
-    }
+def shard_name(number: int) -> str:
+    """The file of a part of a library."""
+    return f"{number:05d}.shard"
 
 
-def _unpacked(packed: dict[str, np.ndarray], report: dict) -> CrystalSet:
+def read_manifest(directory: Path) -> dict:
+    """The manifest of a library.
+
+    Raises:
+        LibraryError: nothing there, no manifest, or of another format.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise LibraryError(f"{directory}: no library here ({MANIFEST} is missing)")
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] not in (1, FORMAT) or isinstance(manifest["format"], bool):
+            raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
+    except LibraryError:
+        raise
+    except (KeyError, TypeError, OSError, ValueError, RecursionError) as error:
+        raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
+    return manifest
+
+
+def write_manifest(directory: Path, shards: list[Path], model: str, report: dict) -> None:
+    """Make a library of the parts that lie in a folder."""
+    entries = [
+        {
+            "name": path.name,
+            "crystals": len(Shard(path)),
+            "bytes": path.stat().st_size,
+            "sha256": digest(path),
+        }
+        for path in shards
+    ]
+    count = sum(entry["crystals"] for entry in entries)
+    facts = {"format": FORMAT, "model": model, "crystals": count}
+    write_json(directory / MANIFEST, {**facts, "report": report, "shards": entries})
+
+
+def _open(directory: Path, entry: dict, verify: bool) -> Shard:
+    name = entry["name"]
+    # Names come from the file: only our own are opened.
+    if not (isinstance(name, str) and name[:-6].isdecimal() and name == shard_name(int(name[:-6]))):
+        raise LibraryError(f"{directory / MANIFEST}: unknown file {name!r}")
+    path = directory / name
+    shard = Shard(path)
+    size = path.stat().st_size
+    if size != entry["bytes"] or len(shard) != entry["crystals"]:
+        raise LibraryError(f"{path}: damaged, {size} bytes instead of {entry['bytes']}")
+    if verify and digest(path) != entry["sha256"]:
+        raise LibraryError(f"{path}: damaged, build the library again")
+    return shard
+
+
+def _first_format(
+    directory: Path, manifest: dict, report: dict
+) -> tuple[CrystalSet, np.ndarray]:
+    digests = manifest["sha256"]
+    for name in digests.keys() - set(_FILES):
+        raise LibraryError(f"{directory / MANIFEST}: unknown file {name!r}")
+    for name in _FILES:
+        if digest(directory / name) != digests[name]:
+            raise LibraryError(f"{directory / name}: damaged, build the library again")
+    embeddings = np.load(directory / "embeddings.npy", allow_pickle=False)
+    with np.load(directory / "crystals.npz", allow_pickle=False) as file:
+        packed = dict(file)
     atoms = packed["atoms"]
     real = np.arange(atoms.max()) < atoms[:, None]
     positions = np.zeros((*real.shape, 3), np.float32)
     numbers = np.zeros(real.shape, np.int32)
     positions[real], numbers[real] = packed["positions"], packed["numbers"]
     text = {k: packed[k] for k in ("uid", "formula", "prototype", "known", "lattice")}
-    return CrystalSet(positions=positions, numbers=numbers, report=report, **text)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return CrystalSet(positions=positions, numbers=numbers, report=report, **text), embeddings

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,9 +34,16 @@ T = TypeVar("T")
 
 
 def progress(
-    items: Iterable[T], total: int | None, what: str, per: str = "s"
+    items: Iterable[T],
+    total: int | None,
+    what: str,
+    per: str = "s",
+    weight: Callable[[T], int] = lambda _: 1,
 ) -> Iterator[T]:
-    """`items`, with a bar, the rate per "s" or "min" and the time left on stderr."""
+    """`items`, with a bar, the rate per "s" or "min" and the time left on stderr.
+
+    weight: how many of `total` an item counts for.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -56,10 +63,11 @@ def progress(
     unit = {"s": 1, "min": 60}[per]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total, rate=0)
-        start = time.monotonic()
-        for done, item in enumerate(items, 1):
+        start, done = time.monotonic(), 0
+        for item in items:
             yield item
-            bar.update(task, advance=1, rate=unit * done / (time.monotonic() - start))
+            done += weight(item)
+            bar.update(task, completed=done, rate=unit * done / (time.monotonic() - start))
 
 
 def printable(text: str) -> str:

@@ -191,16 +191,16 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    rows = _allowed(library, elements)
+    allowed = _allowed(library, elements)
     found = [
-        _search(indexed, library, model, k, rows, rerank, refine, tilts, scale_error)
+        _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
         for indexed in seen
     ]
     if propose:
         from dd2d_jax.propose import PARENTS
         from dd2d_jax.propose import propose as made
 
-        every = np.arange(len(library))
+        every = np.ones(len(library), bool)
         found = [
             made(
                 _search(indexed, library, model, PARENTS, every, rerank, False, tilts, scale_error),
@@ -216,32 +216,31 @@ def _search(
     library: Library,
     model: Model,
     k: int,
-    rows: np.ndarray,
+    allowed: np.ndarray,
     rerank: int,
     refine: bool,
     tilts: Sequence[Sequence[float]] | None,
     scale_error: float,
 ) -> Found:
-    """Candidates among `rows` for one lattice, seen at one tilt or at several."""
+    """Candidates among the `allowed` (n,) for one lattice, seen at one tilt or at several."""
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = model.conditions
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
     scaled = [lattices.rescaled(at, scale) for scale in _scales(scale_error)]
     query = Query.joined([Query.indexed(one, conditions) for one in scaled])
     few = sized(query.settings, conditions.tokens)
-    similarity = model.embed_patterns(few) @ library.embeddings[rows].T
-    setting, similarity = similarity.argmax(0), similarity.max(0)
-    order = np.argsort(-similarity, kind="stable")[: max(k, rerank)]
-    value, setting, none = similarity[order], setting[order], float("nan")
-    probability = np.full(len(order), np.nan)
+    rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
+    similarity, setting = cosines.max(0), cosines.argmax(0)
+    value, order, none = similarity, np.arange(len(rows)), float("nan")
+    probability = np.full(len(rows), np.nan)
     if rerank:
-        chosen = library.crystals.take(rows[order])
+        chosen = library.crystals.take(rows)
         reach = dataclasses.replace(conditions, q_max=_reach(query.settings, conditions.q_max))
         scores = compare(_table(chosen, reach), query.settings)
         step = min(scale_error, _SCALE_STEP)
         value, setting = weigh(chosen, scores, query, conditions, measured(step))
         nothing = log_none(query)
-        prior = _log_prior(library.crystals.known, rows)[order]
+        prior = _log_prior(library.crystals.known, allowed)[rows]
         probability, none = probabilities(value, nothing, prior)
         again = np.argsort(-(value + prior), kind="stable")
         order, value, setting = order[again], value[again] - nothing, setting[again]
@@ -255,7 +254,7 @@ def _search(
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown)
         for i in range(len(order))
     ]
-    return Found(tuple(candidates), at, len(rows), none)
+    return Found(tuple(candidates), at, int(allowed.sum()), none)
 
 
 def _scales(scale_error: float) -> np.ndarray:
@@ -266,15 +265,15 @@ def _scales(scale_error: float) -> np.ndarray:
     return np.exp(2 * _SCALE_STEP * np.arange(-count, count + 1))
 
 
-def _log_prior(known: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Log-probability (m,) of each of the rows before anything was seen.
+def _log_prior(known: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Log-probability (n,) of each crystal that is allowed, before anything was seen.
 
     Where a library holds both, crystals that were made and those that were made up are as likely
     as groups: the many of the second kind are guesses.
     """
-    known = np.asarray(known, bool)[rows]
-    groups = np.where(known, known.sum(), (~known).sum())
-    return -np.log(groups * (1 + (known.any() and not known.all())))
+    known = np.asarray(known, bool)
+    made, made_up = (known & allowed).sum(), (~known & allowed).sum()
+    return -np.log(np.maximum(np.where(known, made, made_up), 1) * (2 if made and made_up else 1))
 
 
 def _table(crystals: CrystalSet, conditions: Conditions) -> Table:
@@ -308,19 +307,18 @@ def _default_library() -> Library:
 
 
 def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
-    """Rows of the library made only of `elements`."""
+    """(n,) True for crystals made only of `elements`."""
     if elements is None:
-        return np.arange(len(library))
+        return np.ones(len(library), bool)
     if isinstance(elements, str):
         elements = [e.strip() for e in elements.split(",")]
     unknown = [e for e in elements if e not in atomic_numbers or e == "X"]
     if unknown:
         raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
-    numbers = [0] + [atomic_numbers[e] for e in elements]
-    rows = np.flatnonzero(np.isin(library.crystals.numbers, numbers).all(1))
-    if not len(rows):
+    allowed = library.only([atomic_numbers[e] for e in elements])
+    if not allowed.any():
         raise ValueError(f"the library has no crystal made only of {', '.join(elements)}")
-    return rows
+    return allowed
 
 
 def _reach(settings: Spots, q_max: float) -> float:

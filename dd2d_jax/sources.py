@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,20 @@ def ase_db(path: Path) -> tuple[Iterator[Entry], int]:
             f"{path}: not an ASE database ({error}); give a SQLite file written by ase.db"
         ) from error
 
-    def rows() -> Iterator[Entry]:
-        for row in database.select(include_data=False):
-            uid = str(row.get("uid", f"{path.stem}-{row.id}"))
-            try:
-                atoms = row.toatoms()
-            except (KeyError, ValueError, IndexError) as error:
-                atoms = StructureError(
-                    "unreadable", f"row {row.id}: {error}; a row needs cell, positions and numbers"
-                )
-            yield atoms, _info(uid, row.get("known", False), row.get("prototype", ""))
+    return database_rows(database, path.stem), count
 
-    return rows(), count
+
+def database_rows(database: Any, name: str, *where: str) -> Iterator[Entry]:
+    """The rows of an open ASE database; `where` selects, as "id>=3"; `name` begins missing uids."""
+    for row in database.select(list(where), include_data=False):
+        uid = str(row.get("uid", f"{name}-{row.id}"))
+        try:
+            atoms = row.toatoms()
+        except (KeyError, ValueError, IndexError) as error:
+            atoms = StructureError(
+                "unreadable", f"row {row.id}: {error}; a row needs cell, positions and numbers"
+            )
+        yield atoms, _info(uid, row.get("known", False), row.get("prototype", ""))
 
 
 def files(path: Path) -> tuple[Iterator[Entry], int]:
@@ -59,26 +61,26 @@ def files(path: Path) -> tuple[Iterator[Entry], int]:
     The uid is `uid` of an extended XYZ frame, or else the file's name within the folder, with #2,
     #3 ... for further structures in it. Raises ValueError where there is no such file.
     """
-    found = _accepted_files(path)
+    found = accepted_files(path)
+    return frames(found, path), len(found)
 
-    def frames() -> Iterator[Entry]:
-        for file in found:
-            name = file.name if path.is_file() else file.relative_to(path).as_posix()
-            try:
-                structures = read_frames(file)
-            except StructureError as error:
-                yield error, _info(name)
-                continue
-            for number, atoms in enumerate(structures, 1):
-                uid = atoms.info.get("uid", name if number == 1 else f"{name}#{number}")
-                yield (
-                    atoms,
-                    _info(
-                        str(uid), atoms.info.get("known", False), atoms.info.get("prototype", "")
-                    ),
-                )
 
-    return frames(), len(found)
+def frames(found: Sequence[Path], path: Path) -> Iterator[Entry]:
+    """Every structure in some of the files of a folder (`path`), or in the one file."""
+    for file in found:
+        name = file.name if path.is_file() else file.relative_to(path).as_posix()
+        try:
+            structures = read_frames(file)
+        except StructureError as error:
+            yield error, _info(name)
+            continue
+        for number, atoms in enumerate(structures, 1):
+            about = atoms.info
+            uid = about.get("uid", name if number == 1 else f"{name}#{number}")
+            yield (
+                atoms,
+                _info(str(uid), about.get("known", False), about.get("prototype", "")),
+            )
 
 
 def dd2d_json(path: Path) -> tuple[Iterator[Entry], int]:
@@ -148,7 +150,7 @@ def fingerprint(source: str, path: Path | None) -> str:
         code += sorted(
             f for f in (here / "prototypes").rglob("*") if f.suffix in (".py", ".csv", ".json")
         )
-    data = [] if path is None else _accepted_files(path)
+    data = [] if path is None else accepted_files(path)
     digest = hashlib.sha256()
     for file in code + data:
         name = file.relative_to(path) if file in data and file != path else file.name
@@ -158,7 +160,8 @@ def fingerprint(source: str, path: Path | None) -> str:
     return digest.hexdigest()[:12]
 
 
-def _accepted_files(path: Path) -> list[Path]:
+def accepted_files(path: Path) -> list[Path]:
+    """The structure files of a folder and its subfolders, or the one file."""
     found = (
         [path]
         if path.is_file()

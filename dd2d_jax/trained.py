@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,17 @@ from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, resto
 from dd2d_jax.corrupt import clean_spots
 from dd2d_jax.model import TwoTower
 from dd2d_jax.paper_model import PaperTower
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest_rods
+from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest_rods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
 # Rows that go through the network at once.
 CHUNK = 256
 _ROUND = 16
+# So many crystals are sorted by size before they are embedded.
+_SORT_FROM = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +68,22 @@ class Model:
         """
         if hk is None:
             hk = strongest_rods(crystals, self.conditions, self.conditions.tokens)
+        if self._packs:
+            atoms = (np.asarray(crystals.numbers) > 0).sum(-1)
+            return self._embed(crystals, hk, PaperTower.tokens(atoms, 0)[0])
+        out = np.zeros((len(hk), self.config.model.embedding), np.float32)
+        for rows, slots, pairs in _alike(np.asarray(crystals.numbers), hk):
+            part = jax.tree.map(lambda x, r=rows: np.asarray(x)[r], crystals)
+            cut = replace(
+                part, positions=part.positions[:, :slots], numbers=part.numbers[:, :slots]
+            )
+            out[rows] = self._embed(cut, hk[rows, :pairs], None)
+        return out
+
+    def _embed(self, crystals: dx.Crystal, hk: np.ndarray, tokens: np.ndarray | None) -> np.ndarray:
         function, _ = self._functions
-        atoms = (np.asarray(crystals.numbers) > 0).sum(-1)
-        tokens = PaperTower.tokens(atoms, 0)[0] if self._packs else None
         return _in_chunks(
-            lambda c, h, room: function(self.params, c, h, room),
-            (crystals, jnp.asarray(hk)),
-            tokens,
+            lambda c, h, room: function(self.params, c, h, room), (crystals, hk), tokens
         )
 
     def embed_patterns(self, spots: Spots) -> np.ndarray:
@@ -108,7 +120,7 @@ def _encoders(
 
     @functools.partial(jax.jit, static_argnames="room")
     def crystals(params, crystal, hk, room):
-        spots = clean_spots(crystal, hk, conditions)
+        spots = clean_spots(crystal, hk, replace(conditions, tokens=hk.shape[-2]))
         shape = {} if room is None else {"room": room}
         return tower.apply({"params": params}, crystal, spots, method="encode_crystal", **shape)
 
@@ -118,6 +130,25 @@ def _encoders(
         return tower.apply({"params": params}, spots, method="encode_pattern", **shape)
 
     return crystals, patterns
+
+
+def _alike(numbers: np.ndarray, hk: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Rows (m,) of crystals of like size, the atom slots and the pairs of rods that they need.
+
+    Few crystals stay together, as each size is compiled.
+    """
+    count, most = hk.shape[:2]
+    if count < _SORT_FROM:
+        yield np.arange(count), numbers.shape[1], most
+        return
+    used = (hk != 0).any(-1)
+    # Sorted by strength, padding last.
+    pairs = np.array([most // 2, 3 * most // 4, most])
+    pairs = pairs[np.searchsorted(pairs, atom_slots(used))]
+    slots = 2 ** np.ceil(np.log2(np.maximum(atom_slots(numbers), 8))).astype(int)
+    slots = np.minimum(slots, numbers.shape[1])
+    for size, tokens in np.unique(np.c_[slots, pairs], axis=0).tolist():
+        yield np.flatnonzero((slots == size) & (pairs == tokens)), size, tokens
 
 
 def _in_chunks(function: Callable, trees: tuple, tokens: np.ndarray | None) -> np.ndarray:

@@ -33,9 +33,9 @@ DICHALCOGENIDES = {
 def damage(folder: Path, params) -> None:
     """Copies of the library and the model that cannot be used."""
     shutil.copytree(folder / "lib", folder / "hurt")
-    data = bytearray((folder / "hurt/embeddings.npy").read_bytes())
+    data = bytearray((folder / "hurt/00000.shard").read_bytes())
     data[-1] ^= 1
-    (folder / "hurt/embeddings.npy").write_bytes(data)
+    (folder / "hurt/00000.shard").write_bytes(data)
     shutil.copytree(folder / "run", folder / "torn")
     for path in (folder / "torn/best").rglob("*"):
         if path.is_file():
@@ -118,7 +118,9 @@ def test_help_answers_at_once_without_jax():
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "index", "retrieve", "propose", "evaluate", "report", "snapshots"]
+    "command",
+    ["simulate", "index", "enumerate", "merge", "retrieve", "propose", "evaluate", "report",
+     "snapshots"],
 )
 def test_every_command_has_help_with_an_example_and_json(command, capsys):
     with pytest.raises(SystemExit) as leave:
@@ -224,6 +226,28 @@ def test_index_counts_and_says_what_it_left_out(dd2d):
     status, out, _ = dd2d("index some.db newer --checkpoint run --json")
     report = json.loads(out)
     assert report["crystals"] == 1 and report["report"]["skipped"]["bulk"]["count"] == 1
+
+
+def test_merge_and_append_count_what_was_there_before(dd2d):
+    status, out, _ = dd2d("merge lib lib both --json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["report"]["skipped"]["duplicate uid"]["count"] == report["crystals"]
+    status, out, _ = dd2d("index all.db both --checkpoint run --append")
+    assert status == 0
+    assert f"both: {report['crystals']} crystals out of {3 * report['crystals']}" in out
+
+
+def test_enumerate_writes_a_database_that_is_never_overwritten(dd2d):
+    status, out, _ = dd2d("enumerate made.db --count 20 --json")
+    assert status == 0 and json.loads(out)["crystals"] == 20
+    status, _, err = dd2d("enumerate made.db")
+    assert status == 1 and "made.db: exists already" in err
+
+
+def test_a_part_is_one_of_several(dd2d):
+    status, _, err = dd2d("index all.db part --part 3/2")
+    assert status == 2 and "'3/2' is not I/N" in err
 
 
 def test_retrieve_finds_the_crystal_that_made_the_pattern(dd2d):
@@ -354,7 +378,7 @@ EVALUATE = "evaluate --checkpoint run --queries all.db --library all.db"
         (f"retrieve mos2.csv --scale 0.1 {RETRIEVE}", "mos2.csv: a spot list"),
         (f"retrieve mos2.csv {RETRIEVE} --output mos2.csv/out", "mos2.csv is no writable folder"),
         ("retrieve mos2.csv --library gone --checkpoint run", "gone: no library here"),
-        ("retrieve mos2.csv --library hurt --checkpoint run", "hurt/embeddings.npy: damaged"),
+        ("retrieve mos2.csv --library hurt --checkpoint run", "hurt/00000.shard: damaged"),
         ("retrieve mos2.csv --library lib --checkpoint other", "was built by model"),
         ("retrieve mos2.csv --library lib --checkpoint gone", "gone: no checkpoint here"),
         ("retrieve mos2.csv --library lib --checkpoint torn", "torn/best: damaged"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+import diffraction as dx
 from dd2d_jax import trained
 from dd2d_jax.checkpoint import CheckpointError, save, write_config
 from dd2d_jax.corrupt import clean_spots
@@ -118,3 +119,18 @@ def test_a_config_that_makes_no_sense_is_refused(folder, break_it):
     break_it(config)
     path.write_text(json.dumps(config))
     refused(folder)
+
+
+def test_crystals_sorted_by_size_are_embedded_as_they_are(model, monkeypatch):
+    found = tiny.crystals()
+    numbers = np.pad(found.numbers, [(0, 0), (0, 13)])
+    numbers[::3, :3] = np.pad(found.numbers[::3, :1], [(0, 0), (0, 2)])  # of one atom
+    positions = np.pad(found.positions, [(0, 0), (0, 13), (0, 0)])
+    crystals = dx.Crystal(found.lattice, positions, numbers)
+    hk = strongest_rods(crystals, model.conditions, 8)
+    hk[::2, 4:] = 0
+    whole = model.embed_crystals(crystals, hk)
+    monkeypatch.setattr(trained, "_SORT_FROM", 1)
+    np.testing.assert_allclose(model.embed_crystals(crystals, hk), whole, atol=1e-5)
+    sizes = [(slots, pairs) for _, slots, pairs in trained._alike(numbers, hk)]
+    assert sizes == [(8, 4), (8, 8)]

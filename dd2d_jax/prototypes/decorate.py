@@ -141,15 +141,8 @@ def decorate(
         limit: crystals wanted; up to half as many more are made, for the checks to drop.
         rng: chooses among the combinations.
     """
-    words = [word for word in variant.split() if word != "plain"]
-    supercell = words.pop(0) if words and words[0] in SUPERCELLS else ""
-    cell, positions, base = _enlarge(reference, supercell)
-    roles = base
-    for word in words:
-        roles = _split(roles, positions, word)
+    prototype, cell, positions, roles, rule = variant_of(reference, specification, variant)
     names = sorted(set(roles))
-    wanted = _specification(specification)
-    rule = {name: wanted[name.rstrip("'")] for name in names}
     choices = [options(rule[name][1], rule[name][0]) for name in names]
     balance = all(sign != "0" for sign, _ in rule.values())
     picks = _combinations(choices, [roles.count(name) for name in names], balance, rng)
@@ -167,17 +160,44 @@ def decorate(
         rows.append([chosen[role] for role in roles])
         if len(rows) >= _SPARE * limit:
             break
-    prototype = " ".join([reference.prototype, *([supercell] if supercell else []), *words])
-    cells, moved, numbers = _fit(reference, roles, rule, cell, positions, rows)
+    cells, moved, numbers = fit(reference, roles, rule, cell, positions, rows)
     return Batch(prototype, labels, numbers, cells, moved, limit)
 
 
-def _fit(reference, roles, rule, cell, positions, rows):
-    """Geometry of decorations, given as rows of (element, charge) for every site."""
+def variant_of(
+    reference: Reference, specification: str, variant: str
+) -> tuple[str, np.ndarray, np.ndarray, list[str], dict[str, tuple[str, str]]]:
+    """Prototype, cell, positions, roles and rule (role: sign and class) of a variant."""
+    words = [word for word in variant.split() if word != "plain"]
+    supercell = words.pop(0) if words and words[0] in SUPERCELLS else ""
+    cell, positions, roles = _enlarge(reference, supercell)
+    for word in words:
+        roles = _split(roles, positions, word)
+    wanted = _specification(specification)
+    rule = {name: wanted[name.rstrip("'")] for name in sorted(set(roles))}
+    prototype = " ".join([reference.prototype, *([supercell] if supercell else []), *words])
+    return prototype, cell, positions, roles, rule
+
+
+def charges_of(reference: Reference, rule: dict[str, tuple[str, str]]) -> dict[str, int]:
+    """Charges of the reference's own elements by role."""
     signs = {name.rstrip("'"): sign for name, (sign, _) in rule.items()}
     own = dict(zip(reference.roles, reference.atoms.get_chemical_symbols(), strict=True))
     counts = {role: reference.roles.count(role) for role in own}
-    charges = _reference_charges(own, signs, counts)
+    return _reference_charges(own, signs, counts)
+
+
+def fit(
+    reference: Reference,
+    roles: list[str],
+    rule: dict[str, tuple[str, str]],
+    cell: np.ndarray,
+    positions: np.ndarray,
+    rows: list[list[tuple[str, int]]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, positions and numbers of decorations: rows of (element, charge) for every site."""
+    own = dict(zip(reference.roles, reference.atoms.get_chemical_symbols(), strict=True))
+    charges = charges_of(reference, rule)
     symbols = [own[role.rstrip("'")] for role in roles]
     old = _radii([symbols], [[charges[role.rstrip("'")] for role in roles]])
     new = _radii([[e for e, _ in row] for row in rows], [[q for _, q in row] for row in rows])

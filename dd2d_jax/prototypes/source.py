@@ -73,7 +73,7 @@ def _chosen(batch: Batch, limit: int, met: _Met) -> Iterator[Entry]:
                 yield atoms, _info(uid, batch.prototype, False)
 
 
-def _table_uid(reference: Reference) -> str:
+def table_uid(reference: Reference) -> str:
     """The uid that a rule would give to a crystal of the tables."""
     roles = dict(zip(reference.roles, reference.atoms.get_chemical_symbols(), strict=True))
     return f"{reference.prototype}:{'-'.join(roles[name] for name in sorted(roles))}"
@@ -95,7 +95,7 @@ def generate(seed: int = 0, share: float = 0.6, dropped: Counter | None = None) 
     """
     met = _Met(Counter() if dropped is None else dropped)
     tables, layers = references(), []
-    met.uids.update(_table_uid(reference) for reference in tables)
+    met.uids.update(table_uid(reference) for reference in tables)
     for reference in tables:
         if met.accepts_atoms(reference.atoms):
             layers.append((reference.uid, reference.atoms))
