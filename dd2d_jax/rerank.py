@@ -28,7 +28,7 @@ _ALL = 512
 NONE = 0.1
 # Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
 # has it. Fitted, see docs/accuracy.md.
-TEMPERATURE = 1.0
+TEMPERATURE = 3.0
 # Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
 # ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
 _LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
