@@ -84,7 +84,7 @@ def _checkpointer():
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        metrics=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        metrics=ocp.JsonCheckpointHandler("metrics", multiprocessing_options=alone),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
