@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
     config.train.batch = 256
     # Parts in which a device embeds its share: less memory, same gradient, one more forward pass.
     config.train.accumulate = 1
-    # Compute most of a forward pass again on the way back instead of keeping it: less memory.
+    # Compute each block again on the way back instead of keeping what is in it: less memory on
+    # GPU and TPU.
     config.train.remat = False
     config.train.steps = 1000
     config.train.learning_rate = 1e-3

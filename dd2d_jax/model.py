@@ -88,6 +88,7 @@ class Encoder(nn.Module):
     layers: int
     heads: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, head: jax.Array, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -96,8 +97,10 @@ class Encoder(nn.Module):
         rest = nn.Dense(self.width, dtype=self.dtype, name="tokens")(tokens)
         x = jnp.concatenate([first[..., None, :], rest], -2)
         mask = jnp.concatenate([jnp.ones_like(mask[..., :1]), mask], -1)
-        for _ in range(self.layers):
-            x = Block(self.width, self.heads, self.dtype)(x, mask)
+        # Under `remat` a block keeps what goes in alone, and is computed again on the way back.
+        kind = nn.remat(Block) if self.remat else Block
+        for i in range(self.layers):
+            x = kind(self.width, self.heads, self.dtype, name=f"Block_{i}")(x, mask)
         x = nn.RMSNorm(dtype=self.dtype)(x)
         weight = mask[..., None].astype(x.dtype)
         mean = (x * weight).sum(-2) / weight.sum(-2)
@@ -112,11 +115,12 @@ class STE(nn.Module):
     heads: int
     embedding: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, spots: Spots) -> jax.Array:
         """Spots (..., T) -> (..., embedding), not normalised."""
-        x = Encoder(self.width, self.layers, self.heads, self.dtype)(
+        x = Encoder(self.width, self.layers, self.heads, self.dtype, self.remat)(
             lattice_features(spots.lattice), spot_features(spots), spots.mask
         )
         return nn.Dense(self.embedding, dtype=self.dtype, name="out")(x)
@@ -135,6 +139,7 @@ class CGE(nn.Module):
     heads: int
     embedding: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
@@ -151,7 +156,7 @@ class CGE(nn.Module):
             -1,
         )
         element = nn.Embed(104, 32, dtype=self.dtype, name="element")(crystal.numbers)
-        x = Encoder(self.width, self.layers, self.heads, self.dtype)(
+        x = Encoder(self.width, self.layers, self.heads, self.dtype, self.remat)(
             lattice, jnp.concatenate([element, positions], -1), crystal.numbers > 0
         )
         out = nn.Dense(
@@ -170,12 +175,12 @@ class TwoTower(nn.Module):
     atom_width: int = 64
     atom_layers: int = 1
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
-        self.ste = STE(self.width, self.layers, self.heads, self.embedding, self.dtype)
-        self.cge = CGE(
-            self.ste, self.atom_width, self.atom_layers, self.heads, self.embedding, self.dtype
-        )
+        last = self.heads, self.embedding, self.dtype, self.remat
+        self.ste = STE(self.width, self.layers, *last)
+        self.cge = CGE(self.ste, self.atom_width, self.atom_layers, *last)
         # Paper: learned, from 1 / 0.07. Strongly typed: a weak type compiles the step twice.
         self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))
 

@@ -269,18 +269,25 @@ class _Encoder(_Dropping):
     heads: int
     dropout: float
     dtype: jnp.dtype
+    remat: bool = False
 
     def _blocks(self, x: jax.Array, grid: Grid, seen: jax.Array, columns: jax.Array) -> jax.Array:
         """Tokens x (M, width) through all blocks -> those in `columns` (N, R), (N, R, width)."""
         rows = grid.find(columns)
         # Of the last block nothing else is used, but where someone looks inside.
         inside = self.is_mutable_collection("intermediates")
+
+        def through(block: Block, x: jax.Array, seen: jax.Array, rows=None) -> jax.Array:
+            return block(x, grid, seen, rows)
+
+        if self.remat:  # a block keeps what goes in alone, and is computed again on the way back
+            through = nn.remat(through)
         for i in range(self.layers):
             block = Block(self.heads, self.dropout, self.dtype, name=f"block_{i}")
             if i < self.layers - 1 or inside:
-                x = block(x, grid, seen)
+                x = through(block, x, seen)
             else:
-                x = block(x, grid, jnp.take_along_axis(seen, columns[..., None], 1), rows)
+                x = through(block, x, jnp.take_along_axis(seen, columns[..., None], 1), rows)
         x = _norm(self.dtype, "norm")(x)
         return x[rows] if inside else x
 
@@ -359,6 +366,7 @@ class PaperTower(nn.Module):
     heads: int = 4
     dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
         if self.width % 2 or self.width % self.heads:
@@ -366,7 +374,7 @@ class PaperTower(nn.Module):
                 f"model.width = {self.width} must be even and divisible by model.heads = "
                 f"{self.heads}"
             )
-        sizes = self.width, self.layers, self.heads, self.dropout, self.dtype
+        sizes = self.width, self.layers, self.heads, self.dropout, self.dtype, self.remat
         self.cge, self.ste = SequenceEncoder(*sizes), CloudEncoder(*sizes)
         # Strongly typed: a weak type compiles the step twice.
         self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))

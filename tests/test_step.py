@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from configs import paper
 from dd2d_jax.spots import Conditions
+from dd2d_jax.trained import tower_of
 from train import inputs, state, step
 
 # A batch small enough for four devices and large enough that its negatives matter.
@@ -174,3 +175,34 @@ def test_padding_that_is_not_computed_changes_nothing():
     )
     assert packed == pytest.approx(whole, rel=1e-5)
     assert np.isnan(loss(inputs.Room(3, (159, 136)), batch)[0])
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_remat_keeps_less_of_the_same_network_for_the_way_back(name):
+    config = tiny.config()
+    if name == "paper":
+        config.model = paper.get_config().model
+        config.model.width, config.model.heads = 16, 2
+    config.model.layers = 4
+    conditions = Conditions.from_config(config.diffraction)
+    source = inputs.load_source(tiny.crystals(), conditions)
+    mapped = jax.vmap(
+        functools.partial(step.simulate_batch, config, source),
+        axis_name=step.AXIS,
+        in_axes=(0, None),
+    )
+    index = jax.numpy.arange(32)[None]
+    shapes = jax.eval_shape(lambda: mapped(index, jax.random.key(1)))
+    batch = jax.tree.map(lambda x: np.ones(x.shape[1:], x.dtype), shapes)
+    params, kept = jax.eval_shape(lambda: state.create(config)).params, []
+    for remat in (False, True):
+        tower = tower_of(config.model).clone(remat=remat)
+
+        def loss(params, tower=tower):
+            crystals, patterns, scale = tower.apply({"params": params}, *batch)
+            return (crystals * patterns).sum() * scale
+
+        # Counted before compiling: on the CPU, XLA undoes it.
+        back = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
+        kept.append(sum(x.size for x in jax.tree.leaves(back)))
+    assert kept[1] < kept[0] / 3

@@ -65,7 +65,7 @@ def simulate_batch(
 
 def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[State, dict]:
     """One optimiser step on a device's share of the batch; negatives come from all devices."""
-    model = tower_of(config.model)
+    model = tower_of(config.model).clone(remat=config.train.get("remat", False))
     crystal, *spots = batch
     sites = crystal.positions, crystal.numbers, crystal.occupancy, crystal.u
     crystal = dx.Crystal(crystal.lattice, *jax.tree.map(lambda x: x[:, : room.atoms], sites))
@@ -82,11 +82,6 @@ def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[
         *inputs, key = part
         return model.apply({"params": params}, *inputs, rngs={"dropout": key}, **shape)
 
-    if config.train.get("remat", False):
-        # What is kept for the way back: products with parameters, not the attention or what lies
-        # between.
-        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        embed = jax.checkpoint(embed, policy=keep)
     loss, scale, gradients = accumulate.gradients(
         embed, lambda *x: contrastive_loss(*x, AXIS), state.params, (*parts, keys)
     )
