@@ -308,3 +308,15 @@ def test_nearly_all_of_a_real_database_is_kept(shared_data, name, least):
     made = from_atoms((row.toatoms(), {"uid": row.uid}) for row in rows)
     assert len(made) >= least * made.report["rows"]
     assert set(made.report["skipped"]) <= {"chain", "cluster"}
+
+
+def test_joined_sets_hold_the_crystals_of_both_and_refuse_a_uid_twice():
+    one, other = (
+        from_atoms([(mx2("MoS2", a=3.16 + d, vacuum=8), {"uid": uid})])
+        for d, uid in ((0.0, "a"), (0.2, "b"))
+    )
+    both = datasets.concatenate([one, other])
+    assert both.uid.tolist() == ["a", "b"] and both.report["kept"] == 2
+    np.testing.assert_array_equal(both.positions[1], other.positions[0])
+    with pytest.raises(ValueError, match="1 uids are in more than one set, the first is 'a'"):
+        datasets.concatenate([one, one])
