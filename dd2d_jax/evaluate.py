@@ -224,7 +224,7 @@ def _indexed(
     asked, begin = [], time.perf_counter()
     for pattern in progress(patterns, len(patterns), "lattices"):
         try:
-            asked.append(Query.indexed(lattices.find(pattern), conditions))
+            asked.append(Query.indexed(lattices.find(pattern), conditions.q_max))
         except PatternError:
             asked.append(None)
     return asked, 1000 * (time.perf_counter() - begin) / len(patterns)

@@ -121,7 +121,7 @@ def propose(
     if unknown:
         raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
     conditions = model.conditions
-    query = Query.indexed(found.indexed, conditions)
+    query = Query.indexed(found.indexed, conditions.q_max)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     rows = np.array([place[candidate.uid] for candidate in found], int)
     made = rank(library.crystals, rows, query, conditions, elements, count)

@@ -57,15 +57,15 @@ class Query:
         return cls(one, one)
 
     @classmethod
-    def indexed(cls, indexed: Indexed, conditions: Conditions) -> Query:
-        """Of a pattern whose lattice was found.
+    def indexed(cls, indexed: Indexed, q_max: float) -> Query:
+        """Of a pattern whose lattice was found, as far as `q_max`, 1/angstrom.
 
         Raises:
             PatternError: no spot within q_max.
         """
-        spots = canonical_spots(indexed, conditions.q_max, _ALL)
+        spots = canonical_spots(indexed, q_max, _ALL)
         last = float(np.linalg.norm(np.asarray(spots.q), axis=-1).max())
-        whole = with_unseen(spots, min(last, conditions.q_max), _SEEN, _UNSEEN)
+        whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN)
         return cls(strongest(spots, _SEEN), whole)
 
     @classmethod
@@ -75,16 +75,18 @@ class Query:
 
 
 def compare(table: Table, settings: Spots) -> np.ndarray:
-    """Scores (S, n) of a table's crystals in S settings of one pattern; -inf where cells differ.
+    """Scores (S, n) of a table's crystals in S settings of one pattern.
 
-    Only crystals whose cells are near are compared, in sizes that are powers of two.
+    Only crystals whose cells are near are compared, in sizes that are powers of two. The others
+    come behind them, the nearer cell before the farther.
     """
     lattice = np.asarray(table.lattice)
-    out = np.full((len(settings.lattice), len(lattice)), -np.inf, np.float32)
+    out = np.zeros((len(settings.lattice), len(lattice)), np.float32)
     for s in range(len(out)):
         one = jax.tree.map(lambda x, s=s: x[s], settings)
         stretch, shear = (np.asarray(x) for x in _strains(table.lattice, one.lattice))
         rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
+        out[s] = -10 - np.abs(stretch) - shear
         if len(rows):
             size = power_of_two(max(len(rows), 64))
             filled = rows[np.minimum(np.arange(size), len(rows) - 1)]

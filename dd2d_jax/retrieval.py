@@ -226,8 +226,14 @@ def _search(
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = model.conditions
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
-    scaled = [lattices.rescaled(at, scale) for scale in _scales(scale_error)]
-    query = Query.joined([Query.indexed(one, conditions) for one in scaled])
+    scales = _scales(scale_error)
+    # The same spots at every scale: else their probabilities could not be compared.
+    query = Query.joined(
+        [
+            Query.indexed(lattices.rescaled(at, scale), conditions.q_max * scale)
+            for scale in scales
+        ]
+    )
     few = sized(query.settings, conditions.tokens)
     rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
     similarity, setting = cosines.max(0), cosines.argmax(0)
@@ -235,11 +241,12 @@ def _search(
     probability = np.full(len(rows), np.nan)
     if rerank:
         chosen = library.crystals.take(rows)
-        reach = dataclasses.replace(conditions, q_max=_reach(query.settings, conditions.q_max))
+        furthest = _reach(query.settings, conditions.q_max * scales.max())
+        reach = dataclasses.replace(conditions, q_max=furthest)
         scores = compare(_table(chosen, reach), query.settings)
         step = min(scale_error, _SCALE_STEP)
         value, setting = weigh(chosen, scores, query, conditions, measured(step))
-        nothing = log_none(query)
+        nothing = log_none(query) + math.log(len(scales))
         prior = _log_prior(library.crystals.known, allowed)[rows]
         probability, none = probabilities(value, nothing, prior)
         again = np.argsort(-(value + prior), kind="stable")

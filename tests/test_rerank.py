@@ -28,7 +28,7 @@ def library() -> datasets.CrystalSet:
 def queries(library) -> list[Query]:
     """Measured patterns of the first eight."""
     patterns = make_patterns(library.take(range(8)), CONDITIONS, LEVELS["measured"], 1)
-    return [Query.indexed(lattice.find(pattern), CONDITIONS) for pattern in patterns]
+    return [Query.indexed(lattice.find(pattern), CONDITIONS.q_max) for pattern in patterns]
 
 
 @pytest.fixture(scope="module")
