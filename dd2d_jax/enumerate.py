@@ -307,6 +307,6 @@ def _spread(places: np.ndarray, count: int) -> np.ndarray:
     return places.astype(np.int64) * step % count
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=10_000)
 def _formula(numbers: tuple[int, ...]) -> str:
     return reduced_formula(np.array(numbers))

@@ -8,6 +8,7 @@ the same command goes on with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -26,6 +27,7 @@ from dd2d_jax.files import new_folder
 from dd2d_jax.library import MANIFEST, SHARD, Library, read_manifest, shard_name, write_manifest
 from dd2d_jax.output import progress
 from dd2d_jax.shards import LibraryError, Shard, write_shard
+from dd2d_jax.spots import power_of_two
 from dd2d_jax.streams import Stream, open_stream
 from dd2d_jax.trained import Model
 
@@ -189,7 +191,14 @@ def _make(stream: Stream, start: int, path: Path, model: Model) -> int:
     stop = min(start + SHARD, stream.rows)
     crystals = stream.read(start, stop)
     if len(crystals):
-        embeddings = model.embed_crystals(crystals.crystal)
+        # Every other number of slots would be compiled, and stay in memory.
+        room = [(0, 0), (0, power_of_two(crystals.numbers.shape[1]) - crystals.numbers.shape[1])]
+        padded = dataclasses.replace(
+            crystals,
+            numbers=np.pad(crystals.numbers, room),
+            positions=np.pad(crystals.positions, [*room, (0, 0)]),
+        )
+        embeddings = model.embed_crystals(padded.crystal)
     else:
         embeddings = np.zeros((0, model.config.model.embedding))
     write_shard(path, crystals, embeddings, model.fingerprint)

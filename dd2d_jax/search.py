@@ -6,7 +6,9 @@ float32, in which the products are summed. There is no index and no approximatio
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -47,26 +49,40 @@ def nearest(
     settings = -(-queries.shape[1] // _SETTINGS) * _SETTINGS
     filled = queries[:, np.minimum(np.arange(settings), queries.shape[1] - 1)]
     rows, cosines = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
-    start = 0
-    for part in parts:
-        here = np.arange(len(part))
-        if allowed is not None:
-            here = np.flatnonzero(allowed[start : start + len(part)])
-        if len(here):
-            some = len(here) < _FEW * len(part)
-            values = _cosines(part[here] if some else part, filled)
-            values = values if some or len(here) == len(part) else values[:, here]
-            best = _best(values, count)
-            rows = np.concatenate([rows, here[best] + start], 1)
-            cosines = np.concatenate([cosines, np.take_along_axis(values, best, 1)], 1)
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def search(number: int) -> tuple[np.ndarray, np.ndarray]:
+        here = slice(starts[number], starts[number + 1])
+        some = None if allowed is None else allowed[here]
+        found, values = _nearest_of(parts[number], filled, count, some)
+        return found + starts[number], values
+
+    # A product with few queries keeps one core busy.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found, values in pool.map(search, range(len(parts))):
+            rows = np.concatenate([rows, found], 1)
+            cosines = np.concatenate([cosines, values], 1)
             best = _best(cosines, count)
             rows, cosines = (np.take_along_axis(x, best, 1) for x in (rows, cosines))
-        start += len(part)
     found = np.asarray(embeddings[rows.ravel()], np.float32)
     found = found.reshape(*rows.shape, queries.shape[-1])
     each = np.einsum("qsd,qkd->qsk", queries, found)
     order = np.lexsort((rows, -each.max(1)))
     return np.take_along_axis(rows, order, 1), np.take_along_axis(each, order[:, None], 2)
+
+
+def _nearest_of(
+    part: np.ndarray, queries: np.ndarray, count: int, allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (Q, k) of one part and their largest cosines, in no order."""
+    here = np.arange(len(part)) if allowed is None else np.flatnonzero(allowed)
+    if not len(here):
+        return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    some = len(here) < _FEW * len(part)
+    values = _cosines(part[here] if some else part, queries)
+    values = values if some or len(here) == len(part) else values[:, here]
+    best = _best(values, count)
+    return here[best], np.take_along_axis(values, best, 1)
 
 
 def _best(values: np.ndarray, count: int) -> np.ndarray:
