@@ -1,10 +1,21 @@
 """Fixtures that several test files share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Several devices on one machine, for the tests of data parallelism; read when jax starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Most of the time goes to compiling programs that run once or twice: optimising them is no gain.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+)
+# Workers and programs that tests start share what was compiled, for as long as the tests run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="dd2d-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
