@@ -5,10 +5,14 @@ import tempfile
 from pathlib import Path
 
 # Several devices on one machine, for the tests of data parallelism; read when jax starts.
-# Most of the time goes to compiling programs that run once or twice: optimising them is no gain.
+# The others make compiling cheap: most programs of the tests are small and run once or twice.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+    "--xla_force_host_platform_device_count=4"
+    " --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
 )
 # Workers and programs that tests start share what was compiled, for as long as the tests run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
