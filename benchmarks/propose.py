@@ -33,8 +33,10 @@ from dd2d_jax import lattice, propose  # noqa: E402
 from dd2d_jax.corrupt import LEVELS  # noqa: E402
 from dd2d_jax.datasets import CrystalSet, load  # noqa: E402
 from dd2d_jax.evaluate import make_queries  # noqa: E402
+from dd2d_jax.evidence import measured  # noqa: E402
 from dd2d_jax.output import progress  # noqa: E402
-from dd2d_jax.score import Table, score, simulate_table  # noqa: E402
+from dd2d_jax.rerank import Query, compare, log_none, weigh  # noqa: E402
+from dd2d_jax.score import Table, simulate_table  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots  # noqa: E402
 from dd2d_jax.structures import to_atoms  # noqa: E402
 from dd2d_jax.twins import SAME, distinct  # noqa: E402
@@ -85,21 +87,18 @@ def case(
     out = {"uid": uid, "formula": formula, "atoms": int((crystals.numbers[row] > 0).sum())}
     left_out = crystals.formula == formula if without == "formula" else crystals.uid == uid
     try:
-        settings = lattice.canonical_spots(lattice.find(pattern_of(query)), conditions.q_max, 128)
+        asked = Query.indexed(lattice.find(pattern_of(query)), conditions)
     except lattice.PatternError as error:
         return {**out, "error": str(error)}
-    every = [
-        np.asarray(score(table, jax.tree.map(lambda x, s=s: x[s], settings)))
-        for s in range(len(settings.q))
-    ]
-    value, setting = np.max(every, 0), np.argmax(every, 0)
-    first = np.argsort(np.where(left_out, np.inf, -value), kind="stable")[:RERANK]
-    evidence = propose.evidence_of(crystals.take(first), setting[first], settings, conditions)
+    every = compare(table, asked.settings)
+    first = np.argsort(np.where(left_out, np.inf, -every.max(0)), kind="stable")[:RERANK]
+    value, _ = weigh(crystals.take(first), every[:, first], asked, conditions, measured())
+    evidence = value - log_none(asked)
     kept = np.flatnonzero(~left_out)
     library = crystals.take(kept)
     begin = time.perf_counter()
     parents = np.searchsorted(kept, first[: propose.PARENTS])
-    made = propose.rank(library, parents, settings, conditions)
+    made = propose.rank(library, parents, asked, conditions)
     chosen = distinct(made.crystals, library, FIRST)
     seconds = time.perf_counter() - begin
     known = [(e, crystals, int(r)) for e, r in zip(evidence, first, strict=True)]

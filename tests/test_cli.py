@@ -291,12 +291,15 @@ METHODS = ["neural", "physics", "neural+rerank"]
 NUMBERS = {"top1", "top3", "top5", "top10", "top50", "ms_per_query"}
 
 
+AGREED = {"level", "library", "queries", "methods", "cell_alone", "setup_s", "no_lattice"}
+
+
 def test_evaluate_gives_the_agreed_json(dd2d):
     line = "evaluate --checkpoint run --queries all.db --library all.db"
     status, out, _ = dd2d(f"{line} --json")
     result = json.loads(out)
     assert status == 0
-    assert set(result) == {"level", "library", "queries", "methods", "cell_alone", "setup_s"}
+    assert set(result) == AGREED
     assert (result["level"], result["library"], result["queries"]) == ("clean", 7, 7)
     assert list(result["methods"]) == METHODS
     assert all(set(m) == NUMBERS for m in result["methods"].values())
@@ -339,8 +342,7 @@ def test_snapshots_are_made_once_and_evaluated(dd2d, monkeypatch):
     status, out, err = dd2d(f"{EVALUATE} --level thermal --snapshots s.db --json")
     result = json.loads(out)
     assert status == 0 and (result["level"], result["queries"]) == ("thermal", 12)
-    keys = {"level", "library", "queries", "methods", "cell_alone", "setup_s", "snapshots"}
-    assert set(result) == keys
+    assert set(result) == AGREED | {"snapshots"}
     assert result["snapshots"]["without"] == ["BN"]
     assert result["methods"]["physics"]["top1"] == 100
     assert "s.db: crystals with snapshots: 6, without: 1, the first is 'BN'" in err
