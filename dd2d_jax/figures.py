@@ -234,12 +234,14 @@ def _plot_query(found: Found, ax: Axes) -> None:
 
 
 def _heading(candidate: Candidate, rank: int) -> str:
-    from dd2d_jax.output import r1_text
+    from dd2d_jax.output import change, percent
 
-    r1 = r1_text(candidate).replace("->", "→")
+    r1 = change(candidate.r_before, candidate.r_factor).replace("->", "→")
+    known = np.isfinite(candidate.probability)
+    how = f"{percent(candidate.probability)} %" if known else f"score {candidate.score:.3f}"
     return (
         f"{rank}   {_formula(candidate.formula)}   {_shortened(candidate.uid, 30)}\n"
-        f"score {candidate.score:.3f}   R1 {r1}"
+        f"{how}   R1 {r1}"
     )
 
 

@@ -29,7 +29,9 @@ from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import rich.table
+    import rich.console
+
+    from dd2d_jax.measure import Measured
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
@@ -60,6 +62,7 @@ class Candidate:
         known: True for a crystal that the library lists as known.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
+        axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
     """
 
     uid: str
@@ -78,6 +81,7 @@ class Candidate:
     known: bool
     simulated: np.ndarray
     query: Spots
+    axes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +109,11 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index):
         return self.candidates[index]
 
-    def table(self) -> rich.table.Table:
-        """A table for the terminal: `rich.print(found.table())`."""
-        from dd2d_jax.output import candidate_table
+    def table(self) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+        from dd2d_jax.output import found_table
 
-        return candidate_table(self)
+        return found_table(self)
 
     def plot(self) -> matplotlib.figure.Figure:
         """The pattern beside the first candidates and their structures."""
@@ -123,15 +127,25 @@ class Found(Sequence[Candidate]):
 
         return found_dict(self)
 
-    def write(self, directory: str | Path) -> None:
-        """Write CIF and POSCAR files, found.json, found.csv and found.png into a new folder.
+    def page(self, measured: Measured | None = None) -> str:
+        """A page (HTML) that shows all of it, with its pictures inside; see `query_page`."""
+        from dd2d_jax.query_page import page
+
+        return page(self, measured)
+
+    def write(self, directory: str | Path, measured: Measured | None = None) -> None:
+        """Write CIF and POSCAR files, page.html, found.json, .csv and .png into a new folder.
+
+        Args:
+            directory: the folder to make.
+            measured: the image that the pattern was seen in, for the page.
 
         Raises:
             FileExistsError: something is there already.
         """
-        from dd2d_jax.output import write_found
+        from dd2d_jax.found_files import write_found
 
-        write_found(self, Path(directory))
+        write_found(self, Path(directory), measured)
 
 
 def retrieve(
@@ -226,7 +240,8 @@ def _search(
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = model.conditions
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
-    scaled = [lattices.rescaled(at, scale) for scale in _scales(scale_error)]
+    scales = _scales(scale_error)
+    scaled = [lattices.rescaled(at, scale) for scale in scales]
     query = Query.joined([Query.indexed(one, conditions) for one in scaled])
     few = sized(query.settings, conditions.tokens)
     rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
@@ -250,8 +265,9 @@ def _search(
     queries, options = _queries(indexed, setting, query, conditions, tilts)
     fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
+    axes = np.concatenate([lattices.frames(at) / scale for scale in scales])[setting]
     candidates = [
-        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown)
+        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))
     ]
     return Found(tuple(candidates), at, int(allowed.sum()), none)
@@ -336,6 +352,7 @@ def candidate(
     similarity: float,
     fits: Fit,
     queries: Spots,
+    axes: np.ndarray,
     kind: type[Candidate] = Candidate,
     **more: Any,
 ) -> Candidate:
@@ -361,6 +378,7 @@ def candidate(
         known=bool(chosen.known[i]),
         simulated=shown[0] if shown.ndim == 3 else shown,
         query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
+        axes=axes[i],
         **more,
     )
 
