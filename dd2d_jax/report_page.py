@@ -131,7 +131,8 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
             "noise, as in the README.",
             *thermal,
             f"<i>Published</i>: {escaped(published['source'])}, their network, crystals and "
-            f"gallery ({published['library']}); their perturbed patterns come from molecular dynamics.",
+            f"gallery ({published['library']}); their perturbed patterns come from molecular "
+            "dynamics.",
         ]
     )
     return [
@@ -262,8 +263,8 @@ def _candidates(found: Mapping[str, Any], images: Mapping[str, bytes]) -> list[s
     caption = (
         f"Left: the pattern ({found['level']}) of {escaped(truth['formula'])} "
         f"({escaped(truth['uid'])}) and the layer that made it; {chosen}. Right: the network's "
-        f"first {count} candidates, best first, the clean pattern of each above the layer from above; "
-        f"all patterns at one scale. {place} {same} of the {count} have its point group, "
+        f"first {count} candidates, best first, the clean pattern of each above the layer from "
+        f"above; all patterns at one scale. {place} {same} of the {count} have its point group, "
         f"{formula} its formula."
     )
     table = [
