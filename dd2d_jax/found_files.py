@@ -59,7 +59,9 @@ def write_found(
         text = json.dumps(data, indent=2, allow_nan=False)
         (part / "found.json").write_text(text + "\n")
         _write_csv(found, part / "found.csv")
-        (part / "page.html").write_text(page(found, measured, links), "utf-8")
+        what = "a pattern" if source is None else source["file"]
+        title = f"Crystals that may have made {what}"
+        (part / "page.html").write_text(page(found, measured, links, title), "utf-8")
 
 
 def _write_structure(candidate: Candidate, stem: Path) -> None:

@@ -25,7 +25,7 @@ td.long { overflow-wrap: anywhere; }
 table.wide { font-size: 0.8rem; } .wide th, .wide td { padding: 0.2rem 0.4rem; }
 tr.aside td { color: #666; font-style: italic; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-.row { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+.row { display: flex; flex-wrap: wrap; gap: 0 2rem; } .row figure { flex: 1 1 30rem; }
 figcaption { font-size: 0.9rem; color: #444; }
 details { font-size: 0.85rem; }
 @media print {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -169,9 +169,20 @@ def undetermined(found: Found) -> list[str]:
         if candidate.undetermined:
             by_names.setdefault(candidate.undetermined, []).append(str(rank))
     return [
-        f"not determined by the pattern, of {', '.join(ranks)}: {', '.join(names)}"
+        f"not determined by the pattern, of {', '.join(ranks)}: {_gathered(names)}"
         for names, ranks in by_names.items()
     ]
+
+
+def _gathered(names: Sequence[str]) -> str:
+    """Such as "z of O1, O2; B" of "z of O1", "z of O2" and "B"."""
+    by_what: dict[str, list[str]] = {}
+    for name in names:
+        what, _, of = name.partition(" of ")
+        by_what.setdefault(what, []).append(of)
+    return "; ".join(
+        f"{what} of {', '.join(of)}" if any(of) else what for what, of in by_what.items()
+    )
 
 
 def origin(candidate: Candidate) -> str:
@@ -268,6 +279,33 @@ def safe_name(text: str) -> str:
 def inert(text: str) -> str:
     """Text for a cell of a CSV file: spreadsheets run what begins like a formula."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A line for each pattern of a folder, see `batch.retrieve_folder`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("file", "cell (A, deg)", "first", "uid"):
+        table.add_column(name, overflow="fold")
+    for name in ("%", "none %", "R1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    nothing = math.nan
+    for row in rows:
+        further = row["lattices"] - 1
+        lengths = f"{row['a']:.3f} x {row['b']:.3f}, {row['gamma']:.1f}" if row["a"] else "-"
+        probability, none, r1 = (
+            nothing if row[name] is None else row[name] for name in ("probability", "none", "r1")
+        )
+        note = row["error"] or (f"and {further} further lattices" if further else "")
+        texts = (row["file"], lengths, row["formula"] or "-", row["uid"] or "-")
+        table.add_row(
+            *(escape(printable(text)) for text in texts),
+            percent(probability),
+            percent(none),
+            number(r1, 3),
+            escape(printable(note)),
+        )
+    return table
 
 
 def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:

@@ -35,8 +35,7 @@ class Predicted:
         q: (M, 2) 1/angstrom, as the pattern lies.
         intensity: (M,) on the scale of the pattern's strongest spot.
         seen: (M,) True where a spot was found.
-        hidden: (M,) True where none was found and none could be: outside of the image or where it
-            was not measured.
+        hidden: (M,) True where none was found and the image was not measured.
     """
 
     q: np.ndarray
@@ -48,7 +47,7 @@ class Predicted:
 def predict(
     candidate: Candidate, indexed: Indexed, measured: Measured | None = None
 ) -> Predicted:
-    """The spots of a candidate out to the pattern's last one, `FAINT` ones left out.
+    """The spots of a candidate on the image and out to the last found one, `FAINT` ones left out.
 
     They are simulated for electrons of 80 keV without tilt, as relative intensities of a layer
     hardly depend on the energy, and scaled to those in `candidate.simulated`.
@@ -71,7 +70,8 @@ def predict(
     _, pairs = both_sides(padded, jnp.asarray(np.pad(hk, [(0, room), (0, 0)])), conditions)
     pairs = np.asarray(pairs, float)[: len(hk)]
     hk, intensity = np.concatenate([hk, -hk]), np.concatenate([pairs[:, 0], pairs[:, 1]])
-    intensity = intensity * _factor(candidate, dict(zip(map(tuple, hk.tolist()), intensity)))
+    by_hk = dict(zip(map(tuple, hk.tolist()), intensity.tolist(), strict=True))
+    intensity = intensity * _factor(candidate, by_hk)
     strong = intensity > FAINT * intensity.max()
     q, intensity = hk[strong] @ reciprocal, intensity[strong]
     near = 0.25 * np.linalg.norm(np.linalg.inv(indexed.lattice), axis=0).min()
@@ -81,8 +81,8 @@ def predict(
         pixel = np.rint(_pixels(measured, q)[:, ::-1]).astype(int)
         area = measured.spots.measured
         inside = ((pixel >= 0) & (pixel < area.shape)).all(1)
-        hidden = ~inside
-        hidden[inside] = ~area[tuple(pixel[inside].T)]
+        q, intensity, seen, pixel = (x[inside] for x in (q, intensity, seen, pixel))
+        hidden = ~area[tuple(pixel.T)]
     return Predicted(q, intensity, seen, hidden & ~seen)
 
 
@@ -134,8 +134,11 @@ def plot_overlay(
         others = np.delete(every, indexed.spots, axis=0)
         limit = 1.12 * np.linalg.norm(every - measured.spots.centre, axis=1).max()
         x, y = measured.spots.centre
-        ax.set(xlim=(x - limit, x + limit), ylim=(y + limit, y - limit))
-        ax.set_facecolor(DARK)
+        rows, columns = measured.image.pixels.shape
+        ax.set(
+            xlim=(max(x - limit, -0.5), min(x + limit, columns - 0.5)),
+            ylim=(min(y + limit, rows - 0.5), max(y - limit, -0.5)),
+        )
     ax.set_aspect("equal")
     amplitude = np.sqrt(np.clip(indexed.intensity, 0, 1))
     sizes = _radius(limit, amplitude) if measured is None else np.full(len(places), 0.014 * limit)
@@ -162,7 +165,7 @@ def _legend(ax: Axes, found: int, others: int, predicted: Predicted, lost: np.nd
         ("found", found, MEASURED, "-"),
         ("found, not on this lattice", others, "#b7a6ff", ":"),
         ("predicted and found", int(predicted.seen.sum()), SIMULATED, "-"),
-        ("predicted where nothing is measured", int(predicted.hidden.sum()), SIMULATED, "--"),
+        ("predicted where nothing was measured", int(predicted.hidden.sum()), SIMULATED, "--"),
         ("predicted, not found", int(lost.sum()), _LOST, "-"),
     ]
     for name, count, colour, style in names:

@@ -48,9 +48,8 @@ def page(
     """
     parts = []
     for i, one in enumerate((found, *found.others)):
-        if found.others:
-            name = output.lattice_title(found, i)
-            parts.append(f"<h2>{escaped(name[0].upper() + name[1:])}</h2>")
+        name = output.lattice_title(found, i) if found.others else "What was found"
+        parts.append(f"<h2>{escaped(name[0].upper() + name[1:])}</h2>")
         parts += _section(one, i + 1, measured, None if links is None else links[i])
     return document(title, parts)
 
@@ -71,11 +70,12 @@ def _section(
     parts = [_measured(found), html_table(_HEAD, rows), *_notes(found)]
     if found.candidates:
         parts.append(_overlay(found, number, measured))
-    parts.append(f"<h{2 + (number > 1)}>Candidates</h{2 + (number > 1)}>")
+    parts.append('<h3>Candidates</h3>\n<div class="row">')
     for rank, (candidate, target) in enumerate(zip(found.candidates, targets, strict=True), 1):
         name = f"candidate_{number}_{rank}"
         caption = f"{_caption(rank, candidate)} {target}"
         parts.append(figure(name, _png(plot_candidate(candidate), 100), "png", caption))
+    parts.append("</div>")
     return parts
 
 
@@ -135,7 +135,8 @@ def _notes(found: Found) -> list[str]:
         "more probable the pattern is if this crystal made it than if none of the library's did. "
         "R1 of amplitudes and wR2 of intensities, over the pattern's spots; with an arrow before "
         "and after refinement. Δ: the crystal's cell (after refinement the refined one) less the "
-        "measured one in the same setting."
+        "measured one in the same setting. Pictures: from above with the cell, from the side, and "
+        "measured beside simulated spots in the crystal's setting."
     ]
     lines = output.undetermined(found)
     if lines:
@@ -168,10 +169,7 @@ def _caption(rank: int, candidate: Candidate) -> str:
         parts.append(f"prototype {escaped(candidate.prototype)}")
     parts.append(f"{escaped(output.percent(candidate.probability))} %")
     parts.append(f"R1 {_arrow(candidate.r_before, candidate.r_factor)}")
-    return (
-        ", ".join(parts) + ". From above with its cell, from the side, and measured beside "
-        "simulated spots in the candidate's setting."
-    )
+    return ", ".join(parts) + "."
 
 
 def _embedded(candidate: Candidate, rank: int) -> Markup:

@@ -205,7 +205,7 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    allowed = _allowed(library, elements)
+    allowed = allowed_rows(library, elements)
     found = [
         _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
         for indexed in seen
@@ -322,8 +322,12 @@ def _default_library() -> Library:
     return Library.load()
 
 
-def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
-    """(n,) True for crystals made only of `elements`."""
+def allowed_rows(library: Library, elements: Sequence[str] | None) -> np.ndarray:
+    """(n,) True for crystals made only of `elements`.
+
+    Raises:
+        ValueError: an unknown element, or no such crystal.
+    """
     if elements is None:
         return np.ones(len(library), bool)
     if isinstance(elements, str):

@@ -277,7 +277,7 @@ def test_retrieve_writes_a_folder_of_results_once(dd2d):
     status, _, _ = dd2d(line)
     assert status == 0
     names = sorted(p.name for p in Path("out").iterdir())
-    assert len(names) == 7 and "01_MoS2.cif" in names and "found.png" in names
+    assert len(names) == 8 and {"01_MoS2.cif", "found.png", "page.html"} <= set(names)
     atoms = ase.io.read("out/01_MoS2.vasp")
     assert atoms.get_chemical_formula() == "MoS2"
     np.testing.assert_allclose(atoms.cell.lengths()[:2], 3.18, rtol=1e-3)
