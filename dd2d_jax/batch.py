@@ -70,7 +70,8 @@ def retrieve_folder(
     files = _files(folder, say)
     opened = Library.load(library)
     opened.check(model)
-    allowed_rows(opened, options.get("elements"))
+    if not options.get("propose"):  # proposals may be of elements that the library does not have
+        allowed_rows(opened, options.get("elements"))
     recorded = {
         "model": model.fingerprint,
         "library": "the package's own" if library is None else str(Path(library).resolve()),

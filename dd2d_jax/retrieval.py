@@ -205,15 +205,17 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    allowed = allowed_rows(library, elements)
-    found = [
-        _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
-        for indexed in seen
-    ]
-    if propose:
+    if not propose:
+        allowed = allowed_rows(library, elements)
+        found = [
+            _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
+            for indexed in seen
+        ]
+    else:
         from dd2d_jax.propose import PARENTS
         from dd2d_jax.propose import propose as made
 
+        # Of any elements: what the library's crystals show is the structure type.
         every = np.ones(len(library), bool)
         found = [
             made(
