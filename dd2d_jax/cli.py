@@ -308,12 +308,31 @@ def _add_retrieve(commands: Any) -> None:
         "retrieve",
         _retrieve,
         "find the crystals of a library that explain a pattern best",
-        "dd2d retrieve saed.tif --scale 0.0052 --elements Mo,S --refine --output found",
+        "dd2d retrieve saed.tif --scale 0.0052 --elements Mo,S --refine --output found\n"
+        "  dd2d retrieve a.csv b.csv --tilts '0,0 20,0' --refine --page both.html\n"
+        "  dd2d retrieve my_patterns --calibration camera.json --output my_results",
     )
     parser.add_argument(
-        "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
+        "pattern",
+        nargs="+",
+        help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif); several of "
+        "one crystal with --tilts; a folder of them, each on its own, with --output: started "
+        "again, it goes on where it was ended",
     )
     _add_scale(parser)
+    parser.add_argument(
+        "--scale-error",
+        type=_not_negative,
+        default=0.02,
+        metavar="E",
+        help="how wrong the scale may be, relative; 1: known to a factor 2 (0.02)",
+    )
+    parser.add_argument(
+        "--tilts",
+        type=_tilts,
+        metavar="'X,Y ...'",
+        help="of several patterns of one crystal, degrees about x and y, one pair for each",
+    )
     parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
     _add_checkpoint(parser)
     parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
@@ -327,6 +346,12 @@ def _add_retrieve(commands: Any) -> None:
     )
     parser.add_argument(
         "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
+    )
+    parser.add_argument(
+        "--propose", action="store_true", help="crystals that the library does not hold as well"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
@@ -506,6 +531,18 @@ def _part(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/2")
     return int(first), int(second)
+
+
+def _tilts(text: str) -> list[tuple[float, float]]:
+    try:
+        pairs = [tuple(float(x) for x in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        pairs = []
+    if not pairs or any(len(pair) != 2 or not all(abs(x) < 90 for x in pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not pairs of angles in degrees, such as '0,0 20,0'"
+        )
+    return pairs
 
 
 _positive = _number("a positive number", lambda x: x > 0)
@@ -711,29 +748,95 @@ def _print_library(args: argparse.Namespace, report: dict, facts: dict) -> None:
 
 
 def _retrieve(args: argparse.Namespace) -> None:
+    options = {
+        "k": args.k,
+        "elements": _elements(args.elements),
+        "rerank": args.rerank,
+        "refine": args.refine,
+        "propose": args.propose,
+        "scale_error": args.scale_error,
+    }
+    _check_file("--page", args.page, (".html", ".htm"))
+    if len(args.pattern) == 1 and _is_folder(args.pattern[0]):
+        _retrieve_folder(args, options)
+        return
     from dd2d_jax.lattice import PatternError
+    from dd2d_jax.measure import read
     from dd2d_jax.output import found_dict
-    from dd2d_jax.patterns import read_pattern
     from dd2d_jax.retrieval import retrieve
 
+    _check_patterns(args)
     if args.output:
         _check_new(args.output)
-    elements = None if args.elements is None else args.elements.replace(" ", "").split(",")
-    pattern = read_pattern(args.pattern, args.scale, args.centre, args.calibration)
+    seen = [read(path, args.scale, args.centre, args.calibration) for path in args.pattern]
     _say("searching")
     model = _model(args.checkpoint)
+    patterns, images = zip(*seen, strict=True)
+    pattern = patterns[0] if args.tilts is None else patterns
     try:
-        found = retrieve(
-            pattern, args.library, model, args.k, elements, rerank=args.rerank, refine=args.refine
-        )
+        found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
     except PatternError as error:
-        raise UserError(f"{args.pattern}: {error}") from error
+        raise UserError(f"{', '.join(args.pattern)}: {error}") from error
+    image = images[0] if args.tilts is None else None
     if args.output:
-        found.write(args.output)
+        found.write(args.output, image)
+    if args.page:
+        from dd2d_jax.files import new_file
+
+        with new_file(args.page) as part:
+            part.write_text(found.page(image), "utf-8")
     if args.json:
         _print_json(found_dict(found))
     else:
         _print_table(found.table())
+
+
+def _elements(text: str | None) -> list[str] | None:
+    return None if text is None else text.replace(" ", "").split(",")
+
+
+def _is_folder(name: str) -> bool:
+    """Some image formats are folders, too."""
+    return Path(name).is_dir() and Path(name).suffix.lower() != ".zspy"
+
+
+def _check_patterns(args: argparse.Namespace) -> None:
+    """Before the work begins: as many patterns as tilts, one without."""
+    for name in args.pattern:
+        if _is_folder(name):
+            raise UserError(f"{name}: a folder; give one folder alone, or files")
+    count = len(args.pattern)
+    if args.tilts is None and count > 1:
+        raise UserError(
+            f"{count} patterns need --tilts, degrees of each, such as '0,0 20,0'; patterns of "
+            "different crystals are retrieved one by one, or as a folder"
+        )
+    if args.tilts is not None and len(args.tilts) != count:
+        raise UserError(f"--tilts has {len(args.tilts)} pairs of angles for {count} patterns")
+
+
+def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    folder = Path(args.pattern[0])
+    if args.output is None:
+        raise UserError(f"{folder}: a folder of patterns needs --output DIR for what is found")
+    if args.tilts is not None or args.page is not None:
+        raise UserError(
+            f"{folder}: each pattern of a folder is retrieved on its own and has its own page in "
+            "--output; --tilts and --page are for files"
+        )
+    from dd2d_jax.batch import retrieve_folder
+    from dd2d_jax.output import summary_table
+
+    rows = retrieve_folder(
+        folder, args.output, args.library, _model(args.checkpoint), args.scale, args.centre,
+        args.calibration, options, _say,
+    )  # fmt: skip
+    if args.json:
+        _print_json(rows)
+    else:
+        _print_table(summary_table(rows))
+    if all(row["error"] for row in rows):
+        raise UserError(f"{folder}: none of its {len(rows)} patterns could be used")
 
 
 def _propose(args: argparse.Namespace) -> None:
@@ -746,7 +849,7 @@ def _propose(args: argparse.Namespace) -> None:
 
     if args.output:
         _check_new(args.output)
-    elements = None if args.elements is None else args.elements.replace(" ", "").split(",")
+    elements = _elements(args.elements)
     pattern = read_pattern(args.pattern, scale=args.scale)
     model, library = _model(args.checkpoint), Library.load(args.library)
     _say("searching")

@@ -60,8 +60,8 @@ def missed(measured: Measured, found: Indexed) -> np.ndarray:
 
 
 def _image(ax: Axes, measured: Measured) -> None:
-    spots, pixels = measured.spots, np.nan_to_num(measured.image.pixels)
-    _show(ax, np.log1p(np.maximum(pixels - np.quantile(pixels, 0.01), 0) / _step(pixels)), "magma")
+    spots, pixels = measured.spots, measured.image.pixels
+    show(ax, logarithm(pixels), "magma")
     hidden = np.ma.masked_where(spots.measured, np.ones(pixels.shape))
     ax.imshow(hidden, cmap="winter", alpha=0.45, interpolation="nearest")
     ax.plot(*spots.centre, "+", color="white", markersize=16, markeredgewidth=1.5)
@@ -73,7 +73,7 @@ def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     spots = measured.spots
     residual = np.where(spots.measured, np.nan_to_num(measured.image.pixels) - spots.level, 0)
     residual = ndimage.gaussian_filter(residual, 0.7 * spots.width)
-    _show(ax, np.arcsinh(residual / (3 * _step(residual))), "gray")
+    show(ax, np.arcsinh(residual / (3 * step(residual))), "gray")
     size = max(5.0, 25 * spots.width / max(spots.measured.shape) * 72)
     names = [
         ("spot", spots.position[~spots.saturated], "o", _FOUND),
@@ -144,13 +144,20 @@ def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     ax.set_title(title, fontsize=10)
 
 
-def _show(ax: Axes, values: np.ndarray, colors: str) -> None:
+def show(ax: Axes, values: np.ndarray, colors: str) -> None:
+    """An image with pixels as coordinates, its brightest spots cut off."""
     ax.imshow(values, cmap=colors, vmax=np.quantile(values, 0.998) or None)
     ax.set_xlabel("column (pixels)")
     ax.set_ylabel("row (pixels)")
 
 
-def _step(values: np.ndarray) -> float:
+def logarithm(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) so that strong and weak spots are both seen."""
+    pixels = np.nan_to_num(pixels)
+    return np.log1p(np.maximum(pixels - np.quantile(pixels, 0.01), 0) / step(pixels))
+
+
+def step(values: np.ndarray) -> float:
     """A small difference of the values, for logarithms."""
     spread = np.quantile(values, 0.9) - np.quantile(values, 0.1)
     return float(max(spread, 1e-4 * np.ptp(values), 1e-12)) / 3

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.retrieval import Candidate, Found
 
-_DARK = "#0d1321"
+DARK = "#0d1321"
 _FAINT = "#5b6780"
-_MEASURED = "#7fe3ff"
-_SIMULATED = "#ffb454"
+MEASURED = "#7fe3ff"
+SIMULATED = "#ffb454"
 # Largest spot's diameter as a share of the axes' width.
 _SPOT = 0.05
 _CANDIDATES = 6
@@ -53,7 +53,7 @@ def plot_pattern(pattern: dx.Pattern, ax: Axes | None = None, title: str | None 
     ax = _axes((5, 5)) if ax is None else ax
     limit = 1.08 * np.linalg.norm(q, axis=1).max()
     _pattern_axes(ax, limit)
-    _discs(ax, q, intensity, limit, _MEASURED)
+    _discs(ax, q, intensity, limit, MEASURED)
     ax.plot(0, 0, "+", color=_FAINT, markersize=8)
     if title:
         ax.set_title(title, fontsize=11, parse_math=False)
@@ -165,6 +165,20 @@ def plot_found(found: Found) -> Figure:
     return figure
 
 
+def plot_candidate(candidate: Candidate) -> Figure:
+    """A candidate from above and from the side, and both patterns halved."""
+    square, gap = 2.6, 0.15
+    thickness = np.ptp(candidate.structure.positions[:, 2]) + 3.0
+    side = float(np.clip(square * thickness / _window(candidate.structure), 0.5, square))
+    figure = Figure(figsize=(3 * square + 4 * gap, square + 0.45))
+    _place(figure, gap, 0.4, square, square, plot_structure, candidate.structure)
+    middle = 0.4 + (square - side) / 2
+    _place(figure, 2 * gap + square, middle, square, side, plot_structure, candidate.structure,
+           view="side")  # fmt: skip
+    _place(figure, 3 * gap + 2 * square, 0.4, square, square, _plot_halves, candidate)
+    return figure
+
+
 def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """New axes that stand at (x, y) inches from the lower left corner."""
     across, up = figure.get_size_inches()
@@ -192,7 +206,7 @@ def _axes(size: tuple[float, float]) -> Axes:
 
 
 def _pattern_axes(ax: Axes, limit: float, small: bool = False) -> None:
-    ax.set_facecolor(_DARK)
+    ax.set_facecolor(DARK)
     ax.set_aspect("equal")
     ax.set_xlim(-limit, limit)
     ax.set_ylim(-limit, limit)
@@ -218,12 +232,12 @@ def _plot_query(found: Found, ax: Axes) -> None:
     indexed = found.indexed
     limit = 1.08 * np.linalg.norm(indexed.q, axis=1).max()
     _pattern_axes(ax, limit)
-    _discs(ax, indexed.q, indexed.intensity, limit, _MEASURED)
+    _discs(ax, indexed.q, indexed.intensity, limit, MEASURED)
     for vector, name in zip(np.linalg.inv(indexed.lattice).T, ("a*", "b*"), strict=True):
         ax.annotate(
             "", xy=vector, xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": "#ffffff"}
         )
-        outline = [withStroke(linewidth=3, foreground=_DARK)]
+        outline = [withStroke(linewidth=3, foreground=DARK)]
         place = vector * (1 + 0.09 * limit / np.linalg.norm(vector))
         ax.text(
             *place, name, color="#ffffff", fontsize=11, ha="center", va="center",
@@ -234,12 +248,14 @@ def _plot_query(found: Found, ax: Axes) -> None:
 
 
 def _heading(candidate: Candidate, rank: int) -> str:
-    from dd2d_jax.output import r1_text
+    from dd2d_jax.output import change, percent
 
-    r1 = r1_text(candidate).replace("->", "→")
+    r1 = change(candidate.r_before, candidate.r_factor).replace("->", "→")
+    known = np.isfinite(candidate.probability)
+    how = f"{percent(candidate.probability)} %" if known else f"score {candidate.score:.3f}"
     return (
         f"{rank}   {_formula(candidate.formula)}   {_shortened(candidate.uid, 30)}\n"
-        f"score {candidate.score:.3f}   R1 {r1}"
+        f"{how}   R1 {r1}"
     )
 
 
@@ -257,9 +273,9 @@ def _plot_halves(candidate: Candidate, ax: Axes) -> None:
     left = np.where(line, q[:, 1] < 0, q[:, 0] < 0)
     _pattern_axes(ax, limit, small=True)
     ax.axvline(0, color=_FAINT, lw=0.8)
-    _discs(ax, q[seen & left], observed[seen & left], limit, _MEASURED)
-    _discs(ax, q[seen & ~left], simulated[seen & ~left], limit, _SIMULATED)
-    for x, name, colour in ((0.02, "measured", _MEASURED), (0.98, "simulated", _SIMULATED)):
+    _discs(ax, q[seen & left], observed[seen & left], limit, MEASURED)
+    _discs(ax, q[seen & ~left], simulated[seen & ~left], limit, SIMULATED)
+    for x, name, colour in ((0.02, "measured", MEASURED), (0.98, "simulated", SIMULATED)):
         ax.text(
             x, 0.02, name, color=colour, fontsize=8, ha="left" if x < 0.5 else "right",
             va="bottom", transform=ax.transAxes,

@@ -1,25 +1,23 @@
-"""What was found, as tables for the terminal, as JSON and as files; progress on the way.
+"""What was found, as tables for the terminal and as JSON; progress on the way.
 
-Names and formulas come from strangers' files: they are shown as they are, never as markup, and
-make no path of their own.
+Names and formulas come from strangers' files: they are shown as they are, never as markup.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from dd2d_jax.files import new_folder
+from dd2d_jax.lattice import twist
 from dd2d_jax.ranks import TOP
 
 if TYPE_CHECKING:
@@ -82,17 +80,67 @@ def cell(lattice: np.ndarray) -> tuple[float, float, float]:
     return a, b, math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
-def candidate_table(found: Found) -> Table:
-    """The candidates, best first; lengths in angstrom, angles in degrees."""
+def number(value: float, digits: int) -> str:
+    """With so many decimals; "-" for what is not known."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def percent(probability: float) -> str:
+    """In percent; what is nearly certain or nearly excluded is never said to be so."""
+    if 0 < probability < 5e-4:
+        return "<0.1"
+    if 0.9995 <= probability < 1:
+        return ">99.9"
+    return number(100 * probability, 1)
+
+
+def change(before: float, after: float) -> str:
+    """An R-factor, before and after where it was refined."""
+    if before == after or not math.isfinite(before):
+        return number(after, 3)
+    return f"{number(before, 3)} -> {number(after, 3)}"
+
+
+def found_table(found: Found) -> RenderableType:
+    """A table of candidates for each lattice."""
+    if not found.others:
+        return candidate_table(found)
+    lattices = (found, *found.others)
+    return Group(
+        *(candidate_table(one, lattice_title(found, i)) for i, one in enumerate(lattices))
+    )
+
+
+def lattice_title(found: Found, i: int) -> str:
+    """What the i-th lattice of a pattern is called; the first is 0."""
+    if i == 0:
+        return "lattice 1"
+    degrees, sigma = twist(found.indexed, found.others[i - 1].indexed)
+    turned = f"turned by {degrees:.2f} +- {sigma:.2f} deg against the first"
+    return f"lattice {i + 1}, {turned}"
+
+
+def candidate_table(found: Found, title: str | None = None) -> Table:
+    """The candidates for one lattice, best first; lengths in angstrom, angles in degrees."""
     a, b, gamma = cell(found.indexed.lattice)
-    caption = (
+    caption = [
         f"measured cell {a:.3f} x {b:.3f} A, {gamma:.1f} deg, on which "
         f"{100 * found.indexed.explained:.0f} % of the spots lie; {found.searched} searched"
+    ]
+    if math.isfinite(found.none):
+        caption.append(f"none of these: {percent(found.none)} %, that is no crystal of the library")
+    caption += undetermined(found)
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=escape("\n".join(caption)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table = Table(caption=caption, caption_justify="left")
     for name in ("", "uid", "formula", "prototype", "origin"):
         table.add_column(name, justify="right" if not name else "left", overflow="fold")
-    for name in ("score", "similarity", "R1", "a", "b", "gamma"):
+    for name in ("%", "score", "cosine", "R1", "wR2", "a", "b", "gamma"):
         table.add_column(name, justify="right", no_wrap=True)
     for rank, candidate in enumerate(found.candidates, 1):
         a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
@@ -101,10 +149,12 @@ def candidate_table(found: Found) -> Table:
             escape(printable(candidate.uid)),
             escape(printable(candidate.formula)),
             escape(printable(candidate.prototype) or "-"),
-            _origin(candidate),
-            f"{candidate.score:.4f}",
-            f"{candidate.similarity:.3f}" if math.isfinite(candidate.similarity) else "-",
-            r1_text(candidate),
+            escape(origin(candidate)),
+            percent(candidate.probability),
+            number(candidate.score, 2),
+            number(candidate.similarity, 3),
+            change(candidate.r_before, candidate.r_factor),
+            change(candidate.wr2_before, candidate.wr2),
             f"{a:.3f}",
             f"{b:.3f}",
             f"{gamma:.1f}",
@@ -112,16 +162,33 @@ def candidate_table(found: Found) -> Table:
     return table
 
 
-def r1_text(candidate: Candidate) -> str:
-    """R1, before and after where it was refined."""
-    if candidate.r_before == candidate.r_factor:
-        return f"{candidate.r_factor:.3f}"
-    return f"{candidate.r_before:.3f} -> {candidate.r_factor:.3f}"
+def undetermined(found: Found) -> list[str]:
+    """Lines that say what refinement left undetermined: for all candidates alike, or by rank."""
+    by_names: dict[tuple[str, ...], list[str]] = {}
+    for rank, candidate in enumerate(found.candidates, 1):
+        if candidate.undetermined:
+            by_names.setdefault(candidate.undetermined, []).append(str(rank))
+    return [
+        f"not determined by the pattern, of {', '.join(ranks)}: {_gathered(names)}"
+        for names, ranks in by_names.items()
+    ]
 
 
-def _origin(candidate: Candidate) -> str:
+def _gathered(names: Sequence[str]) -> str:
+    """Such as "z of O1, O2; B" of "z of O1", "z of O2" and "B"."""
+    by_what: dict[str, list[str]] = {}
+    for name in names:
+        what, _, of = name.partition(" of ")
+        by_what.setdefault(what, []).append(of)
+    return "; ".join(
+        f"{what} of {', '.join(of)}" if any(of) else what for what, of in by_what.items()
+    )
+
+
+def origin(candidate: Candidate) -> str:
+    """Where a candidate comes from."""
     if parent := getattr(candidate, "parent", None):
-        return f"proposed: {escape(printable(parent))}, {candidate.substitution}"
+        return f"proposed: {printable(parent)}, {candidate.substitution}"
     if candidate.known:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
@@ -131,10 +198,23 @@ def _origin(candidate: Candidate) -> str:
 def found_dict(found: Found) -> dict[str, Any]:
     """All that was found as JSON: cells in angstrom and degrees, positions in angstrom."""
     return {
+        **_lattice_found(found),
+        "others": [
+            {"twist": dict(zip(("degrees", "sigma"), map(_finite, turn), strict=True)),
+             **_lattice_found(other)}
+            for other in found.others
+            for turn in [twist(found.indexed, other.indexed)]
+        ],
+    }  # fmt: skip
+
+
+def _lattice_found(found: Found) -> dict[str, Any]:
+    return {
         "searched": found.searched,
         "lattice": lattice_dict(found.indexed),
+        "none": _finite(found.none),
         "candidates": [
-            {"rank": rank, **_candidate_dict(candidate)}
+            {"rank": rank, **candidate_dict(candidate)}
             for rank, candidate in enumerate(found.candidates, 1)
         ],
     }
@@ -154,7 +234,8 @@ def lattice_dict(found: Indexed) -> dict[str, Any]:
     }
 
 
-def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
+def candidate_dict(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as JSON, see `found_dict`."""
     atoms = candidate.structure
     a, b, gamma = cell(atoms.cell.array[:2, :2])
     return {
@@ -166,9 +247,13 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "parent": getattr(candidate, "parent", ""),
         "substitution": getattr(candidate, "substitution", ""),
         "score": _finite(candidate.score),
+        "probability": _finite(candidate.probability),
         "similarity": _finite(candidate.similarity),
         "r_factor": _finite(candidate.r_factor),
         "r_before": _finite(candidate.r_before),
+        "wr2": _finite(candidate.wr2),
+        "wr2_before": _finite(candidate.wr2_before),
+        "undetermined": list(candidate.undetermined),
         "b_iso": _finite(candidate.b_iso),
         "a": a,
         "b": b,
@@ -186,58 +271,41 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def write_found(found: Found, directory: Path) -> None:
-    """Write structures, found.json, found.csv and found.png as a new folder, all or nothing.
-
-    Raises:
-        FileExistsError: something is there already.
-        OSError: the folder cannot be written.
-    """
-    from dd2d_jax.figures import plot_found, save
-
-    with new_folder(directory) as part:
-        for rank, candidate in enumerate(found.candidates, 1):
-            _write_structure(candidate, part / f"{rank:02d}_{safe_name(candidate.formula)}")
-        text = json.dumps(found_dict(found), indent=2, allow_nan=False)
-        (part / "found.json").write_text(text + "\n")
-        _write_csv(found, part / "found.csv")
-        save(plot_found(found), part / "found.png")
-
-
-def _write_structure(candidate: Candidate, stem: Path) -> None:
-    import ase.io
-
-    atoms = candidate.structure.copy()
-    # Writers put `info` into their comments; a stranger's text has no place there.
-    atoms.info = {}
-    # Files of both kinds say nothing of open axes; the vacuum does.
-    atoms.pbc = True
-    ase.io.write(stem.with_name(stem.name + ".cif"), atoms, format="cif")
-    ase.io.write(
-        stem.with_name(stem.name + ".vasp"), atoms, format="vasp", direct=True, sort=True
-    )
-
-
 def safe_name(text: str) -> str:
     """Letters, digits, `_` and `-` of a text, at most 40: never a path, never hidden, never ""."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:40] or "crystal"
 
 
-def _write_csv(found: Found, path: Path) -> None:
-    rows = [{"rank": rank, **_candidate_dict(c)} for rank, c in enumerate(found.candidates, 1)]
-    for row in rows:
-        del row["structure"]
-        for field in ("uid", "formula", "prototype", "parent"):
-            row[field] = _inert(row[field])
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["rank"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _inert(text: str) -> str:
-    """Spreadsheets run what begins like a formula."""
+def inert(text: str) -> str:
+    """Text for a cell of a CSV file: spreadsheets run what begins like a formula."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A line for each pattern of a folder, see `batch.retrieve_folder`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("file", "cell (A, deg)", "first", "uid"):
+        table.add_column(name, overflow="fold")
+    for name in ("%", "none %", "R1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    nothing = math.nan
+    for row in rows:
+        further = row["lattices"] - 1
+        lengths = f"{row['a']:.3f} x {row['b']:.3f}, {row['gamma']:.1f}" if row["a"] else "-"
+        probability, none, r1 = (
+            nothing if row[name] is None else row[name] for name in ("probability", "none", "r1")
+        )
+        note = row["error"] or (f"and {further} further lattices" if further else "")
+        texts = (row["file"], lengths, row["formula"] or "-", row["uid"] or "-")
+        table.add_row(
+            *(escape(printable(text)) for text in texts),
+            percent(probability),
+            percent(none),
+            number(r1, 3),
+            escape(printable(note)),
+        )
+    return table
 
 
 def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:

@@ -28,6 +28,8 @@ _ACCEPTED = (
     "a spot list (.csv, .tsv, .txt, .dat, .json, .npy) or an image (.png, .jpg, .tif, .npy; "
     ".dm3, .dm4, .emd, .mrc, .blo, .hspy, .zspy)"
 )
+# What `read_pattern` takes, by the file's suffix.
+SUFFIXES = (*_TEXT, ".json", ".npy", *readers.PICTURES, *readers.MICROSCOPY)
 _COLUMNS = {
     "qx": "qx", "qy": "qy", "intensity": "intensity", "i": "intensity", "h": "h", "k": "k",
     "sigma": "sigma",

@@ -19,6 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from dd2d_jax.datasets import CrystalSet, reduced_formula
 from dd2d_jax.drafts import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.evidence import Hypothesis, log_evidence
+from dd2d_jax.lattice import frames
 from dd2d_jax.library import Library
 from dd2d_jax.output import safe_name
 from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
@@ -134,7 +135,8 @@ def propose(
         key=lambda pair: -pair[0],
     )[:k]
     wanted = [entry for _, entry in merged if isinstance(entry, int)]
-    shown = _candidates(made, wanted, query.settings, conditions, refine)
+    axes = frames(found.indexed)[made.setting[wanted]]
+    shown = _candidates(made, wanted, query.settings, axes, conditions, refine)
     candidates = dict(zip(wanted, shown, strict=True))
     return Found(
         tuple(candidates[e] if isinstance(e, int) else e for _, e in merged),
@@ -337,7 +339,12 @@ def _uids(formula: np.ndarray, parent: np.ndarray) -> np.ndarray:
 
 
 def _candidates(
-    made: Proposals, rows: list[int], settings: Spots, conditions: Conditions, refine: bool
+    made: Proposals,
+    rows: list[int],
+    settings: Spots,
+    axes: np.ndarray,
+    conditions: Conditions,
+    refine: bool,
 ) -> list[Proposed]:
     if not rows:
         return []
@@ -355,6 +362,7 @@ def _candidates(
                 float("nan"),
                 fits,
                 queries,
+                axes,
                 Proposed,
                 parent=str(made.parent[row]),
                 substitution=str(made.substitution[row]),

@@ -6,39 +6,15 @@ is escaped.
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dd2d_jax.output import printable
+from dd2d_jax.html_page import document, escaped, figure, html_table
 from dd2d_jax.report_figures import TOKENS
 
 _TOP = (1, 3, 5, 10)
-# Signs beyond which a column of text may be broken anywhere.
-_LONG = 16
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem;
-        font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
-.number { text-align: right; } td.number { white-space: nowrap; }
-td.long { overflow-wrap: anywhere; }
-table.wide { font-size: 0.8rem; } .wide th, .wide td { padding: 0.2rem 0.4rem; }
-tr.aside td { color: #666; font-style: italic; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-figcaption { font-size: 0.9rem; color: #444; }
-details { font-size: 0.85rem; }
-@media print {
-  body { max-width: none; margin: 0; font-size: 10pt; }
-  figure, table { break-inside: avoid; } h2 { break-after: avoid; } img { max-height: 22cm; }
-}
-"""
 _READS = {
     "sequence": "The network reads the crystal as a sequence: a start token, the cell, then x, y, "
     "z and the atomic number Z of each atom, and an end token. The start token is made to look at "
@@ -57,7 +33,6 @@ def page(numbers: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
         numbers: from `report.make`.
         images: SVG files by the figure's name.
     """
-    name = _text(numbers["about"]["checkpoint"])
     sections = [
         _about(numbers["about"], numbers["accuracy"]["levels"]),
         _accuracy(numbers["accuracy"]),
@@ -67,18 +42,10 @@ def page(numbers: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
         _ablation(numbers["ablation"]),
         _failures(numbers["failures"], numbers["accuracy"]["levels"], images),
     ]
-    parts = [f"<h1>Report on {name}</h1>"]
+    parts = []
     for number, (title, *rest) in enumerate(filter(None, sections), 1):
-        parts += [f"<h2>{number}. {_text(title)}</h2>", *rest]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Report on {name}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+        parts += [f"<h2>{number}. {escaped(title)}</h2>", *rest]
+    return document(f"Report on {numbers['about']['checkpoint']}", parts)
 
 
 def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -113,9 +80,9 @@ def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> lis
     flat = [f"{key} = {value}" for key, value in _flatten(config)]
     return [
         "What was measured",
-        _table(("", ""), rows),
+        html_table(("", ""), rows),
         "<details><summary>The whole config</summary><pre>"
-        + "\n".join(_text(line) for line in flat)
+        + "\n".join(escaped(line) for line in flat)
         + "</pre></details>",
     ]
 
@@ -150,7 +117,7 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
     made = [r["snapshots"] for r in accuracy["levels"] if "snapshots" in r]
     thermal = [
         f"Thermal: snapshots at {s['temperature']:g} K of {s['crystals']:,} crystals by "
-        f"{_text(s['calculator'])}; {len(s['without'])} queries have none."
+        f"{escaped(s['calculator'])}; {len(s['without'])} queries have none."
         for s in made
     ]
     notes = " ".join(
@@ -163,13 +130,14 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
             "Clean: the pattern of the crystal itself. Perturbed: strain, displacements and "
             "noise, as in the README.",
             *thermal,
-            f"<i>Published</i>: {_text(published['source'])}, their network, crystals and gallery "
-            f"({published['library']}); their perturbed patterns come from molecular dynamics.",
+            f"<i>Published</i>: {escaped(published['source'])}, their network, crystals and "
+            f"gallery ({published['library']}); their perturbed patterns come from molecular "
+            "dynamics.",
         ]
     )
     return [
         "Accuracy (Table 1 of the paper)",
-        _table(head, rows, aside=aside),
+        html_table(head, rows, aside=aside),
         f"<p>{notes}</p>",
     ]
 
@@ -179,7 +147,7 @@ def _tops(values: Mapping[str, float]) -> list[str]:
 
 
 def _attention(attention: Mapping[str, Any], images: Mapping[str, bytes]) -> list[str]:
-    crystal = f"{_text(attention['formula'])} ({_text(attention['uid'])})"
+    crystal = f"{escaped(attention['formula'])} ({escaped(attention['uid'])})"
     parts = [
         "What the crystal's tower looks at (Fig. 2 of the paper)",
         f"<p>Attention in the encoders of the crystal's tower for {crystal}. Each row is one "
@@ -268,8 +236,8 @@ def _point_groups(groups: Mapping[str, Any], images: Mapping[str, bytes]) -> lis
     )
     return [
         "Point groups (Fig. 3 of the paper)",
-        _figure(images, "point_groups", " ".join(_text(s) for s in sentences)),
-        _table(head, rows),
+        _figure(images, "point_groups", " ".join(escaped(s) for s in sentences)),
+        html_table(head, rows),
         notes,
     ]
 
@@ -293,10 +261,10 @@ def _candidates(found: Mapping[str, Any], images: Mapping[str, bytes]) -> list[s
     same = sum(row["point_group"] == truth["point_group"] for row in rows)
     formula = sum(row["formula"] == truth["formula"] for row in rows)
     caption = (
-        f"Left: the pattern ({found['level']}) of {_text(truth['formula'])} "
-        f"({_text(truth['uid'])}) and the layer that made it; {chosen}. Right: the network's first "
-        f"{count} candidates, best first, the clean pattern of each above the layer from above; "
-        f"all patterns at one scale. {place} {same} of the {count} have its point group, "
+        f"Left: the pattern ({found['level']}) of {escaped(truth['formula'])} "
+        f"({escaped(truth['uid'])}) and the layer that made it; {chosen}. Right: the network's "
+        f"first {count} candidates, best first, the clean pattern of each above the layer from "
+        f"above; all patterns at one scale. {place} {same} of the {count} have its point group, "
         f"{formula} its formula."
     )
     table = [
@@ -315,7 +283,7 @@ def _candidates(found: Mapping[str, Any], images: Mapping[str, bytes]) -> list[s
     return [
         "One query and its candidates (Fig. 4 of the paper)",
         _figure(images, "candidates", caption),
-        _table(head, table, bold=[i for i, row in enumerate(rows) if row["true"]]),
+        html_table(head, table, bold=[i for i, row in enumerate(rows) if row["true"]]),
     ]
 
 
@@ -348,7 +316,7 @@ def _ablation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     return [
         "Networks compared (Supplementary Table 1 of the paper)",
-        _table((*head, *(f"{level} top-{k}" for level, k in columns)), table),
+        html_table((*head, *(f"{level} top-{k}" for level, k in columns)), table),
         "<p>The network alone, in percent, the same queries and gallery for all; ★ marks the best "
         f"of each column. {conditions}</p>",
     ]
@@ -382,13 +350,13 @@ def _failures(
     )  # fmt: skip
     worst = (
         [
-            _table(head, rows),
-            f"<p>The {len(rows)} worst answers, level {_text(failures['level'])}: the true "
+            html_table(head, rows),
+            f"<p>The {len(rows)} worst answers, level {escaped(failures['level'])}: the true "
             "crystal's rank, what the network put first instead, and the query's cosine with "
             "either.</p>",
         ]
         if rows
-        else [f"<p>Level {_text(failures['level'])}: every query is found first.</p>"]
+        else [f"<p>Level {escaped(failures['level'])}: every query is found first.</p>"]
     )
     return [
         "What it gets wrong",
@@ -401,51 +369,5 @@ def _crystal(crystal: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return crystal["uid"], crystal["formula"], " ".join(_cell(crystal)), crystal["point_group"]
 
 
-def _text(value: Any) -> str:
-    """As HTML, whatever signs are in it."""
-    return html.escape(printable(str(value)))
-
-
 def _figure(images: Mapping[str, bytes], name: str, caption: str) -> str:
-    """A figure with its SVG inside; `caption` is HTML."""
-    data = base64.b64encode(images[name]).decode("ascii")
-    return (
-        f'<figure id="{name}">\n<img alt="{name.replace("_", " ")}" '
-        f'src="data:image/svg+xml;base64,{data}">\n<figcaption>{caption}</figcaption>\n</figure>'
-    )
-
-
-def _table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    aside: Sequence[int] = (),
-    bold: Sequence[int] = (),
-) -> str:
-    """A table of plain cells, numbers to the right; rows in `aside` are grey, in `bold` bold."""
-    classes = [_class([row[i] for row in rows]) for i in range(len(head))]
-    lines = [f"<table{' class=wide' if len(head) > 10 else ''}>"]
-    if any(head):
-        cells = "".join(f"<th{c}>{_text(x)}</th>" for c, x in zip(classes, head, strict=True))
-        lines.append(f"<tr>{cells}</tr>")
-    for number, row in enumerate(rows):
-        cells = "".join(f"<td{c}>{_text(x)}</td>" for c, x in zip(classes, row, strict=True))
-        if number in bold:
-            cells = cells.replace("<td", '<td style="font-weight: bold"')
-        lines.append(f"<tr{' class=aside' if number in aside else ''}>{cells}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
-def _class(column: Sequence[Any]) -> str:
-    if all(_is_number(cell) for cell in column):
-        return ' class="number"'
-    return ' class="long"' if max(len(str(cell)) for cell in column) > _LONG else ""
-
-
-def _is_number(cell: Any) -> bool:
-    """Also several numbers, an empty cell, a dash, and a number with a mark."""
-    words = str(cell).replace("★", "").replace(",", "").split()
-    try:
-        [float(word) for word in words if word != "-"]
-    except ValueError:
-        return False
-    return True
+    return figure(name, images[name], "svg+xml", caption)

@@ -29,7 +29,9 @@ from dd2d_jax.trained import Model, load
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import rich.table
+    import rich.console
+
+    from dd2d_jax.measure import Measured
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
@@ -60,6 +62,7 @@ class Candidate:
         known: True for a crystal that the library lists as known.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
+        axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
     """
 
     uid: str
@@ -78,6 +81,7 @@ class Candidate:
     known: bool
     simulated: np.ndarray
     query: Spots
+    axes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +109,11 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index):
         return self.candidates[index]
 
-    def table(self) -> rich.table.Table:
-        """A table for the terminal: `rich.print(found.table())`."""
-        from dd2d_jax.output import candidate_table
+    def table(self) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+        from dd2d_jax.output import found_table
 
-        return candidate_table(self)
+        return found_table(self)
 
     def plot(self) -> matplotlib.figure.Figure:
         """The pattern beside the first candidates and their structures."""
@@ -123,15 +127,25 @@ class Found(Sequence[Candidate]):
 
         return found_dict(self)
 
-    def write(self, directory: str | Path) -> None:
-        """Write CIF and POSCAR files, found.json, found.csv and found.png into a new folder.
+    def page(self, measured: Measured | None = None) -> str:
+        """A page (HTML) that shows all of it, with its pictures inside; see `query_page`."""
+        from dd2d_jax.query_page import page
+
+        return page(self, measured)
+
+    def write(self, directory: str | Path, measured: Measured | None = None) -> None:
+        """Write CIF and POSCAR files, page.html, found.json, .csv and .png into a new folder.
+
+        Args:
+            directory: the folder to make.
+            measured: the image that the pattern was seen in, for the page.
 
         Raises:
             FileExistsError: something is there already.
         """
-        from dd2d_jax.output import write_found
+        from dd2d_jax.found_files import write_found
 
-        write_found(self, Path(directory))
+        write_found(self, Path(directory), measured)
 
 
 def retrieve(
@@ -191,15 +205,17 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    allowed = _allowed(library, elements)
-    found = [
-        _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
-        for indexed in seen
-    ]
-    if propose:
+    if not propose:
+        allowed = allowed_rows(library, elements)
+        found = [
+            _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
+            for indexed in seen
+        ]
+    else:
         from dd2d_jax.propose import PARENTS
         from dd2d_jax.propose import propose as made
 
+        # Of any elements: what the library's crystals show is the structure type.
         every = np.ones(len(library), bool)
         found = [
             made(
@@ -257,8 +273,9 @@ def _search(
     queries, options = _queries(indexed, setting, query, conditions, tilts)
     fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
+    axes = np.concatenate([lattices.frames(at) / scale for scale in scales])[setting]
     candidates = [
-        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown)
+        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))
     ]
     return Found(tuple(candidates), at, int(allowed.sum()), none)
@@ -313,8 +330,12 @@ def _default_library() -> Library:
     return Library.load()
 
 
-def _allowed(library: Library, elements: Sequence[str] | None) -> np.ndarray:
-    """(n,) True for crystals made only of `elements`."""
+def allowed_rows(library: Library, elements: Sequence[str] | None) -> np.ndarray:
+    """(n,) True for crystals made only of `elements`.
+
+    Raises:
+        ValueError: an unknown element, or no such crystal.
+    """
     if elements is None:
         return np.ones(len(library), bool)
     if isinstance(elements, str):
@@ -343,6 +364,7 @@ def candidate(
     similarity: float,
     fits: Fit,
     queries: Spots,
+    axes: np.ndarray,
     kind: type[Candidate] = Candidate,
     **more: Any,
 ) -> Candidate:
@@ -368,6 +390,7 @@ def candidate(
         known=bool(chosen.known[i]),
         simulated=shown[0] if shown.ndim == 3 else shown,
         query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
+        axes=axes[i],
         **more,
     )
 

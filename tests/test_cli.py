@@ -277,7 +277,7 @@ def test_retrieve_writes_a_folder_of_results_once(dd2d):
     status, _, _ = dd2d(line)
     assert status == 0
     names = sorted(p.name for p in Path("out").iterdir())
-    assert len(names) == 7 and "01_MoS2.cif" in names and "found.png" in names
+    assert len(names) == 8 and {"01_MoS2.cif", "found.png", "page.html"} <= set(names)
     atoms = ase.io.read("out/01_MoS2.vasp")
     assert atoms.get_chemical_formula() == "MoS2"
     np.testing.assert_allclose(atoms.cell.lengths()[:2], 3.18, rtol=1e-3)
@@ -285,6 +285,100 @@ def test_retrieve_writes_a_folder_of_results_once(dd2d):
         assert [row["rank"] for row in csv.DictReader(file)] == ["1", "2"]
     status, out, err = dd2d(line)
     assert (status, out) == (1, "") and "out: exists already" in err
+
+
+def test_retrieve_writes_a_page_alone(dd2d):
+    line = "retrieve mos2.csv --library lib --checkpoint run -k 1 --page p.html"
+    before = set(Path().iterdir())
+    status, _, err = dd2d(line)
+    assert status == 0, err
+    assert {p.name for p in set(Path().iterdir()) - before} == {"p.html"}
+    made = Path("p.html").read_text()
+    assert "MoS2" in made and "<img" in made and 'href="data:chemical/x-cif' in made
+
+
+def test_retrieve_takes_proposals_and_a_scale_that_is_not_known(dd2d):
+    line = "retrieve mos2.csv --library lib --checkpoint run --json -k 3"
+    status, out, err = dd2d(f"{line} --propose --elements W,S")
+    assert status == 0, err
+    assert any(c["parent"] for c in json.loads(out)["candidates"])
+    rows = [row.split(",") for row in Path("mos2.csv").read_text().splitlines()[1:]]
+    wrong = [",".join([repr(1.15 * float(x)), repr(1.15 * float(y)), z]) for x, y, z, *_ in rows]
+    Path("wrong.csv").write_text("\n".join(wrong))
+    line = line.replace("mos2.csv", "wrong.csv")
+    status, out, err = dd2d(f"{line} --scale-error 0.2")
+    found = json.loads(out)
+    assert status == 0 and found["candidates"][0]["uid"] == "MoS2"
+    assert found["lattice"]["a"] == pytest.approx(3.18 / 1.15, rel=1e-3)
+
+
+def test_retrieve_takes_several_tilts_of_one_crystal(dd2d):
+    assert dd2d("simulate mos2.cif --tilt 20 0 --output tilted.csv")[0] == 0
+    options = "--library lib --checkpoint run --json -k 2 --tilts".split()
+    assert cli.main(["retrieve", "mos2.csv", "tilted.csv", *options, "0,0 20,0"]) == 0
+
+
+def folder_of_patterns() -> None:
+    Path("in").mkdir()
+    for name in ("a", "b"):
+        shutil.copy("mos2.csv", f"in/{name}.csv")
+    Path("in/bad.csv").write_text("qx,qy,intensity\n0.1,0.2,nan\n")
+    Path("in/notes.md").write_text("not a pattern")
+
+
+def written(folder: str) -> dict[str, bytes]:
+    """All files that say the same whenever they are made."""
+    paths = [p for p in Path(folder).rglob("*") if p.suffix in (".json", ".csv", ".cif", ".html")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+def test_a_folder_goes_on_where_it_was_ended(dd2d, monkeypatch):
+    from dd2d_jax import batch
+
+    folder_of_patterns()
+    line = "retrieve in --library lib --checkpoint run -k 1 --output"
+    status, out, err = dd2d(f"{line} whole")
+    assert status == 0 and "passed over 1 that are no patterns: notes.md" in err
+    assert "line 2: intensity is nan" in out and out.count("MoS2") >= 2
+    with open("whole/summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["a.csv", "b.csv", "bad.csv"]
+    assert [row["uid"] for row in rows] == ["MoS2", "MoS2", ""]
+    assert rows[2]["error"] and float(rows[0]["probability"]) > 0.5
+    assert json.loads(Path("whole/summary.json").read_text())[0]["none"] < 0.5
+    calls = []
+
+    def ended(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return retrieve(*args, **kwargs)
+
+    retrieve = batch.retrieve
+    monkeypatch.setattr(batch, "retrieve", ended)
+    assert dd2d(f"{line} part")[0] == 130
+    assert sorted(p.name for p in Path("part").iterdir()) == ["a", "options.json"]
+    monkeypatch.setattr(batch, "retrieve", retrieve)
+    assert dd2d(f"{line} part")[0] == 0
+    assert written("part") == written("whole") and len(written("whole")) == 11
+    # All is done: nothing is retrieved any more.
+    monkeypatch.setattr(batch, "retrieve", ended)
+    status, out, _ = dd2d(f"{line} part --json")
+    assert status == 0 and len(calls) == 2
+    assert [row["error"] is None for row in json.loads(out)] == [True, True, False]
+    status, out, err = dd2d(f"{line} part --elements Mo,S")
+    assert (status, out) == (1, "") and "part: begun with elements None, not ['Mo', 'S']" in err
+    Path("in/a.csv").write_text("0.1 0.2 1\n")
+    status, out, _ = dd2d(f"{line} part")
+    assert status == 0 and "a.csv was changed after its results were made" in out
+
+
+def test_files_of_one_name_have_folders_of_their_own(tmp_path):
+    from dd2d_jax.batch import _names
+
+    files = [tmp_path / name for name in ("a.csv", "A.tif", "b.npy", "summary.csv.txt")]
+    names = list(_names(files).values())
+    assert names == ["a_csv", "A_tif", "b", "summary.csv_txt"]
 
 
 METHODS = ["neural", "physics", "neural+rerank"]
@@ -379,6 +473,12 @@ EVALUATE = "evaluate --checkpoint run --queries all.db --library all.db"
         (f"retrieve gone.csv {RETRIEVE}", "gone.csv: no such file"),
         (f"retrieve mos2.csv --scale 0.1 {RETRIEVE}", "mos2.csv: a spot list"),
         (f"retrieve mos2.csv {RETRIEVE} --output mos2.csv/out", "mos2.csv is no writable folder"),
+        (f"retrieve mos2.csv mos2.csv {RETRIEVE}", "2 patterns need --tilts"),
+        (f"retrieve mos2.csv mos2.csv --tilts 0,0 {RETRIEVE}", "--tilts has 1 pairs of angles for"),
+        (f"retrieve lib {RETRIEVE}", "lib: a folder of patterns needs --output"),
+        (f"retrieve lib --tilts 0,0 --output o {RETRIEVE}", "--tilts and --page are for files"),
+        (f"retrieve torn/best --output o {RETRIEVE}", "torn/best: holds no pattern"),
+        (f"retrieve mos2.csv --page p.pdf {RETRIEVE}", "p.pdf: the name must end in .html"),
         ("retrieve mos2.csv --library gone --checkpoint run", "gone: no library here"),
         ("retrieve mos2.csv --library hurt --checkpoint run", "hurt/00000.shard: damaged"),
         ("retrieve mos2.csv --library lib --checkpoint other", "was built by model"),
@@ -429,6 +529,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(dd2d, line, says):
         "retrieve mos2.csv -k 0",
         "retrieve mos2.csv -k 1.5",
         "retrieve mos2.csv --scale 0",
+        "retrieve mos2.csv --tilts 0",
+        "retrieve mos2.csv --scale-error -1",
         "snapshots all.db s.db",
         "snapshots all.db s.db --calculator emt --time 0",
         "evaluate --queries all.db --library all.db",
