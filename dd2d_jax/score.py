@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_at_once
+from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_at_once, power_of_two
 from diffraction.crystal import reciprocal
 
 # log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
@@ -77,7 +77,9 @@ def simulate_table(
     extent = np.floor(wide.q_max * length + 1e-6).astype(np.int64)
     size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
     offset = np.concatenate([[0], np.cumsum(size)])
-    level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
+    # Few shapes are compiled.
+    total = power_of_two(int(offset[-1])) if together else int(offset[-1])
+    level_values, amplitude_values = np.zeros((2, total, 2), np.float32)
     inner = np.zeros(len(numbers), np.float32)
     parts = [clean_pairs_at_once(crystals, wide)] if together else clean_pairs(crystals, wide)
     for rows, q, hk, intensity in parts:
