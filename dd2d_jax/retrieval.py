@@ -242,7 +242,8 @@ def _search(
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = model.conditions
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
-    scaled = [lattices.rescaled(at, scale) for scale in _scales(scale_error)]
+    scales = _scales(scale_error)
+    scaled = [lattices.rescaled(at, scale) for scale in scales]
     query = Query.joined([Query.indexed(one, conditions) for one in scaled])
     few = sized(query.settings, conditions.tokens)
     rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
@@ -266,7 +267,7 @@ def _search(
     queries, options = _queries(indexed, setting, query, conditions, tilts)
     fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    axes = np.concatenate([lattices.frames(at) / scale for scale in _scales(scale_error)])[setting]
+    axes = np.concatenate([lattices.frames(at) / scale for scale in scales])[setting]
     candidates = [
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))

@@ -33,8 +33,8 @@ def make_found(
     candidate = Candidate(
         uid=uid, formula=formula, structure=atoms, score=0.9, probability=probability,
         similarity=0.8, r_factor=0.1, r_before=r_before, wr2=0.15,
-        wr2_before=0.15 + (r_before - 0.1), undetermined=undetermined, b_iso=0.5, prototype="2H",
-        known=True,
+        wr2_before=0.15 + (r_before - 0.1), undetermined=undetermined, b_iso=0.5,
+        prototype="2H", known=True,
         simulated=query.intensity * 0.9, query=query, axes=lattice.frames(indexed)[0],
     )  # fmt: skip
     return Found((candidate,) * count, indexed, 42, none)
