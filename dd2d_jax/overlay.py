@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Predicted spots weaker than this share of the strongest are left out.
 FAINT = 0.01
-_LOST = "#ff6b6b"
+_LOST, _OTHER = "#ff6b6b", "#b7a6ff"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def plot_overlay(
     for place, size in zip(places, sizes, strict=True):
         ax.add_patch(Circle(place, size, fill=measured is None, color=MEASURED, alpha=0.8, lw=1.2))
     for place in others:
-        ax.add_patch(Circle(place, 0.014 * limit, fill=False, ec="#b7a6ff", lw=1.0, ls=":"))
+        ax.add_patch(Circle(place, 0.014 * limit, fill=False, ec=_OTHER, lw=1.4))
     radius = _radius(limit, np.sqrt(np.clip(predicted.intensity, 0, 1)))
     lost = ~predicted.seen & ~predicted.hidden
     for place, size, gone, blind in zip(marks, radius, lost, predicted.hidden, strict=True):
@@ -163,7 +163,7 @@ def _radius(limit: float, amplitude: np.ndarray) -> np.ndarray:
 def _legend(ax: Axes, found: int, others: int, predicted: Predicted, lost: np.ndarray) -> None:
     names = [
         ("found", found, MEASURED, "-"),
-        ("found, not on this lattice", others, "#b7a6ff", ":"),
+        ("found, not on this lattice", others, _OTHER, "-"),
         ("predicted and found", int(predicted.seen.sum()), SIMULATED, "-"),
         ("predicted where nothing was measured", int(predicted.hidden.sum()), SIMULATED, "--"),
         ("predicted, not found", int(lost.sum()), _LOST, "-"),

@@ -213,9 +213,9 @@ def _parents(
     Where bonds change their length, the whole cell grows; its shape stays.
     """
     cells = _cells(settings)
+    own = np.asarray(library.lattice)
     strains = [
-        [np.asarray(x) for x in _strains(library.lattice, np.broadcast_to(c, (len(library), 2, 2)))]
-        for c in cells
+        [np.asarray(x) for x in _strains(own, np.broadcast_to(c, own.shape))] for c in cells
     ]
     stretch, shear = np.array(strains).transpose(1, 0, 2)
     rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)

@@ -31,6 +31,16 @@ _HEAD = (
 )  # fmt: skip
 
 
+_NUMBERS = (
+    "Probability: that this crystal made the pattern. Score: natural logarithm of how much more "
+    "probable the pattern is if this crystal made it than if none of the library's did. R1 of "
+    "amplitudes and wR2 of intensities, over the pattern's spots; with an arrow before and after "
+    "refinement. Δ: the crystal's cell (after refinement the refined one) less the measured one "
+    "in the same setting. Pictures: from above with the cell, from the side, and measured beside "
+    "simulated spots in the crystal's setting."
+)
+
+
 def page(
     found: Found,
     measured: Measured | None = None,
@@ -49,9 +59,10 @@ def page(
     parts = []
     for i, one in enumerate((found, *found.others)):
         name = output.lattice_title(found, i) if found.others else "What was found"
+        name = name.replace("+-", "±").replace(" deg", "°")
         parts.append(f"<h2>{escaped(name[0].upper() + name[1:])}</h2>")
         parts += _section(one, i + 1, measured, None if links is None else links[i])
-    return document(title, parts)
+    return document(title, [*parts, "<h2>What the numbers are</h2>", f"<p>{_NUMBERS}</p>"])
 
 
 def _section(
@@ -130,22 +141,14 @@ def _arrow(before: float, after: float) -> str:
 
 
 def _notes(found: Found) -> list[str]:
-    notes = [
-        "Probability: that this crystal made the pattern. Score: natural logarithm of how much "
-        "more probable the pattern is if this crystal made it than if none of the library's did. "
-        "R1 of amplitudes and wR2 of intensities, over the pattern's spots; with an arrow before "
-        "and after refinement. Δ: the crystal's cell (after refinement the refined one) less the "
-        "measured one in the same setting. Pictures: from above with the cell, from the side, and "
-        "measured beside simulated spots in the crystal's setting."
-    ]
     lines = output.undetermined(found)
-    if lines:
-        items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
-        notes.append(
-            "One projection does not determine everything; what the fit left as it was: "
-            f"<ul>{items}</ul>"
-        )
-    return [f"<div class=notes>{note}</div>" for note in notes]
+    if not lines:
+        return []
+    items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
+    return [
+        "<p>One projection does not determine everything; what the fit left as it was:</p>"
+        f"<ul>{items}</ul>"
+    ]
 
 
 def _overlay(found: Found, number: int, measured: Measured | None) -> str:

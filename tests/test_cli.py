@@ -308,7 +308,10 @@ def test_retrieve_takes_proposals_and_a_scale_that_is_not_known(dd2d):
     line = line.replace("mos2.csv", "wrong.csv")
     status, out, err = dd2d(f"{line} --scale-error 0.2")
     found = json.loads(out)
-    assert status == 0 and found["candidates"][0]["uid"] == "MoS2"
+    # Crystals of nearly its structure fit as well once the scale is free.
+    first = {c["uid"]: c["r_factor"] for c in found["candidates"]}
+    assert status == 0 and first["MoS2"] < 0.02
+    assert found["none"] < 0.5 < json.loads(dd2d(line)[1])["none"]
     assert found["lattice"]["a"] == pytest.approx(3.18 / 1.15, rel=1e-3)
 
 

@@ -50,7 +50,7 @@ def test_the_page_beside_the_files_links_them_and_loads_nothing(tmp_path):
     bare = re.sub(r'"data:[^"]*"', "", made).replace("http-equiv", "")
     assert "<script" not in bare and "http" not in bare and "url(" not in bare
     assert "default-src 'none'" in made
-    assert "Lattice 2, turned by 7.00 +- " in words(made)
+    assert "Lattice 2, turned by 7.00 ± " in words(made)
 
 
 def test_text_from_files_never_becomes_a_tag():
