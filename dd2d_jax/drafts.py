@@ -217,7 +217,7 @@ def structure_type(library: CrystalSet, row: int) -> tuple[tuple, tuple[tuple[in
     """
     import spglib
 
-    atoms = library.atoms(int(row))
+    atoms = library.take([int(row)]).atoms(0)
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
     dataset = spglib.get_symmetry_dataset(cell, symprec=0.1)
     group, sites = (0, "a" * len(atoms)) if dataset is None else (dataset.number, dataset.wyckoffs)
