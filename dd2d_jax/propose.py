@@ -212,16 +212,16 @@ def _parents(
 
     Where bonds change their length, the whole cell grows; its shape stays.
     """
-    cells = _cells(settings)
-    own = np.asarray(library.lattice)
+    cells, lattice = _cells(settings), np.asarray(library.lattice)
     strains = [
-        [np.asarray(x) for x in _strains(own, np.broadcast_to(c, own.shape))] for c in cells
+        [np.asarray(x) for x in _strains(lattice, np.broadcast_to(c, lattice.shape))]
+        for c in cells
     ]
     stretch, shear = np.array(strains).transpose(1, 0, 2)
     rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)
     value, setting = compare(library.take(rows), settings, conditions)
     cells = np.asarray(settings.lattice)[setting]
-    stretch, shear = (np.asarray(x) for x in _strains(library.lattice[rows], cells))
+    stretch, shear = (np.asarray(x) for x in _strains(lattice[rows], cells))
     near = np.flatnonzero(_away(stretch, shear) < FAR**2)
     return [
         Parent(

@@ -285,8 +285,9 @@ def _scales(scale_error: float) -> np.ndarray:
     """Factors that the pattern's q are multiplied by: 1, or a series where little is known."""
     if scale_error <= 0.05:
         return np.ones(1)
-    count = math.ceil(math.log1p(scale_error) / (2 * _SCALE_STEP))
-    return np.exp(2 * _SCALE_STEP * np.arange(-count, count + 1))
+    most = math.log1p(scale_error)
+    count = math.ceil(most / (2 * _SCALE_STEP))
+    return np.exp(np.linspace(-most, most, 2 * count + 1))
 
 
 def _log_prior(known: np.ndarray, allowed: np.ndarray) -> np.ndarray:
