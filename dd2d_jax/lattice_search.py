@@ -130,7 +130,11 @@ def superlattice(fit: Fit, q: np.ndarray, left: np.ndarray) -> tuple[Fit, float]
     best, step = np.unravel_index(int(np.argmax(value)), value.shape)
     hk, distance = _index(bases[best][None], q)
     new = Fit(bases[best], hk[0].astype(int), distance[0], float(reach[best, step]), fit.score)
-    return new, float(value[best, step])
+    # One row at the rim of a distorted pattern, between its places, is no superlattice: others of
+    # its spots would stand elsewhere.
+    row = new.hk[left & new.good].astype(float)
+    alone = len(row) > 2 and np.linalg.matrix_rank(row - row[0]) < 2 == np.linalg.matrix_rank(row)
+    return new, -np.inf if alone else float(value[best, step])
 
 
 def _sublattices(most: int) -> np.ndarray:
