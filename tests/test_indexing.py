@@ -306,7 +306,8 @@ def test_a_server_that_is_not_there_is_one_line():
 @pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "library")]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    # One device: the threads of several take memory of their own as they come to be used.
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     taken = [int(line) / 1024 for line in done.stdout.split()]  # MiB after each part
     assert len(taken) == 25
