@@ -69,13 +69,14 @@ HYPOTHESES = (
 def measured(scale_error: float = 0.02) -> tuple[Hypothesis, ...]:
     """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
 
-    Nearly the crystal itself, a disturbed copy as in the level `measured`, and two with ever poorer
-    intensities (multiple scattering, many layers).
+    Nearly the crystal itself, a disturbed copy as in the level `measured`, and three with ever
+    poorer intensities (a cruder structure, multiple scattering, many layers).
     """
     stretch = math.hypot(0.01, scale_error / math.sqrt(3))
     return (
         Hypothesis(0.01, 0.03, stretch, 0.003, tilt=0.3, missing=0.05),
         Hypothesis(0.03, 0.1, stretch, 0.003, tilt=0.8, missing=0.25),
+        Hypothesis(0.03, 0.2, stretch, 0.003, tilt=0.3, missing=0.05),
         Hypothesis(0.06, 0.4, stretch, 0.006, tilt=0.8, missing=0.25),
         Hypothesis(0.1, 1.2, stretch, 0.006, tilt=0.8, missing=0.4),
     )

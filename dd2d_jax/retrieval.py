@@ -21,7 +21,7 @@ from dd2d_jax.lattice import PatternError
 from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors, tilt_in_setting
-from dd2d_jax.rerank import Query, compare, log_none, probabilities, weigh
+from dd2d_jax.rerank import TEMPERATURE, Query, compare, log_none, probabilities, weigh
 from dd2d_jax.score import Table, simulate_table
 from dd2d_jax.spots import Conditions, Spots, power_of_two, sized
 from dd2d_jax.tilts import from_tilts, least_tilt, untilted
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
+# That a pattern is of a crystal that was made, where the library also holds made-up ones.
+_KNOWN = 0.999
 # Scales that are tried one by one lie two of these apart.
 _SCALE_STEP = 0.03
 
@@ -265,7 +267,8 @@ def _search(
         nothing = log_none(query) + math.log(len(scales))
         prior = _log_prior(library.crystals.known, allowed)[rows]
         probability, none = probabilities(value, nothing, prior)
-        again = np.argsort(-(value + prior), kind="stable")
+        # The order of the probabilities, also where these are too small for a number.
+        again = np.argsort(-(value / TEMPERATURE + prior), kind="stable")
         order, value, setting = order[again], value[again] - nothing, setting[again]
         probability = probability[again]
     order, value, setting = order[:k], value[:k], setting[:k]
@@ -293,12 +296,14 @@ def _scales(scale_error: float) -> np.ndarray:
 def _log_prior(known: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """Log-probability (n,) of each crystal that is allowed, before anything was seen.
 
-    Where a library holds both, crystals that were made and those that were made up are as likely
-    as groups: the many of the second kind are guesses.
+    Where a library holds both, a crystal that was made is the answer in all but one of a thousand
+    cases; the many that were made up are guesses.
     """
     known = np.asarray(known, bool)
     made, made_up = (known & allowed).sum(), (~known & allowed).sum()
-    return -np.log(np.maximum(np.where(known, made, made_up), 1) * (2 if made and made_up else 1))
+    groups = np.maximum(np.where(known, made, made_up), 1)
+    share = np.where(known, _KNOWN, 1 - _KNOWN) if made and made_up else 1.0
+    return np.log(share / groups)
 
 
 def _table(crystals: CrystalSet, conditions: Conditions) -> Table:

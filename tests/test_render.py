@@ -231,6 +231,9 @@ def test_an_image_is_read_back_as_its_pattern(tmp_path):
     drawn = counts(jax.random.key(3), image * stop, 3e8)
     np.save(tmp_path / "image.npy", np.asarray(drawn))
     found = read_pattern(tmp_path / "image.npy", scale=scale)
+    # The rim of the beam stop, at 0.1, may leave faint spots.
+    outer = np.linalg.norm(np.asarray(found.q), axis=-1) > 0.15
+    found = jax.tree.map(lambda x: x[outer], found)
 
     mask = np.asarray(true.mask)
     q, intensity = np.asarray(true.q)[mask], np.asarray(true.intensity)[mask]

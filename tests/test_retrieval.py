@@ -153,7 +153,7 @@ def test_order_scale_and_units_of_intensity_do_not_matter(library, model):
     for other in (rows, mixed, rows * (1, 1, 1e6), rows * (1, 1, 1e-6), rows.tolist()):
         found = retrieve(other, library, model)
         assert [c.uid for c in found] == [c.uid for c in first]
-        np.testing.assert_allclose([c.score for c in found], [c.score for c in first], atol=1e-4)
+        np.testing.assert_allclose([c.score for c in found], [c.score for c in first], rtol=2e-3)
         np.testing.assert_allclose(
             [c.r_factor for c in found], [c.r_factor for c in first], atol=1e-3
         )
