@@ -333,10 +333,7 @@ def _add_retrieve(commands: Any) -> None:
         metavar="'X,Y ...'",
         help="of several patterns of one crystal, degrees about x and y, one pair for each",
     )
-    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
-    _add_checkpoint(parser)
-    parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
-    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
+    _add_search(parser)
     parser.add_argument(
         "--rerank",
         type=_count_or_none,
@@ -353,6 +350,14 @@ def _add_retrieve(commands: Any) -> None:
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
     )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and where what is found goes."""
+    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    _add_checkpoint(parser)
+    parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
+    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
     )
@@ -373,17 +378,10 @@ def _add_propose(commands: Any) -> None:
     parser.add_argument(
         "--scale", type=_positive, metavar="S", help="1/angstrom per pixel, needed for images"
     )
-    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
-    _add_checkpoint(parser)
-    parser.add_argument("-k", type=_count, default=10, metavar="K", help="candidates (10)")
-    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
+    _add_search(parser)
     parser.add_argument(
         "--count", type=_count, default=2000, metavar="N", help="proposals to simulate (2000)"
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
-    )
-    parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -762,7 +760,6 @@ def _retrieve(args: argparse.Namespace) -> None:
         return
     from dd2d_jax.lattice import PatternError
     from dd2d_jax.measure import read
-    from dd2d_jax.output import found_dict
     from dd2d_jax.retrieval import retrieve
 
     _check_patterns(args)
@@ -785,8 +782,12 @@ def _retrieve(args: argparse.Namespace) -> None:
 
         with new_file(args.page) as part:
             part.write_text(found.page(image), "utf-8")
-    if args.json:
-        _print_json(found_dict(found))
+    _print_found(found, args.json)
+
+
+def _print_found(found: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_dict())
     else:
         _print_table(found.table())
 
@@ -842,7 +843,6 @@ def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
 def _propose(args: argparse.Namespace) -> None:
     from dd2d_jax.lattice import PatternError
     from dd2d_jax.library import Library
-    from dd2d_jax.output import found_dict
     from dd2d_jax.patterns import read_pattern
     from dd2d_jax.propose import PARENTS, propose
     from dd2d_jax.retrieval import retrieve
@@ -861,10 +861,7 @@ def _propose(args: argparse.Namespace) -> None:
     found = propose(found, library, model, args.k, elements, args.count)
     if args.output:
         found.write(args.output)
-    if args.json:
-        _print_json(found_dict(found))
-    else:
-        _print_table(found.table())
+    _print_found(found, args.json)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -155,30 +155,25 @@ def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
             f"{int((counts > 1).sum())} uids are in more than one set, the first is "
             f"{str(names[counts > 1][0])!r}; give each crystal its own"
         )
+    return join(sets, merged_report(part.report for part in sets))
+
+
+def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:
+    """Sets of crystals one after another, padded to the largest."""
     size = max(part.numbers.shape[1] for part in sets)
 
-    def joined(name: str) -> np.ndarray:
-        arrays = [getattr(part, name) for part in sets]
-        if name in ("positions", "numbers"):
-            arrays = [
-                np.pad(a, [(0, 0), (0, size - a.shape[1])] + [(0, 0)] * (a.ndim - 2))
-                for a in arrays
-            ]
-        return np.concatenate(arrays)
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, 0), (0, size - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
 
-    report = new_report()
-    for part in sets:
-        for name in ("rows", "kept"):
-            report[name] += part.report[name]
-        entries = [(report["duplicates"], part.report["duplicates"])] + [
-            (report["skipped"].setdefault(reason, {"count": 0, "examples": []}), entry)
-            for reason, entry in part.report["skipped"].items()
-        ]
-        for total, entry in entries:
-            total["count"] += entry["count"]
-            total["examples"] = (total["examples"] + entry["examples"])[:EXAMPLES]
-    fields = [f.name for f in dataclasses.fields(CrystalSet) if f.name != "report"]
-    return CrystalSet(**{name: joined(name) for name in fields}, report=report)
+    return CrystalSet(
+        positions=np.concatenate([padded(part.positions) for part in sets]),
+        numbers=np.concatenate([padded(part.numbers) for part in sets]),
+        report=report,
+        **{
+            name: np.concatenate([getattr(part, name) for part in sets])
+            for name in ("uid", "formula", "lattice", "known", "prototype")
+        },
+    )
 
 
 def from_atoms(entries: Iterable[sources.Entry]) -> CrystalSet:

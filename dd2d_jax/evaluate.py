@@ -116,7 +116,7 @@ def evaluate(
         model: the trained model.
         queries: crystals whose patterns are looked for; each uid must be in the library.
         library: the gallery.
-        level: "clean", "perturbed" or "thermal".
+        level: "clean", "perturbed", "measured" or "thermal".
         seed: of the disturbance.
         report: called with a line at each stage.
         snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
@@ -126,7 +126,8 @@ def evaluate(
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
-        "ms_per_query"}}, "cell_alone": {"top1", ...}, "setup_s": {"embed", "simulate"}}; of
+        "ms_per_query"}}, "cell_alone": {"top1", ...}, "no_lattice": uids whose pattern showed
+        none and which come last, "setup_s": {"embed", "simulate"}}; of
         "thermal" also "snapshots": what made them, how many crystals have one and which have none
         (`dynamics.read_snapshots`).
         The milliseconds of the network are the mean of a batch, the others the median.
@@ -269,12 +270,9 @@ def rerank_rank(
     return _rank(first, cosines, scores, library, query, conditions, truth, hypotheses)
 
 
-_strains = jax.jit(strain_between)
-
-
 def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
     """(S, n) higher where a crystal's cell (n, 2, 2) is nearer to the query's, (S, 2, 2)."""
-    strains = [_strains(cells, cell) for cell in asked]
+    strains = [strain_between(cells, cell) for cell in asked]
     return -np.stack([np.asarray(stretch**2 + shear**2) for stretch, shear in strains])
 
 

@@ -12,9 +12,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 
 from dd2d_jax.datasets import CrystalSet, reduced_formula
 from dd2d_jax.drafts import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
@@ -25,7 +24,7 @@ from dd2d_jax.output import safe_name
 from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.refine import fit, r_factors
 from dd2d_jax.rerank import Query, log_none
-from dd2d_jax.retrieval import Candidate, Found, candidate
+from dd2d_jax.retrieval import Candidate, Found, candidate, element_symbols
 from dd2d_jax.score import score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two
 from dd2d_jax.trained import Model
@@ -118,9 +117,7 @@ def propose(
     """
     if k < 1 or count < 1:
         raise ValueError(f"k and count must be at least 1, got k={k}, count={count}")
-    unknown = [e for e in elements or () if e not in atomic_numbers or e == "X"]
-    if unknown:
-        raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
+    elements = None if elements is None else element_symbols(elements)
     conditions = model.conditions
     query = Query.indexed(found.indexed, conditions.q_max)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
@@ -214,14 +211,14 @@ def _parents(
     """
     cells, lattice = _cells(settings), np.asarray(library.lattice)
     strains = [
-        [np.asarray(x) for x in _strains(lattice, np.broadcast_to(c, lattice.shape))]
+        [np.asarray(x) for x in strain_between(lattice, np.broadcast_to(c, lattice.shape))]
         for c in cells
     ]
     stretch, shear = np.array(strains).transpose(1, 0, 2)
     rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)
     value, setting = compare(library.take(rows), settings, conditions)
     cells = np.asarray(settings.lattice)[setting]
-    stretch, shear = (np.asarray(x) for x in _strains(lattice[rows], cells))
+    stretch, shear = (np.asarray(x) for x in strain_between(lattice[rows], cells))
     near = np.flatnonzero(_away(stretch, shear) < FAR**2)
     return [
         Parent(
@@ -237,9 +234,6 @@ def _parents(
 
 def _away(stretch: np.ndarray, shear: np.ndarray) -> np.ndarray:
     return (stretch / _PARENT_STRETCH) ** 2 + (shear / _PARENT_SHEAR) ** 2
-
-
-_strains = jax.jit(strain_between)
 
 
 def _cells(settings: Spots) -> np.ndarray:
@@ -258,11 +252,7 @@ def compare(
     # The last row is repeated up to a power of two: few shapes are compiled.
     count = len(crystals)
     filled = np.minimum(np.arange(power_of_two(count)), count - 1)
-    table = simulate_table(crystals.take(filled).crystal, conditions)
-    room = [(0, power_of_two(len(table.levels)) - len(table.levels)), (0, 0)]
-    table = dataclasses.replace(
-        table, levels=jnp.pad(table.levels, room), amplitudes=jnp.pad(table.amplitudes, room)
-    )
+    table = simulate_table(crystals.take(filled).crystal, conditions).padded()
     scores = np.stack(
         [np.asarray(score(table, _one(settings, s)))[:count] for s in range(len(settings.q))]
     )

@@ -27,14 +27,11 @@ _ALL = 512
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
 # Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
-# has it. Fitted, see docs/accuracy.md.
+# has it. Fitted, see docs/retrieval.md.
 TEMPERATURE = 3.0
 # Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
 # ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
 _LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
-
-_strains = jax.jit(strain_between)
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     out = np.zeros((len(settings.lattice), len(lattice)), np.float32)
     for s in range(len(out)):
         one = jax.tree.map(lambda x, s=s: x[s], settings)
-        stretch, shear = (np.asarray(x) for x in _strains(table.lattice, one.lattice))
+        stretch, shear = (np.asarray(x) for x in strain_between(table.lattice, one.lattice))
         rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
         out[s] = -10 - np.abs(stretch) - shear
         if len(rows):

@@ -276,7 +276,8 @@ def _search(
     queries, options = _queries(indexed, setting, query, conditions, tilts)
     fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    axes = np.concatenate([lattices.frames(at) / scale for scale in scales])[setting]
+    frames = lattices.frames(at)
+    axes = np.concatenate([frames / scale for scale in scales])[setting]
     candidates = [
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))
@@ -344,15 +345,25 @@ def allowed_rows(library: Library, elements: Sequence[str] | None) -> np.ndarray
     """
     if elements is None:
         return np.ones(len(library), bool)
+    symbols = element_symbols(elements)
+    allowed = library.only([atomic_numbers[e] for e in symbols])
+    if not allowed.any():
+        raise ValueError(f"the library has no crystal made only of {', '.join(symbols)}")
+    return allowed
+
+
+def element_symbols(elements: Sequence[str]) -> list[str]:
+    """Symbols of elements, also of a text such as "Mo,S".
+
+    Raises:
+        ValueError: an unknown element.
+    """
     if isinstance(elements, str):
         elements = [e.strip() for e in elements.split(",")]
     unknown = [e for e in elements if e not in atomic_numbers or e == "X"]
     if unknown:
         raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
-    allowed = library.only([atomic_numbers[e] for e in elements])
-    if not allowed.any():
-        raise ValueError(f"the library has no crystal made only of {', '.join(elements)}")
-    return allowed
+    return list(elements)
 
 
 def _reach(settings: Spots, q_max: float) -> float:

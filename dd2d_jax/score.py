@@ -53,6 +53,13 @@ class Table:
         few = {f: getattr(self, f)[rows] for f in ("offset", "extent", "inner", "lattice")}
         return dataclasses.replace(self, **few)
 
+    def padded(self) -> Table:
+        """The same, its total a power of two: few shapes are compiled."""
+        total = len(self.levels)
+        room = [(0, power_of_two(total) - total), (0, 0)]
+        longer = {f: jnp.pad(getattr(self, f), room) for f in ("levels", "amplitudes")}
+        return dataclasses.replace(self, **longer)
+
 
 def levels(intensity: jax.Array) -> jax.Array:
     """log1p(I / SOFT) of intensities relative to the strongest."""
@@ -77,9 +84,7 @@ def simulate_table(
     extent = np.floor(wide.q_max * length + 1e-6).astype(np.int64)
     size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
     offset = np.concatenate([[0], np.cumsum(size)])
-    # Few shapes are compiled.
-    total = power_of_two(int(offset[-1])) if together else int(offset[-1])
-    level_values, amplitude_values = np.zeros((2, total, 2), np.float32)
+    level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
     inner = np.zeros(len(numbers), np.float32)
     parts = [clean_pairs_at_once(crystals, wide)] if together else clean_pairs(crystals, wide)
     for rows, q, hk, intensity in parts:
@@ -93,7 +98,7 @@ def simulate_table(
         real = (h != 0) | (k != 0)
         level_values[place[real]] = level[real]
         amplitude_values[place[real]] = np.sqrt(intensity[real])
-    return Table(
+    table = Table(
         jnp.asarray(level_values),
         jnp.asarray(amplitude_values),
         jnp.asarray(offset[:-1], jnp.int32),
@@ -102,6 +107,7 @@ def simulate_table(
         jnp.asarray(lattice),
         jnp.asarray(q_inner, jnp.float32),
     )
+    return table.padded() if together else table
 
 
 @jax.jit
@@ -155,6 +161,7 @@ def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
     return -0.5 * ((stretch / STRAIN) ** 2 + (shear / SHEAR) ** 2)
 
 
+@jax.jit
 def strain_between(candidate: jax.Array, query: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Isotropic strain and shear, each (...), from candidate cells (..., 2, 2) to a query's."""
     # Metric tensors: rotations do not count.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.datasets import CrystalSet
+from dd2d_jax.datasets import CrystalSet, join
 from dd2d_jax.files import new_file
 from dd2d_jax.structures import MAX_NUMBER
 
@@ -324,24 +324,6 @@ class StoredCrystals:
     def numbers(self) -> np.ndarray:
         """(n, N), 0 for padding."""
         return self.whole.numbers
-
-
-def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:
-    """Sets of crystals one after another, padded to the largest."""
-    size = max(s.numbers.shape[1] for s in sets)
-
-    def padded(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, [(0, 0), (0, size - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
-
-    return CrystalSet(
-        positions=np.concatenate([padded(s.positions) for s in sets]),
-        numbers=np.concatenate([padded(s.numbers) for s in sets]),
-        report=report,
-        **{
-            name: np.concatenate([getattr(s, name) for s in sets])
-            for name in ("uid", "formula", "lattice", "known", "prototype")
-        },
-    )
 
 
 def _starts(parts: Sequence[Any]) -> np.ndarray:

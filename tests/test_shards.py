@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from dd2d_jax.shards import LibraryError, Shard, Stacked, StoredCrystals, join, write_shard
+from dd2d_jax.datasets import join
+from dd2d_jax.shards import LibraryError, Shard, Stacked, StoredCrystals, write_shard
 
 
 @pytest.fixture(scope="module")
