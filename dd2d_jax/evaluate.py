@@ -152,17 +152,10 @@ def evaluate(
     truth = places(queries, library)
     conditions = model.conditions
     hypotheses = measured() if level == PATTERNS else HYPOTHESES
-    # A snapshot is disturbed already.
-    amount = LEVELS.get(level, Disturbance())
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
-    if level == PATTERNS:
-        asked, lattice_ms = _indexed(make_patterns(queries, conditions, amount, seed), conditions)
-    else:
-        spots = make_queries(queries, conditions, amount, seed)
-        asked = [Query.known(jax.tree.map(lambda x, i=i: x[i], spots)) for i in range(len(queries))]
-        lattice_ms = 0.0
+    asked, lattice_ms = _asked(queries, level, conditions, seed)
     lost = [i for i, query in enumerate(asked) if query is None]
     there = [i for i, query in enumerate(asked) if query is not None]
 
@@ -218,10 +211,17 @@ def _best_cosines(embedded: np.ndarray, edges: np.ndarray, gallery: np.ndarray) 
     return out
 
 
-def _indexed(
-    patterns: Sequence[dx.Pattern], conditions: Conditions
+def _asked(
+    queries: CrystalSet, level: str, conditions: Conditions, seed: int
 ) -> tuple[list[Query | None], float]:
-    """Queries of patterns, None where no lattice was found, and the milliseconds each took."""
+    """A query of each crystal, None where no lattice was found, and the milliseconds that took."""
+    # A snapshot is disturbed already.
+    amount = LEVELS.get(level, Disturbance())
+    if level != PATTERNS:
+        spots = make_queries(queries, conditions, amount, seed)
+        rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(queries)))
+        return [Query.known(row) for row in rows], 0.0
+    patterns = make_patterns(queries, conditions, amount, seed)
     asked, begin = [], time.perf_counter()
     for pattern in progress(patterns, len(patterns), "lattices"):
         try:

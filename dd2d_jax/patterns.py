@@ -112,7 +112,7 @@ def read_pattern(
         return _from_json(path, scale, centre)
     if suffix == ".npy":
         _refuse_scale(path, scale)
-        return _from_rows(readers.read_npy(path), str(path))
+        return _from_rows(np.array(readers.open_npy(path), float), str(path))
     if suffix in _TEXT:
         _refuse_scale(path, scale)
         rows, lines, fields = _read_text(path)
@@ -128,7 +128,7 @@ def is_image(path: str | Path) -> bool:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        shape = readers.read_npy(Path(path)).shape
+        shape = readers.open_npy(Path(path)).shape
         return len(shape) == 2 and shape[1] not in (3, 5)
     return suffix in readers.PICTURES or suffix in readers.MICROSCOPY
 

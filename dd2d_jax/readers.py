@@ -66,7 +66,7 @@ def read_image(path: str | Path) -> Image:
         elif suffix in MICROSCOPY:
             image = _read_microscopy(path)
         elif suffix == ".npy":
-            image = Image(read_npy(path))
+            image = Image(np.array(open_npy(path), float))
         else:
             image = Image(_read_picture(path))
     except PatternError:
@@ -100,8 +100,8 @@ def write_image(image: np.ndarray, path: str | Path, scale: float) -> None:
             tifffile.imwrite(part, image, description=f"{scale:g} 1/angstrom per pixel")
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """A real array from a .npy file, as float.
+def open_npy(path: Path) -> np.ndarray:
+    """A real array in a .npy file, mapped: nothing but its header is read yet.
 
     Raises:
         PatternError: not readable, not real numbers, or more than 64 million values.
@@ -115,7 +115,7 @@ def read_npy(path: Path) -> np.ndarray:
         raise PatternError(f"{path}: holds {array.dtype}, real numbers are needed")
     if array.size > MAX_PIXELS:
         raise PatternError(f"{path}: {array.size} values; at most {MAX_PIXELS} are taken")
-    return np.array(array, float)
+    return array
 
 
 def axis_scale(step: Any, units: Any) -> float | None:

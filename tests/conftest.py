@@ -60,3 +60,19 @@ def layer():
         return dx.Crystal(jnp.asarray(lattice), jnp.asarray(positions), jnp.asarray(numbers))
 
     return make
+
+
+@pytest.fixture
+def command_line(capsys):
+    """Runs a command line of `dd2d`; status, stdout, stderr."""
+    from dd2d_jax import cli
+
+    def run(line: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main(line.split())
+        except SystemExit as leave:
+            status = leave.code
+        return status, *capsys.readouterr()
+
+    return run

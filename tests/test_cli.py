@@ -81,21 +81,11 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def dd2d(place, tmp_path, monkeypatch, capsys):
+def dd2d(place, tmp_path, monkeypatch, command_line):
     """Runs a command line in a new folder with the files of `place`; status, stdout, stderr."""
     shutil.copytree(place, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = cli.main(line.split())
-        except SystemExit as leave:
-            status = leave.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return command_line
 
 
 def console(line: str, **kwargs) -> subprocess.CompletedProcess:

@@ -11,7 +11,6 @@ import skimage.data
 from PIL import Image
 
 import diffraction as dx
-from dd2d_jax import cli
 from dd2d_jax.readers import write_image
 
 
@@ -32,19 +31,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def dd2d(folder, monkeypatch, capsys):
+def dd2d(folder, monkeypatch, command_line):
     """Runs a command line in `folder`; status, stdout, stderr."""
     monkeypatch.chdir(folder)
-
-    def run(line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = cli.main(line.split())
-        except SystemExit as leave:
-            status = leave.code
-        return status, *capsys.readouterr()
-
-    return run
+    return command_line
 
 
 @pytest.mark.parametrize("command", ["pattern", "calibrate"])
