@@ -16,9 +16,8 @@ from typing import Any
 from dd2d_jax.files import new_file, new_folder
 from dd2d_jax.found_files import write_found
 from dd2d_jax.library import Library
-from dd2d_jax.measure import read
 from dd2d_jax.output import inert, printable, progress
-from dd2d_jax.patterns import SUFFIXES
+from dd2d_jax.patterns import SUFFIXES, read
 from dd2d_jax.retrieval import allowed_rows, retrieve
 from dd2d_jax.shards import digest
 from dd2d_jax.trained import Model
@@ -123,9 +122,7 @@ def _names(files: Sequence[Path]) -> dict[Path, str]:
     count = Counter(file.stem.casefold() for file in files)
     count.update((_OPTIONS, *_SUMMARY))
     return {
-        file: file.stem
-        if count[file.stem.casefold()] == 1
-        else f"{file.stem}_{file.suffix[1:]}"
+        file: file.stem if count[file.stem.casefold()] == 1 else f"{file.stem}_{file.suffix[1:]}"
         for file in files
     }
 

@@ -12,8 +12,13 @@ def folder() -> Path:
 
 
 def keep_compilations() -> None:
-    """Let JAX keep compiled programs on disk, so that the next start does not wait for them."""
+    """Let JAX keep compiled programs on disk, so that the next start does not wait for them.
+
+    A folder that is set already ($JAX_COMPILATION_CACHE_DIR) stays.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(folder() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder() / "jax"))
+        # Also the small ones: a retrieval has some eighty of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,8 +1,8 @@
 """The console script `dd2d`: a command for each thing that a user does.
 
 Results go to stdout, progress and errors to stderr. Exit status: 0, 1 for an error in what was
-given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported by the commands
-alone, so that `dd2d --help` answers at once.
+given, 2 for wrong usage, 130 when interrupted. JAX and its friends are imported when a
+command runs, so that `dd2d --help` answers at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from dd2d_jax.cache import keep_compilations
 
 _LEVELS = ("clean", "perturbed", "thermal", "measured")
 _TABLES = ("lobato", "kirkland", "peng")
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not args.debug:
                 warnings.simplefilter("ignore")
+            keep_compilations()
             args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -461,9 +464,7 @@ def _add_snapshots(commands: Any) -> None:
         metavar="NAME",
         help="chgnet, sevennet, emt, or module:function, which returns an ASE calculator",
     )
-    parser.add_argument(
-        "--temperature", type=_positive, default=300.0, metavar="T", help="K (300)"
-    )
+    parser.add_argument("--temperature", type=_positive, default=300.0, metavar="T", help="K (300)")
     parser.add_argument(
         "--time",
         type=_positive,
@@ -759,7 +760,7 @@ def _retrieve(args: argparse.Namespace) -> None:
         _retrieve_folder(args, options)
         return
     from dd2d_jax.lattice import PatternError
-    from dd2d_jax.measure import read
+    from dd2d_jax.patterns import read
     from dd2d_jax.retrieval import retrieve
 
     _check_patterns(args)

@@ -82,21 +82,6 @@ def measure(
     return Measured(image, spots, mapping, pattern)
 
 
-def read(
-    path: str | Path,
-    scale: float | None = None,
-    centre: tuple[float, float] | None = None,
-    calibration: Calibration | str | Path | None = None,
-) -> tuple[dx.Pattern, Measured | None]:
-    """A pattern as `read_pattern` reads it, and the image that it was measured in, if it was."""
-    from dd2d_jax.patterns import is_image, read_pattern
-
-    if Path(path).exists() and is_image(path):
-        measured = measure(path, scale, centre, calibration)
-        return measured.pattern, measured
-    return read_pattern(path, scale, centre, calibration), None
-
-
 def _mapping(
     image: Image, scale: float | None, calibration: Calibration | str | Path | None, where: str
 ) -> Mapping:

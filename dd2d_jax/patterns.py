@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,10 @@ import diffraction as dx
 from dd2d_jax import readers
 from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
+
+if TYPE_CHECKING:
+    from dd2d_jax.calibrate import Calibration
+    from dd2d_jax.measure import Measured
 
 MAX_SPOTS = 100_000
 MAX_TEXT_BYTES = 50_000_000
@@ -61,6 +65,22 @@ def as_pattern(value: Any) -> dx.Pattern:
             f"got {type(value).__name__}"
         ) from error
     return _from_rows(rows, "the array")
+
+
+def read(
+    path: str | Path,
+    scale: float | None = None,
+    centre: tuple[float, float] | None = None,
+    calibration: Calibration | str | Path | None = None,
+) -> tuple[dx.Pattern, Measured | None]:
+    """A pattern as `read_pattern` reads it, and the image that it was measured in, if it was."""
+    if Path(path).exists() and is_image(path):
+        # Imported where there is an image: it takes a second.
+        from dd2d_jax.measure import measure
+
+        measured = measure(path, scale, centre, calibration)
+        return measured.pattern, measured
+    return read_pattern(path, scale, centre, calibration), None
 
 
 def read_pattern(
@@ -311,9 +331,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _from_json(
-    path: Path, scale: float | None, centre: tuple[float, float] | None
-) -> dx.Pattern:
+def _from_json(path: Path, scale: float | None, centre: tuple[float, float] | None) -> dx.Pattern:
     try:
         data = json.loads(_limited_text(path))
     except (ValueError, RecursionError) as error:

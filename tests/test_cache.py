@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ase.build import graphene
+from ase.io import write
+
 from dd2d_jax import cache
 
 
@@ -15,15 +18,25 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
     assert cache.folder() == tmp_path / ".cache" / "dd2d"
 
 
-def test_compiled_programs_are_kept(monkeypatch, tmp_path):
-    """In a process of its own: the setting is global."""
-    monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path))
-    program = (
-        "from dd2d_jax import cache; cache.keep_compilations()\n"
-        "import jax, jax.numpy as jnp\n"
-        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
-        "jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((8, 8))).block_until_ready()\n"
-    )
+def _simulate(tmp_path) -> None:
+    """A command in a process of its own: the setting is global."""
+    program = [sys.executable, "-m", "dd2d_jax.cli", "simulate", str(tmp_path / "graphene.xyz")]
+    write(tmp_path / "graphene.xyz", graphene(vacuum=10.0))
     root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    subprocess.run(program, check=True, cwd=root, capture_output=True)
+
+
+def test_commands_keep_compiled_programs(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path))
+    _simulate(tmp_path)
     assert list((tmp_path / "jax").iterdir())
+
+
+def test_a_folder_that_the_user_set_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path))
+    _simulate(tmp_path)
+    assert list((tmp_path / "mine").iterdir())
+    assert not (tmp_path / "jax").exists()
