@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=20)
     parser.add_argument("--settings", type=int, default=8)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args()
     original = Library.load(args.library)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +57,8 @@ def main() -> None:
         out = measure(Path(folder), args)
         out["gigabytes"] = round(sum(p.stat().st_size for p in paths) / 1e9, 3)
     print(json.dumps(out, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(out, indent=1) + "\n")
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict:

@@ -399,7 +399,12 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--queries", required=True, metavar="Q.db", help="crystals to find; uids as in the library"
     )
-    parser.add_argument("--library", required=True, metavar="L.db", help="crystals to search")
+    parser.add_argument(
+        "--library",
+        required=True,
+        metavar="L.db",
+        help="crystals to search: a database, or a folder from dd2d index",
+    )
     parser.add_argument(
         "--level", choices=_LEVELS, default="clean", help="how the queries are disturbed (clean)"
     )
@@ -867,8 +872,8 @@ def _propose(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from dd2d_jax.checkpoint import write_json
-    from dd2d_jax.evaluate import evaluate
-    from dd2d_jax.library import read_source
+    from dd2d_jax.evaluate import evaluate, stored
+    from dd2d_jax.library import MANIFEST, Library, read_source
     from dd2d_jax.output import evaluation_table
 
     out = None if args.json in (None, "-") else Path(args.json)
@@ -879,12 +884,19 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     _check_snapshots(args.snapshots)
     model = _model(args.checkpoint)
-    sets = []
-    for source in (args.queries, args.library):
-        _say(f"reading {source}")
-        with _naming(source):
-            sets.append(read_source(source))
-    result = evaluate(model, *sets, args.level, args.seed, _say, args.snapshots)
+    _say(f"reading {args.queries}")
+    with _naming(args.queries):
+        queries = read_source(args.queries)
+    _say(f"reading {args.library}")
+    gallery = None
+    with _naming(args.library):
+        if (Path(args.library) / MANIFEST).is_file():
+            library, gallery = stored(model, Library.load(args.library), _say)
+        else:
+            library = read_source(args.library)
+    result = evaluate(
+        model, queries, library, args.level, args.seed, _say, args.snapshots, gallery
+    )
     if args.json == "-":
         _print_json(result)
         return

@@ -18,6 +18,7 @@ from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.dynamics import read_snapshots
 from dd2d_jax.evidence import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.lattice import PatternError
+from dd2d_jax.library import Library
 from dd2d_jax.output import progress
 from dd2d_jax.ranks import accuracy, rank, row_ranks
 from dd2d_jax.rerank import Query, compare, weigh
@@ -76,7 +77,7 @@ class Gallery:
     Attributes:
         embeddings: (n, D).
         table: the clean patterns.
-        setup_s: {"embed", "simulate"}, seconds that this took.
+        setup_s: {"embed", "simulate"}, seconds that this took; of a library "embed" is reading.
     """
 
     embeddings: np.ndarray
@@ -98,6 +99,28 @@ def prepare(
     return Gallery(
         embeddings, table, {"embed": embed_s, "simulate": time.perf_counter() - begin}
     )
+
+
+def stored(
+    model: Model, library: Library, report: Callable[[str], None] = lambda _: None
+) -> tuple[CrystalSet, Gallery]:
+    """A library's crystals, and the gallery: embeddings are its own, patterns are simulated.
+
+    Raises:
+        LibraryError: another model made the library.
+    """
+    library.check(model)
+    report(f"reading {len(library)} crystals")
+    begin = time.perf_counter()
+    crystals = library.crystals
+    crystals = crystals if isinstance(crystals, CrystalSet) else crystals.whole
+    embeddings = np.asarray(library.embeddings, np.float32)
+    read_s = time.perf_counter() - begin
+    report(f"simulating {len(library)} crystals")
+    begin = time.perf_counter()
+    table = simulate_table(crystals.crystal, model.conditions)
+    seconds = {"embed": read_s, "simulate": time.perf_counter() - begin}
+    return crystals, Gallery(embeddings, table, seconds)
 
 
 def evaluate(
@@ -122,7 +145,7 @@ def evaluate(
         snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
             crystals are looked for, those of other crystals are not; the true answer is the
             crystal itself.
-        gallery: from `prepare`, of this model and library; None makes it.
+        gallery: from `prepare` or `stored`, of this model and library; None makes it.
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
@@ -159,6 +182,10 @@ def evaluate(
     lost = [i for i, query in enumerate(asked) if query is None]
     there = [i for i, query in enumerate(asked) if query is not None]
 
+    if not there:
+        raise ValueError(
+            f"no lattice was found in any of the {len(queries)} patterns: nothing to rank"
+        )
     few = [sized(asked[i].settings, conditions.tokens) for i in there]
     settings = np.cumsum([0, *(len(x.lattice) for x in few)])
     few = jax.tree.map(lambda *x: np.concatenate(x), *few)
@@ -183,9 +210,10 @@ def evaluate(
         # The median: new sizes are compiled on the way.
         times[name] = 1000 * float(np.median(seconds)) + lattice_ms
     times["neural+rerank"] += neural_ms - lattice_ms
-    cells = np.stack([_nearness(table.lattice, asked[i].settings.lattice).max(0) for i in there])
     cell_ranks = np.full(len(queries), len(library))
-    cell_ranks[there] = row_ranks(cells, truth[there])
+    for i in there:
+        cells = _nearness(table.lattice, asked[i].settings.lattice).max(0)
+        cell_ranks[i] = rank(cells, truth[i])
     return {
         "level": level,
         "library": len(library),

@@ -394,6 +394,9 @@ def test_evaluate_gives_the_agreed_json(dd2d):
     status, out, _ = dd2d(f"{line} --level perturbed --json o.json")
     assert status == 0 and "perturbed" in out
     assert json.loads(Path("o.json").read_text())["level"] == "perturbed"
+    assert dd2d("index all.db stored --checkpoint run")[0] == 0
+    status, out, _ = dd2d("evaluate --checkpoint run --queries all.db --library stored --json")
+    assert status == 0 and json.loads(out)["library"] == 7
 
 
 FREE = """

@@ -26,8 +26,10 @@ from dd2d_jax.evaluate import (
     make_queries,
     physics_rank,
     rerank_rank,
+    stored,
 )
 from dd2d_jax.lattice import PatternError, find
+from dd2d_jax.library import Library
 from dd2d_jax.rerank import Query
 from dd2d_jax.score import simulate_table
 from dd2d_jax.spots import Conditions, strongest
@@ -191,6 +193,27 @@ def test_what_has_no_lattice_is_named_and_ranks_last(model, library, monkeypatch
     assert found["no_lattice"] == ["crystal 5"]
     for values in found["methods"].values():
         assert values["top5"] == 50.0
+
+
+def test_patterns_none_of_which_has_a_lattice_are_refused(model, library, monkeypatch):
+    def refuse(pattern):
+        raise PatternError("no lattice")
+
+    monkeypatch.setattr("dd2d_jax.lattice.find", refuse)
+    with pytest.raises(ValueError, match="any of the 2 patterns"):
+        evaluate(model, library.take([5, 0]), library, "measured")
+
+
+def test_a_stored_library_ranks_as_its_crystals_do(model, library, tmp_path):
+    Library.build(library, model).save(tmp_path / "lib")
+    queries = library.take([5, 0, 3])
+    crystals, gallery = stored(model, Library.load(tmp_path / "lib"))
+    found = evaluate(model, queries, crystals, "perturbed", gallery=gallery)
+    asked = evaluate(model, queries, library, "perturbed")
+    for name in METHODS:
+        for top in TOP:
+            assert found["methods"][name][top] == asked["methods"][name][top]
+    assert found["cell_alone"] == asked["cell_alone"]
 
 
 @pytest.fixture(scope="module")
