@@ -262,7 +262,7 @@ def _search(
         furthest = _reach(query.settings, conditions.q_max * scales.max())
         reach = dataclasses.replace(conditions, q_max=furthest)
         scores = compare(_table(chosen, reach), query.settings)
-        step = min(scale_error, _SCALE_STEP)
+        step = scale_error if len(scales) == 1 else _SCALE_STEP
         value, setting = weigh(chosen, scores, query, conditions, measured(step))
         nothing = log_none(query) + math.log(len(scales))
         prior = _log_prior(library.crystals.known, allowed)[rows]

@@ -172,6 +172,16 @@ def test_some_missing_and_spurious_spots_do_no_harm(library, model):
         assert found[0].uid in (("graphene", "BN") if name in ("graphene", "BN") else (name,))
 
 
+def test_a_wrong_scale_costs_less_where_a_larger_error_is_allowed(library, model):
+    pattern = simulated(WANTED["CrI3"])
+    wrong = dataclasses.replace(pattern, q=pattern.q * 1.05)
+    scores = []
+    for error in (0.02, 0.03, 0.05):
+        found = retrieve(wrong, library, model, k=3, scale_error=error)
+        scores.append({c.uid: c.score for c in found}["CrI3"])
+    assert scores[0] < scores[1] - 0.5 < scores[2] - 1
+
+
 def test_candidates_say_what_they_are(library, model):
     found = retrieve(turned(simulated(WANTED["1H-MoS2"]), 20), library, model, k=4)
     assert isinstance(found, Found)
