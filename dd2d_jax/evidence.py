@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -174,13 +175,13 @@ def _log_evidence(
 
     def of(crystal, query, floor, stretch, shear) -> jax.Array:
         q, shares = _shares(crystal, query, conditions)
-        heights = crystal.positions[:, 2]
+        response = _response(q, shares, crystal.positions[:, 2])
 
         def under(h: Hypothesis) -> jax.Array:
             # The shear has two components.
             cell = -0.5 * ((stretch / h.stretch) ** 2 + (shear / h.shear) ** 2)
             cell = cell - jnp.log(h.stretch) - 2 * jnp.log(h.shear)
-            return cell + _of_intensities(q, shares, heights, query, floor, h)
+            return cell + _of_intensities(response, query, floor, h)
 
         return jax.nn.logsumexp(jax.vmap(under)(hypotheses))
 
@@ -198,56 +199,81 @@ def _shares(
     return q, jax.lax.complex(*atom_factors(crystal, q, conditions.radiation, conditions.b_iso))
 
 
+class _Response(NamedTuple):
+    """How intensities answer to what may move, the same for all hypotheses; K = 2T spots.
+
+    Attributes:
+        squared: (K,) |q|^2. coherent: (K,) |F|^2. incoherent: (K,) sum of |f|^2.
+        slopes: (K, 2N + 2) d|F|^2 by each atom's coordinates in the plane, 1/angstrom, and by the
+            two angles of tilt, 1/degree.
+    """
+
+    squared: jax.Array
+    coherent: jax.Array
+    incoherent: jax.Array
+    slopes: jax.Array
+
+
+def _response(q: jax.Array, shares: jax.Array, heights: jax.Array) -> _Response:
+    factor = jnp.sum(shares, -1)
+    # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
+    turned = 4 * jnp.pi * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
+    slope = turned[:, :, None] * q[:, None, :2]
+    # A tilt (see `dx.simulate`) moves the cut along the rod by -q_y and q_x, times the angle.
+    along = jnp.deg2rad(jnp.sum(turned * heights, -1, keepdims=True))
+    lean = along * jnp.stack([-q[:, 1], q[:, 0]], -1)
+    slopes = jnp.concatenate([slope.reshape(len(q), -1), lean], -1)
+    incoherent = jnp.sum(jnp.abs(shares) ** 2, -1)
+    return _Response(jnp.sum(q * q, -1), jnp.abs(factor) ** 2, incoherent, slopes)
+
+
 def _of_intensities(
-    q: jax.Array,
-    shares: jax.Array,
-    heights: jax.Array,
-    query: Spots,
-    floor: jax.Array,
-    h: Hypothesis,
+    response: _Response, query: Spots, floor: jax.Array, h: Hypothesis
 ) -> jax.Array:
     """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none."""
     observed = jnp.concatenate([query.intensity[:, 0], query.intensity[:, 1]])
     measured = jnp.concatenate([query.measured[:, 0], query.measured[:, 1]])
     expected = jnp.tile((query.hk != 0).any(-1), 2)
-    damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * jnp.sum(q * q, -1))
-    factor = jnp.sum(shares, -1)
-    diffuse = (1 - damping) * jnp.sum(jnp.abs(shares) ** 2, -1)
-    mean = jnp.abs(factor) ** 2 * damping + diffuse
-    # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
-    turned = 4 * jnp.pi * damping[:, None] * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
-    slope = turned[:, :, None] * q[:, None, :2]
-    # A tilt (see `dx.simulate`) moves the cut along the rod by -q_y and q_x, times the angle.
-    along = jnp.sum(turned * heights, -1, keepdims=True)
-    lean = jnp.deg2rad(h.tilt) * along * jnp.stack([-q[:, 1], q[:, 0]], -1)
+    damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
+    diffuse = (1 - damping) * response.incoherent
+    mean = response.coherent * damping + diffuse
     # Of the amplitudes' least squares.
     scale = jnp.sum(jnp.where(measured, jnp.sqrt(observed * mean), 0.0)) / (
         jnp.sum(jnp.where(measured, mean, 0.0)) + 1e-30
     )
-    scale = scale**2
-    mean, diffuse, slope, lean = (scale * x for x in (mean, diffuse, slope, lean))
+    mean, diffuse, gain = (scale**2 * x for x in (mean, diffuse, damping))
     soft = mean + SOFT
-    # Columns: an atom's coordinate each, the tilt, and the pattern's scale.
-    moves = jnp.concatenate([h.displacement * slope.reshape(len(q), -1), lean], -1)
-    moves = moves / soft[:, None]
-    columns = jnp.concatenate([moves, (mean / soft)[:, None]], -1)
     variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + 0.5 * (diffuse / soft) ** 2
     weight = jnp.where(measured, 1 / variance, 0.0)
     difference = jnp.where(measured, jnp.log(observed + SOFT) - jnp.log(soft), 0.0)
-    # Woodbury: the covariance is diagonal but for these columns.
-    weighted = columns * weight[:, None]
-    inner = jnp.eye(columns.shape[1]) + jnp.einsum(
-        "ki,kj->ij", columns, weighted, precision="highest"
-    )
-    projected = jnp.einsum("ki,k->i", weighted, difference, precision="highest")
+    # Woodbury: the covariance is diagonal but for the columns gain / soft * slopes * size, one for
+    # each coordinate and tilt, and mean / soft of the scale. They are never made: the slopes
+    # are those of all hypotheses, and a row's or column's factor is taken out of the products.
+    gain, level = gain / soft, mean / soft
+    count = response.slopes.shape[1]
+    size = jnp.where(jnp.arange(count) < count - 2, h.displacement, h.tilt)
+    inner = _product(response.slopes * (weight * gain**2)[:, None], response.slopes)
+    inner = inner * size[:, None] * size
+    ends = (weight * gain)[:, None] * jnp.stack([level, difference], -1)
+    ends = _product(response.slopes, ends)
+    side, projected = (size[:, None] * ends).T
+    corner = jnp.sum(weight * level**2)
+    inner = jnp.block([[inner, side[:, None]], [side[None], corner]]) + jnp.eye(count + 1)
+    projected = jnp.append(projected, jnp.sum(weight * level * difference))
     factor = jnp.linalg.cholesky(inner)
     reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
     chi_squared = jnp.sum(difference**2 * weight) - jnp.sum(reduced**2)
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
     )
-    below = (jnp.log(floor + SOFT) - jnp.log(soft)) / jnp.sqrt(variance + jnp.sum(moves**2, -1))
+    spread = gain**2 * _product((response.slopes**2).T, size[:, None] ** 2)[:, 0]
+    below = (jnp.log(floor + SOFT) - jnp.log(soft)) / jnp.sqrt(variance + spread)
     missed = h.missing + (1 - h.missing) * jax.scipy.stats.norm.cdf(below)
     unseen = jnp.where(expected & ~measured & (h.missing > 0), jnp.log(missed + 1e-12), 0.0)
     seen = jnp.sum(measured) * jnp.log1p(-h.missing)
     return seen + jnp.sum(unseen) - 0.5 * (chi_squared + log_determinant)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sums (i, j) over k of a (k, i) and b (k, j)."""
+    return jnp.einsum("ki,kj->ij", a, b, precision="highest")
