@@ -361,7 +361,7 @@ def calibration_table(made: Calibration) -> Table:
     return _facts(
         {
             "material": printable(made.material),
-            "scale (1/A per pixel)": f"{m.scale:.6f} +- {sigma['scale']:.6f}",
+            "scale (1/A per pixel)": f"{m.scale:.7f} +- {sigma['scale']:.2g}",
             "centre (pixels)": ", ".join(
                 f"{x:.2f} +- {s:.2f}" for x, s in zip(made.centre, sigma["centre"], strict=True)
             ),
