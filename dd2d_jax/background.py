@@ -153,7 +153,7 @@ def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
 
 
 def stopped(
-    image: np.ndarray, measured: np.ndarray, under: Background, width: float
+    image: np.ndarray, measured: np.ndarray, under: Background, radius: np.ndarray, width: float
 ) -> np.ndarray:
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
     level = under.level - np.quantile(image[measured], 0.001)
@@ -165,7 +165,29 @@ def stopped(
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
+    # At the radii of its disc hardly anything is bright.
+    dark |= radius < disc_radius(level, under.variance, radius)
     return ndimage.binary_dilation(dark, iterations=int(np.ceil(4 * width)))
+
+
+def disc_radius(level: np.ndarray, variance: np.ndarray, radius: np.ndarray) -> float:
+    """Radius of a round stop about the centre, 0 without one: dark inside, a bright halo outside.
+
+    Args:
+        level: (H, W) the radial level above the detector's own.
+        variance: (H, W) of the noise.
+        radius: (H, W) pixels.
+    """
+    order = np.argsort(radius, axis=None)[::7]
+    r = np.arange(1.0, min(level.shape) / 8 + 2)
+    profile, spread = (
+        np.interp(r, radius.flat[order], x.flat[order]) for x in (level, np.sqrt(variance))
+    )
+    peak = int(profile.argmax())
+    inside = profile[: peak + 1].min()
+    if inside > _DARKER * profile[peak] or profile[peak] - inside < 3 * spread[peak]:
+        return 0.0
+    return float(r[np.flatnonzero(profile[: peak + 1] < (inside + profile[peak]) / 2)[-1]])
 
 
 def beam_radius(level: np.ndarray, radius: np.ndarray) -> float:

@@ -186,7 +186,7 @@ def _spots(
         residual = np.where(measured, image - under.level, 0.0)
         width = background.spot_width(residual, radius > beam)
     if beam_stop:
-        hidden = background.stopped(image, measured, under, width)
+        hidden = background.stopped(image, measured, under, radius, width)
         if hidden.any():
             measured = measured & ~hidden
             under = background.estimate(image, measured, radius, gain)
