@@ -1,5 +1,6 @@
 """What the documentation tells a reader to type and to follow is there."""
 
+import functools
 import pkgutil
 import re
 import shlex
@@ -11,6 +12,7 @@ import dd2d_jax
 import diffraction
 from configs import base, paper, smoke
 from dd2d_jax import cli
+from train import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,7 +32,7 @@ def typed(page: Path) -> list[list[str]]:
     shell = [*_INDENTED.findall(_FENCED.sub("", text)), *blocks(page, "bash")]
     out = []
     for line in "\n".join(shell).replace("\\\n", " ").splitlines():
-        if not re.match(r"\s*(dd2d|python|pip|for|source|bash)\b", line):
+        if not re.match(r"\s*(dd2d|python|for|srun|gcloud)\b", line):
             continue  # a formula, Python
         words = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         words.whitespace_split = True
@@ -55,11 +57,7 @@ def test_every_command_can_be_typed(page):
         if words[:1] == ["dd2d"]:
             cli._parser().parse_args(words[1:])
         elif "train.main" in words:
-            given = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
-            config = CONFIGS[Path(given.pop("config")).stem].get_config()
-            for key in given:
-                if key.startswith("config."):
-                    _lookup(config, key)
+            check_training(words[words.index("train.main") + 1 :])
         elif words[:1] == ["python"] and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), words[1]
     for command, rest in re.findall(r"`dd2d ([a-z-]+)([^`]*)`", page.read_text("utf-8")):
@@ -67,9 +65,15 @@ def test_every_command_can_be_typed(page):
         assert not unknown, f"dd2d {command} has no {unknown}"
 
 
-def _lookup(config, key: str) -> None:
-    for name in key.split(".")[1:]:
-        config = config[name]
+def check_training(words: list[str]) -> None:
+    """Flags of the training program are there, and so are the keys of its config."""
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    config = CONFIGS[Path(given.pop("config")).stem].get_config().to_dict()
+    for name in given:
+        if name.startswith("config."):
+            functools.reduce(lambda tree, key: tree[key], name.split(".")[1:], config)
+        else:
+            assert name in main.flags.FLAGS, f"train.main has no --{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
