@@ -141,7 +141,10 @@ def kinematic_error(
 
     Args:
         crystal: batch axes (...), concrete. The memory grows with the batch.
-        radiation, q_max, b_iso, tilt: as in `multislice`.
+        radiation: as in `multislice`, and so are the others.
+        q_max: 1/angstrom.
+        b_iso: angstrom^2.
+        tilt: degrees.
 
     Returns:
         (...); NaN where there is no intensity.

@@ -158,7 +158,9 @@ def beam_stop(
     """What a beam stop leaves to be seen: a disc on the beam, held by a bar from the image's edge.
 
     Args:
-        shape, scale, centre: as in `render`.
+        shape: rows H and columns W.
+        scale: 1/angstrom per pixel.
+        centre: column and row of the central beam, pixels; None is the middle of the image.
         radius: of the disc, 1/angstrom.
         angle: at which the bar leaves the centre, degrees from +q_x towards +q_y.
         width: of the bar, 1/angstrom; 0 is a disc without a bar.
@@ -190,7 +192,9 @@ def image_axes(
     """The axes of an image as hyperspy describes them: `hs.signals.Signal2D(image, axes=...)`.
 
     Args:
-        shape, scale, centre: as in `render`.
+        shape: rows H and columns W.
+        scale: 1/angstrom per pixel.
+        centre: column and row of the central beam, pixels; None is the middle of the image.
 
     Returns:
         Rows, then columns: name, units, size, the value at the first pixel ("offset") and the
