@@ -79,6 +79,21 @@ def test_a_beam_stop_costs_the_spots_behind_it_and_adds_none(mos2):
     np.testing.assert_allclose(found.centre, 255.5, atol=0.1)
 
 
+def test_the_rim_of_a_round_stop_in_a_bright_halo_is_no_spot(mos2):
+    frame = {"shape": (512, 512), "scale": 0.0055, "centre": (250.2, 261.7)}
+    flux = float(mos2.intensity.sum())
+    halo = (flux / 2e4, 0.15)
+    expected = dx.render(mos2, **frame, fwhm=0.02, halo=halo, beam=20 * flux)
+    image = np.asarray(dx.counts(jax.random.key(0), expected, 1e7))
+    seen = np.asarray(dx.beam_stop(**frame, radius=0.08, angle=40.0, width=0.05))
+    found = find_spots(image * seen)
+    offset = found.position - frame["centre"]
+    places = np.asarray(mos2.q)[np.asarray(mos2.mask)] * [1, -1] / frame["scale"]
+    distance = np.linalg.norm(offset[:, None] - places[None], axis=-1).min(1)
+    rim = np.hypot(*offset.T) * frame["scale"] < 0.15
+    assert not (rim & (distance > 2)).any()
+
+
 def test_weak_spots_in_noise_still_give_the_lattice(mos2, tmp_path):
     image, _ = render(mos2, (240.3, 271.8), peak=300, halo=100)
     np.save(tmp_path / "p.npy", image)
