@@ -96,6 +96,7 @@ def log_evidence(
     queries: Spots,
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    tilts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Log-probability (n,) of a query's intensities and cell for each of n crystals.
 
@@ -108,7 +109,9 @@ def log_evidence(
             of the same pattern in several settings; see `with_unseen`.
         conditions: radiation and B.
         hypotheses: what may differ; all are as likely.
+        tilts: (n, 2) degrees as in `dx.simulate`, about the axes of each query; None for none.
     """
+    tilts = np.zeros((len(crystals), 2)) if tilts is None else tilts
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     used = (np.asarray(queries.hk) != 0).any(-1)
     last = used.shape[-1] - int(used[..., ::-1].argmax(-1).min())
@@ -127,7 +130,7 @@ def log_evidence(
             batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
             asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
-            out[rows] = _log_evidence(batch, asked, conditions, stacked)
+            out[rows] = _log_evidence(batch, asked, conditions, stacked, tilts[rows])
     return out
 
 
@@ -167,14 +170,18 @@ def _sized(values: np.ndarray, room: int) -> np.ndarray:
 
 @jax.jit
 def _log_evidence(
-    crystals: dx.Crystal, queries: Spots, conditions: Conditions, hypotheses: Hypothesis
+    crystals: dx.Crystal,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Hypothesis,
+    tilts: jax.Array,
 ) -> jax.Array:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
     floor = jnp.min(jnp.where(queries.measured, queries.intensity, jnp.inf), (1, 2))
 
-    def of(crystal, query, floor, stretch, shear) -> jax.Array:
-        q, shares = _shares(crystal, query, conditions)
+    def of(crystal, query, floor, stretch, shear, tilt) -> jax.Array:
+        q, shares = _shares(crystal, query, conditions, tilt)
         response = _response(q, shares, crystal.positions[:, 2])
 
         def under(h: Hypothesis) -> jax.Array:
@@ -185,16 +192,17 @@ def _log_evidence(
 
         return jax.nn.logsumexp(jax.vmap(under)(hypotheses))
 
-    return jax.vmap(of)(moved, queries, floor, stretch, shear)
+    return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts)
 
 
 def _shares(
-    crystal: dx.Crystal, query: Spots, conditions: Conditions
+    crystal: dx.Crystal, query: Spots, conditions: Conditions, tilt: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Scattering vectors (2T, 3) of a query's spots, and each atom's share of F there (2T, N)."""
     hk = jnp.concatenate([query.hk, -query.hk]).astype(crystal.lattice.dtype)
     flat = jnp.einsum("kd,de->ke", hk, crystal.reciprocal, precision="highest")
-    height = ewald_qz(flat, conditions.radiation.wavelength)
+    # Rods that the sphere does not reach have no spot to explain.
+    height = jnp.nan_to_num(ewald_qz(flat, conditions.radiation.wavelength, tilt))
     q = jnp.concatenate([flat, height[:, None]], -1)
     return q, jax.lax.complex(*atom_factors(crystal, q, conditions.radiation, conditions.b_iso))
 

@@ -16,6 +16,8 @@ from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
 
 # A candidate is tried in so many settings: those that `score` likes best.
 _SETTINGS = 2
+# Where the scale is unknown, at so many scales.
+_SCALES = 3
 # Cells further than this from the query's, in isotropic strain and in shear, are not compared.
 STRETCH, SHEAR = 0.06, 0.03
 
@@ -97,6 +99,8 @@ def weigh(
     query: Query,
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis],
+    tilts: np.ndarray | None = None,
+    scales: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
 
@@ -106,15 +110,32 @@ def weigh(
         query: the pattern.
         conditions: radiation and B.
         hypotheses: what may differ.
+        tilts: (S, 2) of the layer in each setting, degrees; None for none.
+        scales: at which the pattern was joined, as many settings of each.
     """
-    count = min(_SETTINGS, len(scores))
-    best = np.argsort(-scores, axis=0, kind="stable")[:count]
+    best = _best(scores, scales)
+    count = len(best)
     rows = np.tile(np.arange(len(crystals)), count)
     queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
-    found = log_evidence(crystals.take(rows), queries, conditions, hypotheses)
+    tilted = None if tilts is None else tilts[best.ravel()]
+    found = log_evidence(crystals.take(rows), queries, conditions, hypotheses, tilted)
     found = found.reshape(count, -1)
     first = found.argmax(0)
     return found.max(0), best[first, np.arange(len(crystals))]
+
+
+def _best(scores: np.ndarray, scales: int) -> np.ndarray:
+    """Settings (m, n) that each crystal is tried in, of scores (S, n).
+
+    The best of the three best scales: `score` weighs cells and intensities otherwise than the
+    probability does, which would miss the scale at which a candidate's intensities fit better.
+    """
+    each = scores.reshape(scales, -1, scores.shape[1])
+    first = np.argsort(-each, axis=1, kind="stable")[:, :_SETTINGS]
+    tops = np.take_along_axis(each, first[:, :1], axis=1)[:, 0]
+    chosen = np.argsort(-tops, axis=0, kind="stable")[:_SCALES]
+    rows = np.take_along_axis(first, chosen[:, None], axis=0) + each.shape[1] * chosen[:, None]
+    return rows.reshape(-1, scores.shape[1])
 
 
 def log_none(query: Query) -> float:

@@ -263,7 +263,12 @@ def _search(
         reach = dataclasses.replace(conditions, q_max=furthest)
         scores = compare(_table(chosen, reach), query.settings)
         step = scale_error if len(scales) == 1 else _SCALE_STEP
-        value, setting = weigh(chosen, scores, query, conditions, measured(step))
+        tilted = None
+        if tilts is not None:
+            tilted = np.array([tilt_in_setting(tilts[first], x) for x in lattices.frames(at)])
+        value, setting = weigh(
+            chosen, scores, query, conditions, measured(step), tilted, len(scales)
+        )
         nothing = log_none(query) + math.log(len(scales))
         prior = _log_prior(library.crystals.known, allowed)[rows]
         probability, none = probabilities(value, nothing, prior)

@@ -147,6 +147,22 @@ def test_default_library_belongs_to_the_default_weights(defaults):
     assert len(library) > 1000
 
 
+def test_what_is_known_of_a_pattern_counts(defaults):
+    """A known tilt; and the less is known of the scale, the less certain is the answer."""
+    atoms = mx2("MoS2", "2H", a=3.18, thickness=3.13, vacuum=10)
+    crystal, model, library = dx.Crystal.from_ase(atoms), *defaults
+    tilted = dx.simulate(crystal, dx.Electrons(80.0), 1.5, 0.5, tilt=(10.0, -6.0))
+    found = dd2d_jax.retrieve([tilted], library, model, k=1, tilts=[(10.0, -6.0)])
+    assert found[0].uid == "1H-MoS2" and found[0].probability > 0.95
+    flat = dx.simulate(crystal, dx.Electrons(80.0), 1.5, 0.5)
+    sure = []
+    for error in (0.02, 0.1, 1.0):
+        best = dd2d_jax.retrieve(flat, library, model, k=1, scale_error=error)[0]
+        assert best.uid == "1H-MoS2"
+        sure.append(best.probability)
+    assert sure[0] > sure[1] > sure[2] - 0.05
+
+
 @pytest.mark.parametrize("formula", TEXTBOOK)
 def test_textbook_materials_are_found_with_the_default_weights(formula, defaults):
     """Structures of the literature, not the library's: rotated, seen from below."""

@@ -148,7 +148,7 @@ def test_the_mean_intensity_is_that_of_many_displaced_copies(library):
     )  # fmt: skip
     sampled = np.asarray(pattern.intensity).mean(0)
     query = Spots(None, jnp.asarray(hk), None, None, crystal.lattice)
-    q, shares = evidence._shares(crystal, query, CONDITIONS)
+    q, shares = evidence._shares(crystal, query, CONDITIONS, jnp.zeros(2))
     q, shares = np.asarray(q)[: len(hk)], np.asarray(shares)[: len(hk)]
     damping = np.exp(-((2 * np.pi * s) ** 2) * (q**2).sum(-1))
     mean = np.abs(shares.sum(-1)) ** 2 * damping + (1 - damping) * (np.abs(shares) ** 2).sum(-1)
