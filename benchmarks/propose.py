@@ -87,7 +87,7 @@ def case(
     out = {"uid": uid, "formula": formula, "atoms": int((crystals.numbers[row] > 0).sum())}
     left_out = crystals.formula == formula if without == "formula" else crystals.uid == uid
     try:
-        asked = Query.indexed(lattice.find(pattern_of(query)), conditions)
+        asked = Query.indexed(lattice.find(pattern_of(query)), conditions.q_max)
     except lattice.PatternError as error:
         return {**out, "error": str(error)}
     every = compare(table, asked.settings)
