@@ -8,9 +8,13 @@ names the limit. Other limits stand where they belong: `structures.MAX_ATOMS`, a
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 # Bytes of a spot list, a calibration, a config or a library's manifest.
 MAX_TEXT = 2**25
@@ -68,6 +72,48 @@ def parse_json(data: bytes, path: Path, error: Callable[[str], Exception] = Valu
     # Also of whole numbers of more than 4300 digits.
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid JSON ({first_line(problem)})") from problem
+
+
+def read_npz(path: Path, error: Callable[[str], Exception] = ValueError) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, none of them pickled; `error` is raised where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # No more is unpacked than is said here.
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MAX_ARRAYS:
+                raise ValueError(f"{size} bytes when unpacked; at most {MAX_ARRAYS} are read")
+            out = {}
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    out[member.filename.removesuffix(".npy")] = _npy(file, member.file_size)
+            return out
+    except Exception as problem:  # of damaged archives and headers errors of many kinds are raised
+        raise error(f"{path}: not a whole .npz of arrays ({first_line(problem)})") from problem
+
+
+def read_npy(path: Path, error: Callable[[str], Exception] = ValueError) -> np.ndarray:
+    """The array of a .npy file, not pickled; `error` is raised where it is none."""
+    try:
+        with path.open("rb") as file:
+            return _npy(file, path.stat().st_size)
+    except Exception as problem:
+        raise error(f"{path}: not a readable .npy array ({first_line(problem)})") from problem
+
+
+def _npy(file: Any, size: int) -> np.ndarray:
+    """An array of a file of `size` bytes; its memory is taken only if they are there."""
+    version = np.lib.format.read_magic(file)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = reader(file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects, which are never unpickled")
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count * dtype.itemsize > size:
+        raise ValueError(f"cut short, {size} bytes for an array of {shape}")
+    data = np.frombuffer(file.read(count * dtype.itemsize), dtype).copy()
+    return data.reshape(shape, order="F" if fortran else "C")
 
 
 def first_line(error: BaseException) -> str:

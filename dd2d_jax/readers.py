@@ -221,7 +221,7 @@ def _read_microscopy(path: Path) -> Image:
     with _no_pickles():
         if suffix == ".zspy":
             _check_zarr(path)
-        return _from_signals(path, plugin.file_reader(path, lazy=True))
+        return _from_signals(path, plugin.file_reader(str(path), lazy=True))
 
 
 def _from_signals(path: Path, found: list[dict]) -> Image:
