@@ -248,8 +248,8 @@ def _first_format(
     for name in _FILES:
         if digest(directory / name) != digests[name]:
             raise LibraryError(f"{directory / name}: damaged, build the library again")
-    embeddings = read_npy(directory / "embeddings.npy", LibraryError)
-    packed = read_npz(directory / "crystals.npz", LibraryError)
+    embeddings = read_npy(directory / "embeddings.npy")
+    packed = read_npz(directory / "crystals.npz")
     atoms, count = packed["atoms"], len(packed["lattice"])
     check_crystals(*(packed[name] for name in ("lattice", "positions", "numbers")))
     text = {k: packed[k] for k in ("uid", "formula", "prototype", "known", "lattice")}

@@ -74,8 +74,8 @@ def parse_json(data: bytes, path: Path, error: Callable[[str], Exception] = Valu
         raise error(f"{path}: not valid JSON ({first_line(problem)})") from problem
 
 
-def read_npz(path: Path, error: Callable[[str], Exception] = ValueError) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, none of them pickled; `error` is raised where it is none."""
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, none of them pickled; ValueError where it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             # No more is unpacked than is said here.
@@ -88,16 +88,16 @@ def read_npz(path: Path, error: Callable[[str], Exception] = ValueError) -> dict
                     out[member.filename.removesuffix(".npy")] = _npy(file, member.file_size)
             return out
     except Exception as problem:  # of damaged archives and headers errors of many kinds are raised
-        raise error(f"{path}: not a whole .npz of arrays ({first_line(problem)})") from problem
+        raise ValueError(f"{path}: not a whole .npz of arrays ({first_line(problem)})") from problem
 
 
-def read_npy(path: Path, error: Callable[[str], Exception] = ValueError) -> np.ndarray:
-    """The array of a .npy file, not pickled; `error` is raised where it is none."""
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, not pickled; ValueError where it is none."""
     try:
         with path.open("rb") as file:
             return _npy(file, path.stat().st_size)
     except Exception as problem:
-        raise error(f"{path}: not a readable .npy array ({first_line(problem)})") from problem
+        raise ValueError(f"{path}: not a readable .npy array ({first_line(problem)})") from problem
 
 
 def _npy(file: Any, size: int) -> np.ndarray:

@@ -35,6 +35,8 @@ _PER_ANGSTROM = {
     "1/å": 1.0, "å-1": 1.0, "1/a": 1.0, "a-1": 1.0, "1/angstrom": 1.0, "angstrom-1": 1.0,
     "1/nm": 0.1, "nm-1": 0.1, "1/pm": 100.0, "pm-1": 100.0,
 }  # fmt: skip
+# How zarr stores text.
+_OF_TEXT = ("vlen-utf8", "vlen-bytes", "vlen-array", "msgpack2")
 _OURS = re.compile(r"^([0-9.eE+-]+) 1/angstrom per pixel$")
 
 
@@ -273,29 +275,26 @@ def _check_hdf5(path: Path) -> None:
 
     aside = 0
 
-    def check(name: str, item: Any) -> None:
+    # What is returned ends the visit: h5py does not bear exceptions here.
+    def check_link(name: str, link: Any) -> str | None:
+        # They may lead to other files, or round and round.
+        return None if isinstance(link, h5py.HardLink) else f"{name} is a link"
+
+    def check(name: str, item: Any) -> str | None:
         nonlocal aside
         if not isinstance(item, h5py.Dataset):
-            return
+            return None
         if item.is_virtual or item.external:
-            raise PatternError(f"{path}: {name} lies in another file")
-        _check_pixels(path, item.shape or (), MAX_STACK)
+            return f"{name} lies in another file"
         image = re.fullmatch("Experiments/[^/]+/data|Data/Image/[^/]+/Data", name)
         if not image and not (name.endswith("/data") and "emd_group_type" in item.parent.attrs):
             aside += item.nbytes
-        _check_aside(path, name, aside, item.chunks or (), item.dtype.itemsize)
+        return _too_much(name, item, aside)
 
     with h5py.File(path, "r") as file:
-        # Links to other files are not followed here, and are refused: rosettasciio would.
-        file.visititems_links(lambda name, link: _check_link(path, name, link))
-        file.visititems(check)
-
-
-def _check_link(path: Path, name: str, link: Any) -> None:
-    import h5py
-
-    if not isinstance(link, h5py.HardLink):
-        raise PatternError(f"{path}: {name} is a link; everything must lie in the file itself")
+        wrong = file.visititems_links(check_link) or file.visititems(check)
+    if wrong:
+        raise PatternError(f"{path}: {wrong}")
 
 
 def _check_zarr(path: Path) -> None:
@@ -309,28 +308,32 @@ def _check_zarr(path: Path) -> None:
         store = str(path)
     else:
         store = zarr.storage.ZipStore(str(path), mode="r")
-    root, aside = zarr.open_group(store, mode="r"), 0
+    aside = 0
 
-    def check(name: str, item: Any) -> None:
+    def check(name: str, item: Any) -> str | None:
         nonlocal aside
         if not hasattr(item, "chunks"):
-            return
-        _check_pixels(path, item.shape, MAX_STACK)
-        # Filters may unpack what was unpacked before.
-        if any("vlen" not in one.codec_id and one.codec_id != "msgpack2"
-               for one in item.filters or ()):  # fmt: skip
-            raise PatternError(f"{path}: {name} is filtered; save it without")
+            return None
+        # Filters may unpack what was unpacked before; those of text are none.
+        if any(one.codec_id not in _OF_TEXT for one in item.filters or ()):
+            return f"{name} is filtered; save it without filters"
         if not re.fullmatch("Experiments/[^/]+/data", name):
             aside += item.nbytes
-        _check_aside(path, name, aside, item.chunks, item.dtype.itemsize)
+        return _too_much(name, item, aside)
 
-    root.visititems(check)
+    wrong = zarr.open_group(store, mode="r").visititems(check)
     if not isinstance(store, str):
         store.close()
+    if wrong:
+        raise PatternError(f"{path}: {wrong}")
 
 
-def _check_aside(path: Path, name: str, aside: int, chunks: tuple, itemsize: int) -> None:
+def _too_much(name: str, item: Any, aside: int) -> str | None:
+    """What is wrong with the size of an array of a file, or of all beside the image, so far."""
+    if math.prod(map(int, item.shape or ())) > MAX_STACK:
+        return f"{name} holds {item.shape} values; at most {MAX_STACK} are taken"
     if aside > MAX_ASIDE:
-        raise PatternError(f"{path}: more than {MAX_ASIDE} bytes beside the image, in {name}")
-    if math.prod(map(int, chunks)) * itemsize > 16 * MAX_PIXELS:
-        raise PatternError(f"{path}: {name} is stored in pieces of {chunks}, which are too large")
+        return f"more than {MAX_ASIDE} bytes beside the image, in {name}"
+    if math.prod(map(int, item.chunks or ())) * item.dtype.itemsize > 16 * MAX_PIXELS:
+        return f"{name} is stored in pieces of {item.chunks}, which are too large"
+    return None
