@@ -130,7 +130,7 @@ def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
             close = (first.distance < _OVERLAP) & (second.distance < _OVERLAP)
             out |= close & alone
             if alone.any() and len(sums):
-                distance = np.sqrt(square(q[alone, None] - sums)).min(1)
+                distance, _ = cKDTree(sums).query(q[alone])
                 out[np.flatnonzero(alone)[distance < reach]] = True
     return Explained(fits, out, places)
 

@@ -196,7 +196,7 @@ def _guarded(read: Callable[[Any], ase.Atoms], record: Any) -> ase.Atoms | Struc
         return read(record)
     except StructureError as error:
         return error
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except Exception as error:  # ASE asserts as well
         detail = f"{type(error).__name__}: {error}"
         return StructureError(
             "unreadable", f"{detail}; see the source's format in the documentation"

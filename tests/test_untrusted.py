@@ -31,11 +31,11 @@ from untrusted import BINARIES, SHEET, TEXTS, bounded, spoiled, tree
 from dd2d_jax import datasets, html_page, limits, output, sources
 from dd2d_jax.calibrate import Calibration, ring_positions
 from dd2d_jax.checkpoint import CheckpointError, restore, save
-from dd2d_jax.lattice import PatternError
+from dd2d_jax.lattice import PatternError, find
 from dd2d_jax.library import Library
 from dd2d_jax.limits import read_npy, read_npz
 from dd2d_jax.paper_model import _read_state
-from dd2d_jax.patterns import read_pattern
+from dd2d_jax.patterns import as_pattern, read_pattern
 from dd2d_jax.readers import read_image
 from dd2d_jax.shards import LibraryError, Shard, StoredCrystals, digest, write_shard
 from dd2d_jax.streams import _without_secrets, server_name
@@ -664,3 +664,22 @@ def test_a_material_has_a_cell_and_elements(tmp_path):
     for old, new in (("[24, 32]", "[1e400, 32]"), ('"scale": 0.01', '"scale": 1e308')):
         (tmp_path / "camera.json").write_text(text.replace(old, new))
         refused(Calibration.load, tmp_path / "camera.json", "calibration|scale", PatternError)
+
+
+@pytest.mark.parametrize("kind", ["anywhere", "fine"])
+def test_tens_of_thousands_of_spots_take_neither_memory_nor_time(kind):
+    side = np.arange(-100, 100)
+    grid = 0.01 * np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    rng = np.random.default_rng(0)
+    q = grid if kind == "fine" else rng.normal(size=grid.shape)
+    # One lattice after another is looked for in them.
+    refused(find, as_pattern(np.c_[q, rng.random(len(q))]), "no 2D lattice", PatternError)
+
+
+def test_angles_that_no_cell_has_cost_one_row(tmp_path):
+    TEXTS["d.json"](tmp_path / "d.json")
+    record = json.loads((tmp_path / "d.json").read_text())["a"]
+    bad = {"seq": [*record["seq"][:3], 10.0, 10.0, 120.0, *record["seq"][6:]]}
+    (tmp_path / "d.json").write_text(json.dumps({"a": record, "b": bad}))
+    found = datasets.from_atoms(sources.dd2d_json(tmp_path / "d.json")[0])
+    assert len(found) == 1 and found.report["skipped"]["unreadable"]["count"] == 1
