@@ -237,8 +237,8 @@ def check_crystals(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarr
     if len(lattice):
         # Also false for what is no number.
         area = np.abs(np.linalg.det(lattice.astype(np.float64)))
-        length = np.abs(lattice).max((1, 2))
-        if not (length.max() <= MAX_CELL and (area / length).min() >= MIN_HEIGHT):
+        length = np.abs(lattice).max((1, 2)).astype(np.float64)
+        if not (length.max() <= MAX_CELL and (area >= MIN_HEIGHT * length).all()):
             raise ValueError(f"cells beyond {MIN_HEIGHT:g} to {MAX_CELL:g} A")
         if not np.abs(positions).max(initial=0) <= MAX_CELL:
             raise ValueError(f"positions beyond {MAX_CELL:g} A")

@@ -583,7 +583,7 @@ def test_a_spoiled_part_of_a_library_is_read_or_refused(tmp_path, shard):
     ("field", "value", "words"),
     [
         ("lattice", 1e6, "cells beyond"), ("lattice", np.nan, "cells beyond"),
-        ("lattice", 0.0, "cells beyond"), ("positions", np.inf, "positions beyond"),
+        ("lattice", 1e-3, "cells beyond"), ("positions", np.inf, "positions beyond"),
         ("uid", "u" * 10**6, "uid of a crystal"), ("prototype", "p" * 10**6, "short names"),
         ("report", {"rows": 1}, "damaged"), ("report", {"skipped": []}, "damaged"),
     ],
