@@ -17,6 +17,7 @@ from dd2d_jax.centre import symmetry_centre
 from dd2d_jax.distortion import Mapping
 from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
+from dd2d_jax.limits import read_json
 
 # Lattice parameters at room temperature, angstrom: Pearson's and the Handbook of Chemistry and
 # Physics (elements), Trucano and Chen, Nature 258, 136 (1975) (graphite).
@@ -96,7 +97,7 @@ class Calibration:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; make it with dd2d calibrate")
         try:
-            data = json.loads(path.read_text())
+            data = read_json(path, error=PatternError)
             numbers = [data["scale"], data["radial"], *data["stretch"], *data["centre"]]
             scale, radial, real, imaginary, column, row = (float(x) for x in numbers)
             height, width = (int(x) for x in data["shape"])
@@ -104,10 +105,12 @@ class Calibration:
             sigma, explained = dict(data["sigma"]), float(data["explained"])
         except KeyError as error:
             raise PatternError(f"{path}: no calibration, {error.args[0]!r} is missing") from error
-        except (ValueError, TypeError, UnicodeDecodeError, RecursionError) as error:
+        except PatternError:
+            raise
+        except (ValueError, TypeError, OverflowError) as error:
             raise PatternError(f"{path}: not a calibration made by dd2d calibrate") from error
-        finite = all(math.isfinite(x) for x in (scale, radial, real, imaginary, column, row))
-        if not (finite and scale > 0 and math.hypot(real, imaginary) < 0.5):
+        finite = all(math.isfinite(x) for x in (radial, real, imaginary, column, row))
+        if not (finite and 1e-12 < scale < 1e12 and math.hypot(real, imaginary) < 0.5):
             raise PatternError(f"{path}: scale must be positive, stretch and radial small numbers")
         mapping = Mapping(scale, complex(real, imaginary), radial)
         return cls(material, (height, width), (column, row), mapping, sigma, rings, explained)
@@ -137,16 +140,22 @@ def ring_positions(material: str) -> tuple[np.ndarray, np.ndarray]:
         places = [(0, 0, 0.25), (0, 0, 0.75), (1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75)]
         atoms = ase.Atoms("C4", scaled_positions=places, cell=[a, a, c, 90, 90, 120], pbc=True)
     elif Path(material).is_file():
-        from dd2d_jax.structures import read_structure
+        from dd2d_jax.structures import MAX_NUMBER, read_structure
 
         atoms = read_structure(material)
+        if not 1 <= atoms.numbers.min() <= atoms.numbers.max() <= MAX_NUMBER:
+            raise PatternError(f"{material}: atomic numbers beyond 1 to {MAX_NUMBER}")
     else:
         names = ", ".join(MATERIALS)
         raise PatternError(f"material {material!r} is neither a file nor one of {names}")
+    if atoms.cell.rank < 3:
+        raise PatternError(f"{material}: a cell of three independent vectors is needed")
     reciprocal = atoms.cell.reciprocal()[:]
-    most = np.floor(_Q_MAX * atoms.cell.lengths()).astype(int)
-    if np.prod(2.0 * most + 1) > 2e6:
+    most = np.floor(_Q_MAX * atoms.cell.lengths())
+    # All lines and atoms are held in memory; of what is no number the comparison fails, too.
+    if not np.prod(2 * most + 1) * max(len(atoms), 100) < 2e8:
         raise PatternError(f"{material}: too large a cell for a ring pattern")
+    most = most.astype(int)
     hkl = np.array(list(itertools.product(*(range(-n, n + 1) for n in most))))
     q = hkl @ reciprocal
     length = np.linalg.norm(q, axis=1)

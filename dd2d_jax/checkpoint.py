@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dd2d_jax.files import new_file
+from dd2d_jax.limits import MAX_ARRAYS, first_line, read_json
 
 
 class CheckpointError(ValueError):
@@ -63,13 +66,13 @@ def read_config(directory: Path) -> ConfigDict:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory}: no checkpoint here (config.json is missing)")
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    value = read_json(path, error=CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a config but {value!r:.50}")
-    return ConfigDict(value)
+    try:
+        return ConfigDict(value)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a config ({first_line(error)})") from error
 
 
 def _checkpointer():
@@ -93,7 +96,8 @@ def _steps(folder: Path) -> list[int]:
     """Steps that were saved, the newest first; what a killed save left behind is none."""
     if not folder.is_dir():
         return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    names = [p.name for p in folder.iterdir() if re.fullmatch("[0-9]{1,18}", p.name)]
+    return sorted(map(int, names), reverse=True)
 
 
 def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep: int = 1) -> None:
@@ -123,7 +127,7 @@ def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep:
     except Exception as error:  # of a full disk Orbax makes errors of many kinds
         with contextlib.suppress(OSError):
             _sweep(folder)
-        raise OSError(f"{folder / str(step)}: cannot be saved ({_first_line(error)})") from error
+        raise OSError(f"{folder / str(step)}: cannot be saved ({first_line(error)})") from error
     for old in [x for x in _steps(folder) if x < step][keep - 1 :]:
         shutil.rmtree(folder / str(old))
 
@@ -148,11 +152,14 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     import orbax.checkpoint as ocp
 
     folder = (Path(directory) / name).absolute()
+    if _nbytes(jax.tree.leaves(like)) > MAX_ARRAYS:
+        raise CheckpointError(f"{directory}: its config asks for more than {MAX_ARRAYS} bytes")
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     damaged = {}
     for step in _steps(folder):
         try:
             with _checkpointer() as checkpointer:
+                _check_stored(folder / str(step), checkpointer)
                 found = checkpointer.restore(
                     folder / str(step),
                     args=ocp.args.Composite(
@@ -162,7 +169,7 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
             if found.state is None or found.metrics is None:
                 raise ValueError("state or metrics are missing")
         except Exception as error:  # noqa: BLE001  Orbax raises many kinds for damaged files
-            damaged[step] = _first_line(error)
+            damaged[step] = first_line(error)
             continue
         _check_shapes(folder, template, found.state)
         return Restored(step, found.state, found.metrics, damaged)
@@ -182,8 +189,24 @@ def best_step(directory: str | Path) -> int:
     return max(_steps(Path(directory) / "best"), default=0)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _check_stored(folder: Path, checkpointer: Any) -> None:
+    """Raise ValueError before arrays are read that are larger than any network of ours."""
+    for path in folder.rglob("*"):
+        # No device, no pipe: they may never end.
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is no regular file")
+    stored = jax.tree.leaves(getattr(checkpointer.metadata(folder).item_metadata, "state", None))
+    arrays = [x for x in stored if getattr(x, "shape", None) is not None]
+    if _nbytes(arrays) > MAX_ARRAYS:
+        raise ValueError(f"more than {MAX_ARRAYS} bytes of arrays")
+    for array in arrays:
+        chunk = getattr(array.storage, "chunk_shape", None) or ()
+        if math.prod(chunk) > 2 * max(math.prod(array.shape), 1):
+            raise ValueError(f"{array.name} is stored in pieces of {chunk}")
+
+
+def _nbytes(arrays: list[Any]) -> int:
+    return sum(math.prod(x.shape) * (np.dtype(x.dtype).itemsize if x.dtype else 8) for x in arrays)
 
 
 def _check_shapes(folder: Path, template: Any, found: Any) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -703,12 +702,13 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 def _index(args: argparse.Namespace) -> None:
     from dd2d_jax.indexing import build
+    from dd2d_jax.streams import server_name
 
     above = next(p for p in (args.directory, *args.directory.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(f"{args.directory}: cannot be written, {above} is no writable folder")
     model = _model(args.checkpoint)
-    name = re.sub("//[^/]*@", "//", args.source)  # without a password
+    name = server_name(args.source) if "://" in args.source else args.source
     _say(f"reading {name}")
     with _naming(name):
         report = build(

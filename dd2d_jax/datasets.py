@@ -16,6 +16,7 @@ import numpy as np
 
 from dd2d_jax import cache, sources
 from dd2d_jax.files import new_file
+from dd2d_jax.limits import MAX_NAME
 from dd2d_jax.structures import Layer, StructureError, layer, to_atoms
 
 if TYPE_CHECKING:
@@ -222,8 +223,19 @@ def crystals_of(
     for atoms, info in entries:
         report["rows"] += 1
         info = {"known": False, "prototype": "", **info}
-        uid = info["uid"] = str(info.get("uid", f"row-{report['rows']}"))
+        uid, prototype = (
+            # Half of a surrogate pair, which JSON allows, cannot be written anywhere.
+            str(x).encode("utf-8", "replace").decode()
+            for x in (info.get("uid", f"row-{report['rows']}"), info["prototype"])
+        )
+        info |= {"uid": uid, "prototype": prototype}
         try:
+            for name in (uid, prototype):
+                if len(name) > MAX_NAME:
+                    uid = f"{uid[:40]}..."
+                    raise StructureError(
+                        "long name", f"{len(name)} characters; uid and prototype take {MAX_NAME}"
+                    )
             if isinstance(atoms, StructureError):
                 raise atoms
             if uid in uids:

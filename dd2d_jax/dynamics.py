@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import math
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ import ase
 import numpy as np
 from ase import units
 
+from dd2d_jax import database
 from dd2d_jax.canonical import SYMPREC
 from dd2d_jax.datasets import CrystalSet, database_key
 from dd2d_jax.files import new_file
@@ -283,23 +283,23 @@ def read_snapshots(path: str | Path, parents: CrystalSet) -> CrystalSet:
     where = {str(uid): i for i, uid in enumerate(parents.uid)}
     of: list[int] = []
     lattice, positions, numbers = [], [], []
-    for row in _rows(path):
-        i = where.get(str(row.parent))
+    for atoms, keys in _snapshots(path):
+        i = where.get(str(keys["parent"]))
         if i is None:
             continue
         real = parents.numbers[i][parents.numbers[i] > 0]
-        cell = np.asarray(row.cell)[:2]
-        same = sorted(row.numbers) == sorted(real) and not np.abs(cell[:, 2]).max() > SYMPREC
+        cell = atoms.cell.array[:2]
+        same = sorted(atoms.numbers) == sorted(real) and not np.abs(cell[:, 2]).max() > SYMPREC
         if not same or np.abs(cell[:, :2] - parents.lattice[i]).max() > SYMPREC:
             raise ValueError(
-                f"{path}: {row.uid} has not the cell of {row.parent}; "
+                f"{path}: {keys.get('uid')} has not the cell of {keys['parent']}; "
                 "make the snapshots of these very crystals with dd2d snapshots"
             )
         room = parents.numbers.shape[1] - len(real)
         of.append(i)
         lattice.append(cell[:, :2])
-        positions.append(np.pad(row.positions, [(0, room), (0, 0)]))
-        numbers.append(np.pad(row.numbers, (0, room)))
+        positions.append(np.pad(atoms.positions, [(0, room), (0, 0)]))
+        numbers.append(np.pad(atoms.numbers, (0, room)))
     if not of:
         raise ValueError(f"{path}: there is no snapshot of any of the {len(parents)} crystals")
     have = set(of)
@@ -319,11 +319,9 @@ def read_snapshots(path: str | Path, parents: CrystalSet) -> CrystalSet:
 
 def _settings(path: Path) -> Settings:
     """With what settings a database was made."""
-    from ase.db import connect
-
     try:
-        return Settings(**connect(path, type="db").metadata["dynamics"])
-    except (sqlite3.Error, KeyError, TypeError) as error:
+        return Settings(**database.metadata(path)["dynamics"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a database of dd2d snapshots; choose another") from error
 
 
@@ -335,13 +333,15 @@ def _done(path: Path, settings: Settings) -> set[str]:
             raise ValueError(
                 f"{path}: made with {name} {there[name]}, not {value}; choose another name"
             )
-    return {str(row.parent) for row in _rows(path)}
+    return {str(keys["parent"]) for _, keys in _snapshots(path)}
 
 
-def _rows(path: Path) -> Iterator[Any]:
-    from ase.db import connect
-
-    return connect(path, type="db").select(include_data=False)
+def _snapshots(path: Path) -> Iterator[tuple[ase.Atoms, dict[str, Any]]]:
+    """Atoms and keys of every row."""
+    for row in database.rows(path):
+        if isinstance(row.atoms, StructureError) or "parent" not in row.keys:
+            raise ValueError(f"{path}: row {row.id} is no snapshot; make it with dd2d snapshots")
+        yield row.atoms, row.keys
 
 
 def _append(path: Path, settings: Settings, rows: list[tuple[ase.Atoms, dict]]) -> None:
@@ -351,21 +351,21 @@ def _append(path: Path, settings: Settings, rows: list[tuple[ase.Atoms, dict]]) 
 
     new = not path.exists()
     with new_file(path) if new else contextlib.nullcontext(path) as file:
-        database = connect(file, type="db", use_lock_file=False)
+        written = connect(file, type="db", use_lock_file=False)
         if new:
-            database.metadata = {"dynamics": dataclasses.asdict(settings)}
-        with database:
+            written.metadata = {"dynamics": dataclasses.asdict(settings)}
+        with written:
             for atoms, keys in rows:
                 atoms.calc = SinglePointCalculator(atoms)
                 atoms.calc.name = settings.calculator  # ASE keeps no such key of ours
-                database.write(atoms, **keys)
+                written.write(atoms, **keys)
 
 
 def _summary(path: Path, uids: set[str]) -> dict[str, Any]:
-    rows = [row for row in _rows(path) if str(row.parent) in uids]
+    rows = [keys for _, keys in _snapshots(path) if str(keys["parent"]) in uids]
     return {
-        "crystals": len({str(row.parent) for row in rows}),
+        "crystals": len({str(keys["parent"]) for keys in rows}),
         "snapshots": len(rows),
-        "kinetic_temperature": float(np.mean([row.kinetic_temperature for row in rows])),
-        "displacement": float(np.sqrt(np.mean([row.displacement**2 for row in rows]))),
+        "kinetic_temperature": float(np.mean([keys["kinetic_temperature"] for keys in rows])),
+        "displacement": float(np.sqrt(np.mean([keys["displacement"] ** 2 for keys in rows]))),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from dd2d_jax.lattice_search import (
     FINEST,
@@ -129,7 +130,7 @@ def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
             close = (first.distance < _OVERLAP) & (second.distance < _OVERLAP)
             out |= close & alone
             if alone.any() and len(sums):
-                distance = np.sqrt(square(q[alone, None] - sums)).min(1)
+                distance, _ = cKDTree(sums).query(q[alone])
                 out[np.flatnonzero(alone)[distance < reach]] = True
     return Explained(fits, out, places)
 
@@ -176,9 +177,8 @@ def significance(fit: Fit, q: np.ndarray) -> float:
     The smaller of two: spots strewn over the plane, and spots turned at random on their own rings,
     as those of a powder. A spot and its Friedel mate count once: both come from the same grain.
     """
-    apart = square(q[:, None] + q)
-    mate = apart.argmin(1)
-    paired = apart[np.arange(len(q)), mate] < fit.reach**2
+    apart, mate = cKDTree(q).query(-q)
+    paired = apart < fit.reach
     once = ~paired | (mate >= np.arange(len(q)))
     q = np.where(paired[:, None], (q - q[mate]) / 2, q)[once]
     distance = fit.on(q).distance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,16 +12,20 @@ from dd2d_jax import datasets
 from dd2d_jax.checkpoint import write_json
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.files import new_folder
+from dd2d_jax.limits import MAX_NAME, first_line, read_json, read_npy, read_npz
 from dd2d_jax.search import nearest
 from dd2d_jax.shards import (
     LibraryError,
     Shard,
     Stacked,
     StoredCrystals,
+    check_crystals,
+    checked_report,
     digest,
     element_masks,
     write_shard,
 )
+from dd2d_jax.structures import MAX_ATOMS
 from dd2d_jax.trained import Model, load
 
 FORMAT = 2
@@ -31,6 +34,7 @@ MANIFEST = "manifest.json"
 SHARD = 25_000
 # Format 1, in one piece, which the library in the package has.
 _FILES = ("embeddings.npy", "crystals.npz")
+_KINDS = [(2, "f", kind, "UUUbf") for kind in "iu"]
 DEFAULT = Path(__file__).parent / "weights" / "library"
 
 
@@ -139,7 +143,7 @@ class Library:
         directory = DEFAULT if directory is None else Path(directory)
         manifest = read_manifest(directory)
         try:
-            report, model = dict(manifest["report"]), manifest["model"]
+            report, model = checked_report(manifest["report"]), manifest["model"]
             if not isinstance(model, str):
                 raise TypeError("the manifest's model is no text")
             if manifest["format"] == 1:
@@ -154,7 +158,7 @@ class Library:
         except LibraryError:
             raise
         except (KeyError, TypeError, AttributeError, IndexError, OSError, ValueError) as error:
-            raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
+            raise LibraryError(f"{directory}: damaged ({first_line(error)})") from error
         if not len(crystals) == len(embeddings) == count:
             raise LibraryError(f"{directory}: damaged, its files differ in length")
         return cls(crystals, embeddings, model)
@@ -194,13 +198,13 @@ def read_manifest(directory: Path) -> dict:
     if not path.is_file():
         raise LibraryError(f"{directory}: no library here ({MANIFEST} is missing)")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         if manifest["format"] not in (1, FORMAT) or isinstance(manifest["format"], bool):
             raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
     except LibraryError:
         raise
-    except (KeyError, TypeError, OSError, ValueError, RecursionError) as error:
-        raise LibraryError(f"{directory}: damaged ({str(error).splitlines()[0]})") from error
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        raise LibraryError(f"{directory}: damaged ({first_line(error)})") from error
     return manifest
 
 
@@ -244,13 +248,21 @@ def _first_format(
     for name in _FILES:
         if digest(directory / name) != digests[name]:
             raise LibraryError(f"{directory / name}: damaged, build the library again")
-    embeddings = np.load(directory / "embeddings.npy", allow_pickle=False)
-    with np.load(directory / "crystals.npz", allow_pickle=False) as file:
-        packed = dict(file)
-    atoms = packed["atoms"]
+    embeddings = read_npy(directory / "embeddings.npy")
+    packed = read_npz(directory / "crystals.npz")
+    atoms, count = packed["atoms"], len(packed["lattice"])
+    check_crystals(*(packed[name] for name in ("lattice", "positions", "numbers")))
+    text = {k: packed[k] for k in ("uid", "formula", "prototype", "known", "lattice")}
+    kinds = "".join(x.dtype.kind for x in text.values())
+    if (embeddings.ndim, embeddings.dtype.kind, atoms.dtype.kind, kinds) not in _KINDS:
+        raise LibraryError(f"{directory}: damaged, its arrays are of another kind")
+    if any(x.dtype.kind == "U" and x.itemsize > 4 * MAX_NAME for x in text.values()):
+        raise LibraryError(f"{directory}: damaged, names of more than {MAX_NAME} characters")
+    whole = all(x.shape[:1] == (count,) for x in (atoms, embeddings, *text.values()))
+    if not whole or not 1 <= atoms.min() <= atoms.max() <= MAX_ATOMS:
+        raise LibraryError(f"{directory}: damaged, its arrays differ in length")
     real = np.arange(atoms.max()) < atoms[:, None]
     positions = np.zeros((*real.shape, 3), np.float32)
     numbers = np.zeros(real.shape, np.int32)
     positions[real], numbers[real] = packed["positions"], packed["numbers"]
-    text = {k: packed[k] for k in ("uid", "formula", "prototype", "known", "lattice")}
     return CrystalSet(positions=positions, numbers=numbers, report=report, **text), embeddings

@@ -278,7 +278,8 @@ def safe_name(text: str) -> str:
 
 def inert(text: str) -> str:
     """Text for a cell of a CSV file: spreadsheets run what begins like a formula."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    # Some take the wide forms of these signs for the same.
+    return "'" + text if text[:1] in tuple("=+-@\t\r\n＝＋－＠") else text
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:

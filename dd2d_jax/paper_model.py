@@ -9,9 +9,7 @@ acts where an rng "dropout" is given, as in training.
 from __future__ import annotations
 
 import math
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from ml_collections import ConfigDict
 import diffraction as dx
 from dd2d_jax import checkpoint
 from dd2d_jax.files import new_folder
+from dd2d_jax.limits import first_line, read_npz
 from dd2d_jax.model import unit
 from dd2d_jax.spots import FLOOR, Spots
 
@@ -504,11 +503,7 @@ def _read_state(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file}: the name must end in .pt, .pth or .npz")
     if file.suffix.lower() != ".npz":
         return _read_torch(file)
-    try:
-        with np.load(file, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{file}: not a whole .npz of arrays ({error})") from error
+    arrays = read_npz(file)
     under = {n.removeprefix("param/"): x for n, x in arrays.items() if n.startswith("param/")}
     return under or arrays
 
@@ -523,8 +518,8 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = f"{type(error).__name__}: {error}".split(". ")[0]
+    except Exception as error:  # of damaged files torch raises errors of many kinds
+        reason = f"{type(error).__name__}: {first_line(error)}".split(". ")[0]
         raise ValueError(f"{file}: not a state dict that can be read safely ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise ValueError(f"{file}: not a state dict of names and tensors")
@@ -553,8 +548,9 @@ def _sizes(state: dict[str, np.ndarray], heads: int) -> dict[str, Any]:
 
 def _params(state: dict[str, np.ndarray], config: ConfigDict) -> Any:
     """Our tree of parameters, every name and shape checked."""
-    from dd2d_jax.trained import initial_params
+    from dd2d_jax.trained import check_config, initial_params
 
+    check_config(config)
     like = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: initial_params(config)))
     theirs = {path: their_name(path) for path in like}
     if any("formula" in name for name in state):

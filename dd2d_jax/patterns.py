@@ -1,7 +1,7 @@
 """Patterns from what users have: spot lists, images, arrays, hyperspy signals; and back to files.
 
 Files come from strangers: nothing in them is executed or unpickled, and their size is limited
-before they are read. Lengths of q in 1/angstrom, no 2 pi.
+(`limits`) before they are read. Lengths of q in 1/angstrom, no 2 pi.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import diffraction as dx
 from dd2d_jax import readers
 from dd2d_jax.files import new_file
 from dd2d_jax.lattice import PatternError
+from dd2d_jax.limits import MAX_LINE, MAX_PIXELS, MAX_SPOTS, MAX_TEXT, read_json, read_text
 
 if TYPE_CHECKING:
     from dd2d_jax.calibrate import Calibration
     from dd2d_jax.measure import Measured
 
-MAX_SPOTS = 100_000
-MAX_TEXT_BYTES = 50_000_000
 _FIELDS = ("qx", "qy", "intensity", "h", "k", "sigma")
 _TEXT = (".csv", ".tsv", ".txt", ".dat")
 _ACCEPTED = (
@@ -59,7 +58,7 @@ def as_pattern(value: Any) -> dx.Pattern:
         return _from_signal(value)
     try:
         rows = np.asarray(value, float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PatternError(
             "a pattern is a dx.Pattern, a path, (qx, qy, intensity) rows or a hyperspy signal; "
             f"got {type(value).__name__}"
@@ -264,20 +263,14 @@ def _refuse_scale(path: Path, scale: float | None) -> None:
         )
 
 
-def _limited_text(path: Path) -> str:
-    size = path.stat().st_size
-    if size > MAX_TEXT_BYTES:
-        raise PatternError(f"{path}: {size} bytes; at most {MAX_TEXT_BYTES} are read")
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PatternError(f"{path}: not a text file; give {_ACCEPTED}") from error
-
-
 def _read_text(path: Path) -> tuple[np.ndarray, list[int], list[str]]:
     """Rows of a text table, the lines that they stand on and the columns' names."""
     rows, lines, order, names = [], [], None, list(_FIELDS[:3])
-    for number, line in enumerate(_limited_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, MAX_TEXT, PatternError).splitlines(), 1):
+        if len(line) > MAX_LINE:
+            raise PatternError(
+                f"{path}, line {number}: {len(line)} characters; at most {MAX_LINE} are taken"
+            )
         line = line.split("#")[0].strip().strip(",;")
         if not line:
             continue
@@ -332,13 +325,7 @@ def _is_number(text: str) -> bool:
 
 
 def _from_json(path: Path, scale: float | None, centre: tuple[float, float] | None) -> dx.Pattern:
-    try:
-        data = json.loads(_limited_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, PatternError):
-            raise
-        detail = str(error).splitlines()[0]
-        raise PatternError(f"{path}: not valid JSON of one pattern ({detail})") from error
+    data = read_json(path, MAX_TEXT, PatternError)
     if isinstance(data, dict) and "q" in data and "intensity" in data:
         _refuse_scale(path, scale)
         q = _numbers(data["q"], 2, path, "q")
@@ -364,7 +351,7 @@ def _from_json(path: Path, scale: float | None, centre: tuple[float, float] | No
 def _numbers(value: Any, dimensions: int, path: Path, field: str) -> np.ndarray:
     try:
         array = np.asarray(value, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # whole numbers may be of any size
         array = None
     if array is not None and array.size == 0:
         raise PatternError(f"{path}: {field} is empty, there is no spot in it")
@@ -409,8 +396,8 @@ def _from_signal(signal: Any) -> dx.Pattern:
             f"the signal has {len(axes)} signal axes and data of shape {data.shape}; give one 2D "
             "pattern (signal.inav[...] picks one)"
         )
-    if data.size > readers.MAX_PIXELS:
-        raise PatternError(f"the signal has {data.size} pixels; at most {readers.MAX_PIXELS} taken")
+    if data.size > MAX_PIXELS:
+        raise PatternError(f"the signal has {data.size} pixels; at most {MAX_PIXELS} taken")
     scale = []
     for axis in axes:
         scale.append(readers.axis_scale(axis.scale, axis.units))

@@ -20,11 +20,14 @@ import numpy as np
 
 from dd2d_jax.datasets import CrystalSet, join
 from dd2d_jax.files import new_file
-from dd2d_jax.structures import MAX_NUMBER
+from dd2d_jax.limits import MAX_NAME, first_line, parse_json
+from dd2d_jax.structures import MAX_ATOMS, MAX_NUMBER
 
 _MAGIC = b"dd2dpart"
 _ALIGN = 64
 _MAX_HEADER = 2**26
+# Angstrom. A cell of the most atoms that touch is no longer, and no lattice has rows so close.
+MAX_CELL, MIN_HEIGHT = 1e4, 0.1
 # Name: dtype, and the shape of a row. `_at` says where the entries of a ragged array end.
 _ARRAYS = {
     "embeddings": ("<f2", None),
@@ -70,18 +73,20 @@ class Shard:
     def __init__(self, path: Path):
         """Raises LibraryError where the file is missing or damaged."""
         self.path = path
+        if path.exists() and not path.is_file():
+            raise LibraryError(f"{path}: no regular file, build the library again")
         try:
             header, start = _header(path)
             data = np.memmap(path, np.uint8, "r")
-            self.report, self._prototypes = dict(header["report"]), list(header["prototypes"])
+            self.report, self._prototypes = checked_report(header["report"]), header["prototypes"]
             self.model = header["model"]
             self.arrays = _views(data, header["arrays"], start)
-            _check(self.arrays, len(self._prototypes))
+            _check(self.arrays, self._prototypes)
         except FileNotFoundError as error:
             raise LibraryError(f"{path}: missing, build the library again") from error
-        except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             raise LibraryError(
-                f"{path}: damaged ({str(error).splitlines()[0]}), build the library again"
+                f"{path}: damaged ({first_line(error)}), build the library again"
             ) from error
 
     def __len__(self) -> int:
@@ -192,7 +197,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         end = file.tell()
     if len(text) < length:
         raise ValueError("cut short within its header")
-    return json.loads(text), -(-end // _ALIGN) * _ALIGN
+    return parse_json(text, path), -(-end // _ALIGN) * _ALIGN
 
 
 def _views(data: np.ndarray, places: dict[str, Any], start: int) -> dict[str, np.ndarray]:
@@ -210,8 +215,45 @@ def _views(data: np.ndarray, places: dict[str, Any], start: int) -> dict[str, np
     return views
 
 
-def _check(arrays: dict[str, np.ndarray], prototypes: int) -> None:
+def checked_report(report: Any) -> dict[str, Any]:
+    """A report of `datasets.new_report` as it was; ValueError where it is none."""
+    twins, skipped = report["duplicates"], report["skipped"]
+    entries = [twins, *skipped.values()]
+    numbers = [report["rows"], report["kept"], *(entry["count"] for entry in entries)]
+    texts = [text for entry in entries for text in entry["examples"]]
+    whole = all(type(n) is int and n >= 0 for n in numbers) and all(
+        isinstance(text, str) for text in texts
+    )
+    if not whole or not all(entry["examples"] for entry in skipped.values()):
+        raise ValueError("its report is none")
+    return dict(report)
+
+
+def check_crystals(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise ValueError for crystals (n, 2, 2), (N, 3), (N,) that no source of ours gives.
+
+    Of larger or thinner cells a pattern has spots without end.
+    """
+    if len(lattice):
+        # Also false for what is no number.
+        area = np.abs(np.linalg.det(lattice.astype(np.float64)))
+        length = np.abs(lattice).max((1, 2)).astype(np.float64)
+        if not (length.max() <= MAX_CELL and (area >= MIN_HEIGHT * length).all()):
+            raise ValueError(f"cells beyond {MIN_HEIGHT:g} to {MAX_CELL:g} A")
+        if not np.abs(positions).max(initial=0) <= MAX_CELL:
+            raise ValueError(f"positions beyond {MAX_CELL:g} A")
+        if not 1 <= numbers.min() <= numbers.max() <= MAX_NUMBER:
+            raise ValueError("atomic numbers out of range")
+
+
+def _check(arrays: dict[str, np.ndarray], prototypes: Any) -> None:
     """Raise ValueError where arrays do not fit together: nothing may lead beyond them."""
+    # Arrays of text and of padded crystals are as wide as the longest.
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in prototypes):
+        raise ValueError("prototypes are no short names")
+    for name, most in (("uid", 4 * MAX_NAME), ("formula", 4 * MAX_NAME), ("atoms", MAX_ATOMS)):
+        if np.diff(arrays[f"{name}_at"].astype(np.int64)).max(initial=0) > most:
+            raise ValueError(f"{name} of a crystal beyond {most}")
     count = len(arrays["lattice"])
     if arrays["embeddings"].ndim != 2:
         raise ValueError("embeddings are no table")
@@ -224,10 +266,9 @@ def _check(arrays: dict[str, np.ndarray], prototypes: int) -> None:
             raise ValueError(f"{ends} does not fit {name}")
         if (np.diff(at.astype(np.int64)) < (name in ("positions", "numbers"))).any():
             raise ValueError(f"{ends} does not rise")
-    if count and arrays["prototype"].max() >= prototypes:
+    if count and arrays["prototype"].max() >= len(prototypes):
         raise ValueError("a prototype without a name")
-    if count and not 1 <= arrays["numbers"].min() <= arrays["numbers"].max() <= MAX_NUMBER:
-        raise ValueError("atomic numbers out of range")
+    check_crystals(*(arrays[name] for name in ("lattice", "positions", "numbers")))
 
 
 class Stacked:

@@ -7,8 +7,6 @@ counted.
 """
 
 import hashlib
-import json
-import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 import ase
 import numpy as np
 
+from dd2d_jax import database
+from dd2d_jax.limits import MAX_JSON, first_line, parse_json, read_json
 from dd2d_jax.structures import StructureError, file_format, read_frames
 
 Entry = tuple[ase.Atoms | StructureError, dict[str, Any]]
@@ -27,31 +27,29 @@ JARVIS_URL = "https://ndownloader.figshare.com/files/38521268"  # d2-12-12-2022.
 def ase_db(path: Path) -> tuple[Iterator[Entry], int]:
     """Every row of an ASE database (SQLite), with its keys `uid`, `known` and `prototype`.
 
-    Raises ValueError where the file is no such database.
+    The number beside it is the last row's. Raises ValueError where the file is no such database.
     """
-    from ase.db import connect
-
-    try:
-        database = connect(path, type="db")
-        count = database.count()
-    except sqlite3.Error as error:
-        raise ValueError(
-            f"{path}: not an ASE database ({error}); give a SQLite file written by ase.db"
-        ) from error
-
-    return database_rows(database, path.stem), count
+    return database_rows(path), database.last_id(path)
 
 
-def database_rows(database: Any, name: str, *where: str) -> Iterator[Entry]:
-    """The rows of an open ASE database; `where` selects, as "id>=3"; `name` begins missing uids."""
-    for row in database.select(list(where), include_data=False):
-        uid = str(row.get("uid", f"{name}-{row.id}"))
+def database_rows(path: Path, start: int = 0, stop: int = 2**62) -> Iterator[Entry]:
+    """The rows start < id <= stop of an ASE database; the file's name begins missing uids."""
+    for row in database.rows(path, start, stop):
+        uid = row.keys.get("uid", f"{path.stem}-{row.id}")
+        yield row.atoms, _info(uid, row.keys.get("known", False), row.keys.get("prototype", ""))
+
+
+def server_rows(server: Any, name: str, start: int, stop: int) -> Iterator[Entry]:
+    """The same of a server's database, open in ASE; `name` begins missing uids."""
+    # By id, which has an index, not by offset, which counts from the first row.
+    for row in server.select([f"id>{start}", f"id<={stop}"], include_data=False):
         try:
             atoms = row.toatoms()
         except (KeyError, ValueError, IndexError) as error:
             atoms = StructureError(
                 "unreadable", f"row {row.id}: {error}; a row needs cell, positions and numbers"
             )
+        uid = row.get("uid", f"{name}-{row.id}")
         yield atoms, _info(uid, row.get("known", False), row.get("prototype", ""))
 
 
@@ -77,10 +75,7 @@ def frames(found: Sequence[Path], path: Path) -> Iterator[Entry]:
         for number, atoms in enumerate(structures, 1):
             about = atoms.info
             uid = about.get("uid", name if number == 1 else f"{name}#{number}")
-            yield (
-                atoms,
-                _info(str(uid), about.get("known", False), about.get("prototype", "")),
-            )
+            yield atoms, _info(uid, about.get("known", False), about.get("prototype", ""))
 
 
 def dd2d_json(path: Path) -> tuple[Iterator[Entry], int]:
@@ -145,7 +140,7 @@ READERS: dict[str, Callable[..., tuple[Iterator[Entry], int | None]]] = {
 def fingerprint(source: str, path: Path | None) -> str:
     """12 hex digits that change with the bytes of the source and with the code that reads it."""
     here = Path(__file__).parent
-    code = [here / "sources.py", here / "structures.py"]
+    code = [here / "sources.py", here / "database.py", here / "structures.py"]
     if source == "prototypes":
         code += sorted(
             f for f in (here / "prototypes").rglob("*") if f.suffix in (".py", ".csv", ".json")
@@ -172,20 +167,28 @@ def accepted_files(path: Path) -> list[Path]:
     return found
 
 
-def _info(uid: str, known: Any = False, prototype: Any = "") -> dict[str, Any]:
-    return {"uid": uid, "known": bool(known), "prototype": str(prototype)}
+def _info(uid: Any, known: Any = False, prototype: Any = "") -> dict[str, Any]:
+    # Files may hold anything under these names.
+    known = known if isinstance(known, bool | int | np.bool_) else str(known).lower() == "true"
+    return {"uid": str(uid), "known": bool(known), "prototype": str(prototype)}
 
 
 def _json(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        return read_json(path, MAX_JSON)
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                name = next(n for n in archive.namelist() if n.endswith(".json"))
-                return json.loads(archive.read(name))
-        return json.loads(path.read_bytes())
-    except (StopIteration, UnicodeDecodeError, json.JSONDecodeError, zipfile.BadZipFile) as error:
-        detail = str(error) or "no .json in the archive"
-        raise ValueError(f"{path}: not readable as JSON ({detail})") from error
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".json")]
+            if not names:
+                raise ValueError("no .json in it")
+            # What the archive says of sizes need not be so: no more is unpacked.
+            with archive.open(names[0]) as file:
+                data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise ValueError(f"it unpacks to more than {MAX_JSON} bytes")
+    except Exception as error:  # of damaged archives errors of many kinds are raised
+        raise ValueError(f"{path}: not a readable archive ({first_line(error)})") from error
+    return parse_json(data, path)
 
 
 def _guarded(read: Callable[[Any], ase.Atoms], record: Any) -> ase.Atoms | StructureError:
@@ -193,7 +196,7 @@ def _guarded(read: Callable[[Any], ase.Atoms], record: Any) -> ase.Atoms | Struc
         return read(record)
     except StructureError as error:
         return error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # ASE asserts as well
         detail = f"{type(error).__name__}: {error}"
         return StructureError(
             "unreadable", f"{detail}; see the source's format in the documentation"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from dd2d_jax import datasets, sources
+from dd2d_jax import database, datasets, sources
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.library import read_source
 
@@ -88,52 +86,52 @@ def _of_set(name: str, crystals: CrystalSet) -> Stream:
 
 
 def _of_database(path: Path) -> Stream:
-    from ase.db import connect
-
-    try:
-        database = connect(path, type="db", use_lock_file=False)
-        rows = _last_id(database)
-    except sqlite3.Error as error:
-        raise ValueError(
-            f"{path}: not an ASE database ({error}); give a SQLite file written by ase.db"
-        ) from error
     return Stream(
         str(path),
         sources.fingerprint("ase_db", path),
-        rows,
-        _reader(lambda start, stop: _range(database, path.stem, start, stop)),
+        database.last_id(path),
+        _reader(lambda start, stop: sources.database_rows(path, start, stop)),
     )
+
+
+def server_name(url: str) -> str:
+    """A server's address without user and password, whatever signs are in them."""
+    # What follows "?" may name a password, too.
+    return f"postgresql://{url.partition('://')[2].rpartition('@')[2].partition('?')[0]}"
 
 
 def _of_server(url: str) -> Stream:
     """An ASE database on PostgreSQL."""
+    name = server_name(url)
     try:
         from ase.db import connect
 
-        database = connect(url)
+        server = connect(url)
+        rows, count = _last_id(server), server.count()
     except ImportError as error:
         raise ValueError(
             f"PostgreSQL needs the extra `postgresql`: pip install 'dd2d-jax[postgresql]' ({error})"
         ) from error
-    place = urlsplit(url)
-    port = f":{place.port}" if place.port else ""
-    name = f"postgresql://{place.hostname or ''}{port}{place.path}"
-    try:
-        rows, count = _last_id(database), database.count()
     except Exception as error:  # the driver's own errors; it is not imported here
-        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name}: {_without_secrets(str(error), url)}") from None
+    short = name.rpartition("/")[2]
     return Stream(
         name,
         f"{name} {count} rows, last id {rows}",
         rows,
-        _reader(lambda start, stop: _range(database, place.path.strip("/"), start, stop)),
+        _reader(lambda start, stop: sources.server_rows(server, short, start, stop)),
     )
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """A driver's message, which may quote the address or parts of it."""
+    rest = url.partition("://")[2]
+    login, query = rest.rpartition("@")[0], rest.rpartition("@")[2].partition("?")[2]
+    password = login.partition(":")[2]
+    for secret in (login, query, password, *password.split("/")):
+        text = text.replace(secret, "...") if secret else text
+    return " ".join(text.split())
 
 
 def _last_id(database: Any) -> int:
     return next((row.id for row in database.select(sort="-id", limit=1, columns=["id"])), 0)
-
-
-def _range(database: Any, name: str, start: int, stop: int) -> Iterator[sources.Entry]:
-    # By id, which has an index, not by offset, which counts from the first row.
-    return sources.database_rows(database, name, f"id>{start}", f"id<={stop}")

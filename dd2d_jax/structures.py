@@ -4,7 +4,9 @@
 vacuum along x), the same layer comes out. Lengths in angstrom.
 """
 
-from collections.abc import Iterable
+import io
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.vdw_alvarez import vdw_radii
 
+from dd2d_jax import limits
 from dd2d_jax.canonical import canonical_form, gauss_reduction
 
 MIN_GAP = 5.0  # layers of a bulk van der Waals crystal are 2.5 to 4 apart, vacuum is 10 or more
@@ -21,6 +24,10 @@ MAX_ATOMS = 1000  # all pairs are held in memory
 CONTACT = 0.5  # beyond the summed van der Waals radii atoms do not hold a sheet together
 SHORTEST = 0.5  # of the summed covalent radii: no two atoms of a crystal are closer
 SAME_SITE = 0.5
+MAX_LENGTH = 1e5  # angstrom, of cells and coordinates: squares and inverses stay exact enough
+_MAX_PAIRS = 2e7  # of atoms and images that are looked at: a gigabyte
+_MAX_SYMMETRY = 2e7  # comparisons of sites and operations in a CIF: minutes
+_MAX_COLUMNS = 1000  # of an extended XYZ file
 
 _FORMATS = {
     ".cif": "cif",
@@ -101,8 +108,6 @@ def read_frames(path: str | Path) -> list[ase.Atoms]:
     Other formats are refused, as some of them can run code. Raises FileNotFoundError where there is
     no such file and StructureError where it cannot be read.
     """
-    import ase.io  # late: it takes 0.6 s
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give one of {_ACCEPTED}")
@@ -111,8 +116,14 @@ def read_frames(path: str | Path) -> list[ase.Atoms]:
         raise StructureError(
             "unknown format", f"{path}: the format is not accepted; give one of {_ACCEPTED}"
         )
+    limit = limits.MAX_CIF if kind == "cif" else limits.MAX_STRUCTURES
+    data = limits.read_bytes(path, limit, lambda text: StructureError("too large", text))
     try:
-        frames = ase.io.read(path, index=":", format=kind)
+        _check_counts(kind, data)
+        # A copy in memory: by a name ASE would unpack archives and look into other files.
+        frames = list(itertools.islice(_frames(kind, data), limits.MAX_FRAMES + 1))
+    except StructureError as error:
+        raise error.at(str(path)) from error
     except KeyError as error:
         name = str(error.args[0]) if error.args else ""
         if name.isalpha() and len(name) <= 3 and name not in chemical_symbols:
@@ -122,6 +133,10 @@ def read_frames(path: str | Path) -> list[ase.Atoms]:
         raise _unreadable(path, kind, error) from error
     except Exception as error:  # the readers raise anything from IndexError to AssertionError
         raise _unreadable(path, kind, error) from error
+    if len(frames) > limits.MAX_FRAMES:
+        raise StructureError(
+            "too large", f"{path}: more than {limits.MAX_FRAMES} structures; split the file"
+        )
     if not frames or not all(len(frame) for frame in frames):
         raise StructureError(
             "no structure", f"{path}: there are no atoms in it; a {kind} file with a cell is needed"
@@ -147,8 +162,83 @@ def file_format(path: Path) -> str | None:
     return _FORMATS.get(path.suffix.lower())
 
 
+def _frames(kind: str, data: bytes) -> Iterator[ase.Atoms]:
+    """The structures in the bytes of a file."""
+    if kind == "cif":
+        from ase.io.cif import parse_cif
+
+        cost = 0.0
+        for block in parse_cif(io.BytesIO(data)):
+            if not block.has_structure():
+                continue
+            lists = {name: len(x) for name, x in block.items() if isinstance(x, list)}
+            sites = max((n for name, n in lists.items() if name.startswith("_atom_site_")),
+                        default=1)  # fmt: skip
+            operations = max((n for name, n in lists.items() if "_xyz" in name), default=192)
+            cost += sites * (sites + operations)
+            if sites > MAX_ATOMS or operations > 10 * MAX_ATOMS or cost > _MAX_SYMMETRY:
+                raise StructureError(
+                    "too large",
+                    f"{sites} sites and {operations} symmetry operations; at most {MAX_ATOMS} "
+                    "sites of a structure are taken",
+                )
+            yield block.get_atoms()
+        return
+    import ase.io  # late: it takes 0.6 s
+
+    yield from ase.io.iread(io.StringIO(data.decode("utf-8", "replace")), index=":", format=kind)
+
+
+def _check_counts(kind: str, data: bytes) -> None:
+    """Raise StructureError for what ASE would go on and on with: counts beyond the file's lines.
+
+    In XSF files the lines themselves are counted. Extremely long lines take ASE's patterns the
+    square of their length, but for extended XYZ, which is read sign by sign.
+    """
+    lines = data.split(b"\n")
+    if kind != "extxyz" and max(map(len, lines)) > limits.MAX_LINE:
+        raise StructureError("too large", f"a line of more than {limits.MAX_LINE} bytes")
+    if kind == "cif":
+        blocks = sum(line.lstrip()[:5].lower() == b"data_" for line in lines)
+        if blocks > limits.MAX_FRAMES:
+            raise StructureError("too large", f"{blocks} blocks; at most {limits.MAX_FRAMES}")
+    elif kind == "vasp":
+        for line in lines[5:7]:
+            counts = [n for word in line.split() if (n := _whole(word)) is not None]
+            if sum(map(abs, counts)) > len(lines):
+                raise StructureError("too large", f"{sum(counts)} atoms in {len(lines)} lines")
+    elif kind == "extxyz":
+        from ase.io.extxyz import key_val_str_to_dict
+
+        text, place = data.decode("utf-8", "replace").split("\n"), 0
+        while place < len(text) and (count := _whole(text[place].strip())) is not None:
+            if not 0 <= count <= len(text) - place - 2:
+                raise StructureError(
+                    "unreadable", f"line {place + 1} says {count} atoms, which do not follow"
+                )
+            about = key_val_str_to_dict(text[place + 1])
+            columns = str(about.get("Properties", "")).split(":")[2::3]
+            if sum(_whole(word) or 0 for word in columns) > _MAX_COLUMNS:
+                raise StructureError("too large", f"more than {_MAX_COLUMNS} columns")
+            place += count + 2
+            # Cell vectors may follow.
+            while place < len(text) and text[place].lstrip().startswith("VEC"):
+                place += 1
+
+
+def _whole(word: str | bytes) -> int | None:
+    """As ASE reads a count."""
+    try:
+        return int(word)
+    except ValueError:
+        return None
+
+
 def _unreadable(path: Path, kind: str, error: Exception) -> StructureError:
     detail = f"{type(error).__name__}: {error}"[:200]
+    if kind == "vasp" and "'name'" in detail:
+        # ASE would look for them in other files of the folder.
+        detail = "it does not name its elements"
     return StructureError(
         "unreadable", f"{path}: cannot be read as {kind} ({detail}); give one of {_ACCEPTED}"
     )
@@ -169,8 +259,19 @@ def _check_atoms(atoms: ase.Atoms) -> None:
         raise StructureError(
             "not a number", "the positions or the cell are not finite; finite numbers are needed"
         )
-    for site, occupancy in _occupancies(atoms):
-        if abs(occupancy - 1) > 1e-3:
+    largest = max(np.abs(atoms.positions).max(), np.abs(atoms.cell.array).max())
+    if largest > MAX_LENGTH:
+        raise StructureError(
+            "too large", f"coordinates of {largest:g} A; {MAX_LENGTH:g} A are the most"
+        )
+    try:
+        occupancies = list(_occupancies(atoms))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StructureError(
+            "partial occupancy", "the occupancies are no numbers; every site must be occupied to 1"
+        ) from error
+    for site, occupancy in occupancies:
+        if not abs(occupancy - 1) <= 1e-3:
             raise StructureError(
                 "partial occupancy",
                 f"site {site} is occupied to {occupancy:g}; every site must be occupied to 1",
@@ -317,6 +418,11 @@ def _neighbours(
     images = np.stack(
         np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), -1
     ).reshape(-1, 2)
+    if len(images) * len(frac) ** 2 > _MAX_PAIRS:
+        raise StructureError(
+            "two atoms on one site",
+            f"{len(frac)} atoms in a cell of {abs(np.linalg.det(lattice)):.3g} A^2 are too many",
+        )
     delta = frac[None, :] - frac[:, None]
     nearest = np.round(delta)
     plane = (delta - nearest)[None] @ lattice + (images @ lattice)[:, None, None]

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import diffraction as dx
 from dd2d_jax.checkpoint import CheckpointError, fingerprint, read_config, restore
 from dd2d_jax.corrupt import clean_spots
+from dd2d_jax.limits import first_line
 from dd2d_jax.model import TwoTower
 from dd2d_jax.paper_model import PaperTower
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest_rods
@@ -29,6 +30,14 @@ CHUNK = 256
 _ROUND = 16
 # So many crystals are sorted by size before they are embedded.
 _SORT_FROM = 4096
+# What a config may ask for: far more than any network of ours, and no more than can be built.
+_MOST = {
+    "model": {
+        "width": 4096, "layers": 64, "heads": 64, "embedding": 4096, "atom_width": 4096,
+        "atom_layers": 64,
+    },
+    "diffraction": {"tokens": 4096, "q_max": 10.0, "energy": 1e5, "b_iso": 100.0},
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,13 +190,24 @@ def load(checkpoint: str | Path | None = None) -> Model:
     folder = DEFAULT_WEIGHTS if checkpoint is None else Path(checkpoint)
     config = read_config(folder)
     try:
+        check_config(config)
         shapes = jax.eval_shape(lambda: initial_params(config))
-    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the network's modules raise errors of many kinds
+        raise CheckpointError(f"{folder / 'config.json'}: {first_line(error)}") from error
     found = restore(folder, "best", {"params": shapes})
     if found is None:
         raise CheckpointError(f"{folder}: no weights here (best/ is missing or empty)")
     return Model(config, found.state["params"])
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raise ValueError where a config asks for a network that cannot be meant."""
+    for part, most in _MOST.items():
+        for name, largest in most.items():
+            value = config[part].get(name, largest)
+            fits = type(value) is int or (isinstance(largest, float) and type(value) is float)
+            if not (fits and (0 < value <= largest or name == "b_iso" and value == 0)):
+                raise ValueError(f"{part}.{name} = {value!r:.50} must be up to {largest:g}")
 
 
 def initial_params(config: ConfigDict) -> Any:

@@ -225,7 +225,7 @@ def test_the_authors_files_are_read(shared_data, tmp_path):
         ("ase_db", "x.db", FileNotFoundError, "no such file"),
         ("ase_db", ".", ValueError, "needs a file"),
         ("ase_db", "text", ValueError, "not an ASE database"),
-        ("dd2d_json", "text", ValueError, "not readable as JSON"),
+        ("dd2d_json", "text", ValueError, "not valid JSON"),
         ("c2db", None, FileNotFoundError, "c2db.fysik.dtu.dk"),
     ],
 )
