@@ -272,6 +272,15 @@ def bounded(seconds: float, gigabytes: float = 3.0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def asked_too_much(error: BaseException | None) -> bool:
+    """Whether memory ran out behind an error: readers turn that, too, into a refusal."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """All that lies in a folder."""
     return {
