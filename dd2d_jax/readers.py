@@ -170,10 +170,13 @@ def _read_tiff(path: Path) -> Image:
 
 
 def _check_unpacked(path: Path, file: Any, page: Any) -> None:
-    """Raise PatternError where pieces of a TIFF unpack to far more than the image needs.
+    """Raise PatternError where pieces of a TIFF are more than the file, or unpack to far more
+    than the image needs.
 
-    tifffile unpacks these kinds by itself, and to any size.
+    tifffile takes the memory that is asked for, and unpacks these kinds by itself to any size.
     """
+    if max(page.databytecounts, default=0) > file.filehandle.size:
+        raise PatternError(f"{path}: cut short, its pieces are larger than the file")
     kinds = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
     begin = kinds.get(int(page.compression))
     if begin is None:

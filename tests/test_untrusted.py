@@ -492,6 +492,13 @@ def test_an_image_is_no_larger_than_its_file_can_hold(tmp_path):
     refused(read_image, path, "unpacks to far more", PatternError)
     sized(10**5, 10**5)
     refused(read_image, path, "pixels; at most", PatternError)
+    tifffile.imwrite(path, np.zeros((4, 4)))
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["StripByteCounts"].offset + 8
+    counts = data[:place] + struct.pack("<I", 2**32 - 1) + data[place + 4 :]
+    path.write_bytes(counts)
+    refused(read_image, path, "larger than the file", PatternError)
     planes = np.zeros((3, 2, 2), np.uint8)
     tifffile.imwrite(path, planes, planarconfig="separate", photometric="rgb", compression="zlib")
     data = path.read_bytes()
