@@ -2,18 +2,21 @@
 
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 # Several devices on one machine, for the tests of data parallelism; read when jax starts.
 # The others make compiling cheap: most programs of the tests are small and run once or twice.
-os.environ.setdefault(
-    "XLA_FLAGS",
+_flags = (
     "--xla_force_host_platform_device_count=4"
     " --xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_parallel_codegen_split_count=1",
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
+# A flag that XLA does not know ends the process; later versions do not know this one.
+if version("jaxlib").startswith("0.10."):
+    _flags += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _flags)
 # Workers and programs that tests start share what was compiled, for as long as the tests run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="dd2d-tests-")
