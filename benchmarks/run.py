@@ -3,7 +3,7 @@
     python benchmarks/run.py --out docs/speed.md [--only NAME ...] [--data c2db.db] [--library DIR]
 
 simulator (needs --data: C2DB as an ASE database), training, step, retrieval, startup, and library
-(needs --library: a folder from `dd2d index`, which is copied until it holds a million crystals).
+(needs --library: a folder from `dd2d index`, copied until it holds about a million crystals).
 Each is a program of its own in this folder and has its own options; what could not be run stands in
 the table with the reason. Nothing else should run on the machine meanwhile: the load stands beside
 each. An --out that is there is replaced.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
 import subprocess
@@ -115,7 +114,7 @@ def words(name: str, args: argparse.Namespace) -> list[str]:
         if args.library is None:
             raise ValueError("needs --library, a folder from dd2d index enumerate:50000")
         count = json.loads((args.library / "manifest.json").read_text())["crystals"]
-        return [str(args.library), "--copies", str(math.ceil(MILLION / count))]
+        return [str(args.library), "--copies", str(max(1, round(MILLION / count)))]
     return []
 
 
