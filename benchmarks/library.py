@@ -21,6 +21,7 @@ import numpy as np
 
 import dd2d_jax
 import diffraction as dx
+from dd2d_jax.checkpoint import write_json
 from dd2d_jax.library import Library, shard_name, write_manifest
 from dd2d_jax.retrieval import retrieve
 
@@ -58,7 +59,7 @@ def main() -> None:
         out["gigabytes"] = round(sum(p.stat().st_size for p in paths) / 1e9, 3)
     print(json.dumps(out, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(out, indent=1) + "\n")
+        write_json(args.json, out)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict:

@@ -10,7 +10,6 @@ well the weights do on crystals that they never saw: docs/accuracy.md.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dd2d_jax  # noqa: E402
 from dd2d_jax import cache  # noqa: E402
+from dd2d_jax.checkpoint import write_json  # noqa: E402
 from dd2d_jax.evaluate import evaluate, stored  # noqa: E402
 from dd2d_jax.library import Library  # noqa: E402
 from dd2d_jax.output import evaluation_table  # noqa: E402
@@ -51,7 +51,7 @@ def main() -> None:
         console.print(evaluation_table(found))
         results.append(found)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":

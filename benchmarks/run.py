@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulator import commit, machine  # noqa: E402
 from dd2d_jax.files import new_file  # noqa: E402
+from dd2d_jax.library import read_manifest  # noqa: E402
 
 Rows = list[tuple[str, str]]
 MILLION = 1_000_000
@@ -113,7 +114,7 @@ def words(name: str, args: argparse.Namespace) -> list[str]:
     if name == "library":
         if args.library is None:
             raise ValueError("needs --library, a folder from dd2d index enumerate:50000")
-        count = json.loads((args.library / "manifest.json").read_text())["crystals"]
+        count = read_manifest(args.library)["crystals"]
         return [str(args.library), "--copies", str(max(1, round(MILLION / count)))]
     return []
 

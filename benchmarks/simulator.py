@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import datetime
 import functools
-import json
 import os
 import platform
 import subprocess
@@ -44,6 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 import diffraction as dx  # noqa: E402
 from benchmarks.peers.environments import PEERS, Peer, environment, run  # noqa: E402
+from dd2d_jax.checkpoint import write_json  # noqa: E402
 
 ENERGY, Q_MAX = 80.0, 1.25
 BEAM = dx.Electrons(ENERGY)
@@ -568,7 +568,7 @@ def main() -> None:
     for name, why in report["missing"].items():
         console.print(f"{name} is left out: {why}", style="yellow")
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
+        write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ median of the repeats, and processor seconds, which a busy machine changes less.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -51,6 +50,7 @@ def main() -> None:
     import ase.build
 
     import diffraction as dx
+    from dd2d_jax.checkpoint import write_json
     from dd2d_jax.patterns import write_pattern
 
     dd2d = [sys.executable, "-m", "dd2d_jax.cli"]
@@ -73,7 +73,7 @@ def main() -> None:
         table.add_row(name, f"{row['wall_s']:.2f}", f"{row['cpu_s']:.2f}")
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

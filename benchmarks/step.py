@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import os
 import sys
 import time
@@ -38,6 +37,7 @@ def main() -> None:
     import jax
 
     from dd2d_jax import cache
+    from dd2d_jax.checkpoint import write_json
     from dd2d_jax.spots import Conditions
     from train import inputs
 
@@ -63,7 +63,7 @@ def main() -> None:
     }
     report(result)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
 
 
 def arguments() -> argparse.Namespace:

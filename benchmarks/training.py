@@ -19,7 +19,6 @@ where it is not installed, or on a GPU, ours is measured by itself.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -57,6 +56,7 @@ def main() -> None:
     import jax
 
     from dd2d_jax import cache
+    from dd2d_jax.checkpoint import write_json
 
     cache.keep_compilations()
     on_cpu = jax.default_backend() == "cpu"
@@ -97,7 +97,7 @@ def main() -> None:
     }
     report(result)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
 
 
 def arguments() -> argparse.Namespace:

@@ -178,11 +178,7 @@ def disc_radius(level: np.ndarray, variance: np.ndarray, radius: np.ndarray) -> 
         variance: (H, W) of the noise.
         radius: (H, W) pixels.
     """
-    order = np.argsort(radius, axis=None)[::7]
-    r = np.arange(1.0, min(level.shape) / 8 + 2)
-    profile, spread = (
-        np.interp(r, radius.flat[order], x.flat[order]) for x in (level, np.sqrt(variance))
-    )
+    r, (profile, spread) = _inner_profiles(radius, level, np.sqrt(variance))
     peak = int(profile.argmax())
     inside = profile[: peak + 1].min()
     if inside > _DARKER * profile[peak] or profile[peak] - inside < 3 * spread[peak]:
@@ -195,11 +191,15 @@ def beam_radius(level: np.ndarray, radius: np.ndarray) -> float:
 
     A halo falls with the second power of the radius or slower, the flank of a beam much faster.
     """
-    limit = min(level.shape) / 8
-    order = np.argsort(radius, axis=None)[::7]
-    r = np.arange(1.0, limit + 2)
-    profile = np.interp(r, radius.flat[order], level.flat[order])
+    r, (profile,) = _inner_profiles(radius, level)
     floor = 1e-9 * np.ptp(level) + 1e-30
     fall = -np.gradient(np.log(np.maximum(profile, floor)), np.log(r))
     steep = np.flatnonzero((fall > _STEEP) & (profile > np.median(level)))
     return float(r[steep[-1]] + 2) if steep.size else 0.0
+
+
+def _inner_profiles(radius: np.ndarray, *images: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Radii in steps of a pixel to an eighth of the image, and what radial images are there."""
+    order = np.argsort(radius, axis=None)[::7]
+    r = np.arange(1.0, min(radius.shape) / 8 + 2)
+    return r, [np.interp(r, radius.flat[order], image.flat[order]) for image in images]

@@ -92,13 +92,7 @@ def prepare(
     report(f"embedding {len(library)} crystals")
     begin = time.perf_counter()
     embeddings = model.embed_crystals(library.crystal)
-    embed_s = time.perf_counter() - begin
-    report(f"simulating {len(library)} crystals")
-    begin = time.perf_counter()
-    table = simulate_table(library.crystal, model.conditions)
-    return Gallery(
-        embeddings, table, {"embed": embed_s, "simulate": time.perf_counter() - begin}
-    )
+    return _simulated(model, library, embeddings, time.perf_counter() - begin, report)
 
 
 def stored(
@@ -115,12 +109,23 @@ def stored(
     crystals = library.crystals
     crystals = crystals if isinstance(crystals, CrystalSet) else crystals.whole
     embeddings = np.asarray(library.embeddings, np.float32)
-    read_s = time.perf_counter() - begin
-    report(f"simulating {len(library)} crystals")
+    seconds = time.perf_counter() - begin
+    return crystals, _simulated(model, crystals, embeddings, seconds, report)
+
+
+def _simulated(
+    model: Model,
+    crystals: CrystalSet,
+    embeddings: np.ndarray,
+    seconds: float,
+    report: Callable[[str], None],
+) -> Gallery:
+    """The gallery of crystals whose embeddings took so many seconds."""
+    report(f"simulating {len(crystals)} crystals")
     begin = time.perf_counter()
     table = simulate_table(crystals.crystal, model.conditions)
-    seconds = {"embed": read_s, "simulate": time.perf_counter() - begin}
-    return crystals, Gallery(embeddings, table, seconds)
+    took = {"embed": seconds, "simulate": time.perf_counter() - begin}
+    return Gallery(embeddings, table, took)
 
 
 def evaluate(
@@ -181,11 +186,11 @@ def evaluate(
     asked, lattice_ms = _asked(queries, level, conditions, seed)
     lost = [i for i, query in enumerate(asked) if query is None]
     there = [i for i, query in enumerate(asked) if query is not None]
-
     if not there:
         raise ValueError(
             f"no lattice was found in any of the {len(queries)} patterns: nothing to rank"
         )
+
     few = [sized(asked[i].settings, conditions.tokens) for i in there]
     settings = np.cumsum([0, *(len(x.lattice) for x in few)])
     few = jax.tree.map(lambda *x: np.concatenate(x), *few)

@@ -35,6 +35,7 @@ TEMPERATURE = 3.0
 # ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
 _LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
 
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:

@@ -244,6 +244,7 @@ def _search(
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = model.conditions
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
+    frames = lattices.frames(at)
     scales = _scales(scale_error)
     # The same spots at every scale: else their probabilities could not be compared.
     query = Query.joined(
@@ -265,7 +266,7 @@ def _search(
         step = scale_error if len(scales) == 1 else _SCALE_STEP
         tilted = None
         if tilts is not None:
-            tilted = np.array([tilt_in_setting(tilts[first], x) for x in lattices.frames(at)])
+            tilted = np.array([tilt_in_setting(tilts[first], x) for x in frames])
         value, setting = weigh(
             chosen, scores, query, conditions, measured(step), tilted, len(scales)
         )
@@ -281,7 +282,6 @@ def _search(
     queries, options = _queries(indexed, setting, query, conditions, tilts)
     fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    frames = lattices.frames(at)
     axes = np.concatenate([frames / scale for scale in scales])[setting]
     candidates = [
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)

@@ -25,7 +25,7 @@ def test_a_benchmark_that_fails_says_why():
 
 
 def test_a_library_is_copied_to_about_a_million(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"crystals": 300000}')
+    (tmp_path / "manifest.json").write_text('{"format": 2, "crystals": 300000}')
     args = type("", (), {"library": tmp_path, "data": None})
     assert run.words("library", args) == [str(tmp_path), "--copies", "3"]
 
