@@ -14,6 +14,7 @@ import logging
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,7 @@ def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep:
                 force=True,
             )
     except Exception as error:  # of a full disk Orbax makes errors of many kinds
-        with contextlib.suppress(OSError):
-            _sweep(folder)
+        _sweep_patiently(folder)
         raise OSError(f"{folder / str(step)}: cannot be saved ({first_line(error)})") from error
     for old in [x for x in _steps(folder) if x < step][keep - 1 :]:
         shutil.rmtree(folder / str(old))
@@ -136,6 +136,16 @@ def _sweep(folder: Path) -> None:
     """Remove what saves that were killed left behind."""
     for path in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path)
+
+
+def _sweep_patiently(folder: Path) -> None:
+    """Sweep after a failed save, of which other arrays may still be on their way to the disk."""
+    for _ in range(10):
+        with contextlib.suppress(OSError):
+            _sweep(folder)
+        time.sleep(0.1)
+        if not any(folder.glob("*.orbax-checkpoint-tmp*")):
+            return
 
 
 def restore(directory: Path, name: str, like: Any) -> Restored | None:
