@@ -391,7 +391,7 @@ def candidate(
     **more: Any,
 ) -> Candidate:
     """Candidate i of those chosen; `more` are further fields of its `kind`."""
-    structure = fits.crystals[i].to_ase()
+    structure = jax.tree.map(lambda x: np.asarray(x)[i], fits.crystals).to_ase()
     structure.info["uid"] = str(chosen.uid[i])
     # Of several tilts the first is shown.
     shown = fits.intensity[i]

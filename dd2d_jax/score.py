@@ -42,11 +42,12 @@ class Table:
 
     levels: jax.Array
     amplitudes: jax.Array
-    offset: jax.Array
-    extent: jax.Array
-    inner: jax.Array
-    lattice: jax.Array
-    q_inner: jax.Array
+    # On the host, where rows of them are taken at once.
+    offset: np.ndarray
+    extent: np.ndarray
+    inner: np.ndarray
+    lattice: np.ndarray
+    q_inner: np.ndarray
 
     def take(self, rows: np.ndarray) -> Table:
         """Rows (m,) of it."""
@@ -101,11 +102,11 @@ def simulate_table(
     table = Table(
         jnp.asarray(level_values),
         jnp.asarray(amplitude_values),
-        jnp.asarray(offset[:-1], jnp.int32),
-        jnp.asarray(extent, jnp.int32),
-        jnp.asarray(inner),
-        jnp.asarray(lattice),
-        jnp.asarray(q_inner, jnp.float32),
+        offset[:-1].astype(np.int32),
+        extent.astype(np.int32),
+        inner,
+        lattice,
+        np.float32(q_inner),
     )
     return table.padded() if together else table
 
