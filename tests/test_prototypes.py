@@ -184,6 +184,7 @@ def test_heights_are_mirrored_or_refused():
         plane_heights([1.5], 3)
 
 
+@pytest.mark.slow
 def test_known_monolayers_agree_with_two_databases(monkeypatch, shared_data):
     files = [shared_data / "c2db.db", shared_data / "twodmatpedia.db"]
     pytest.importorskip("rich")
