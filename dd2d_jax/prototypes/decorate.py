@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
@@ -209,7 +209,7 @@ def fit(
     return cells, moved, numbers
 
 
-def batches(references: list[Reference], seed: int, share: float) -> Iterator[Batch]:
+def batches(references: Sequence[Reference], seed: int, share: float) -> Iterator[Batch]:
     """The decorations of every rule and variant of `rules.csv`, to a share of their limits."""
     by_uid = {reference.uid: reference for reference in references}
     text = resources.files(__package__).joinpath("rules.csv").read_text(encoding="utf-8")

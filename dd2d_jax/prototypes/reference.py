@@ -15,6 +15,7 @@ Three tables stand beside this file:
 from __future__ import annotations
 
 import csv
+import functools
 from dataclasses import dataclass
 from importlib import resources
 
@@ -71,9 +72,10 @@ def _from_sites(row: dict[str, str]) -> Reference:
     return Reference(row["uid"], row["prototype"], atoms, tuple(roles), known, row["explained"])
 
 
-def references() -> list[Reference]:
+@functools.cache
+def references() -> tuple[Reference, ...]:
     """All crystals of the three tables, the known ones first."""
     found = [_from_template(row, known=True) for row in _rows("known.csv")]
     found += [_from_template(row, known=False) for row in _rows("made_up.csv")]
     found += [_from_sites(row) for row in _rows("low_symmetry.csv")]
-    return sorted(found, key=lambda reference: not reference.known)
+    return tuple(sorted(found, key=lambda reference: not reference.known))
