@@ -1,0 +1,1 @@
+"""The commands of `dd2d`, a module for those that belong together."""

@@ -1,0 +1,171 @@
+"""What the commands share: options and their checks, errors, and what is printed where."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message is one line."""
+
+
+def command(
+    commands: Any, name: str, run: Callable, summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Parser of one command, whose options the caller adds; `run` gets what was typed."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """The network."""
+    parser.add_argument(
+        "--checkpoint",
+        required=required,
+        metavar="DIR",
+        help="folder of a training run" + ("" if required else " (the package's own weights)"),
+    )
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """What an image does not say of itself."""
+    parser.add_argument(
+        "--scale", type=positive, metavar="S", help="of an image, 1/angstrom per pixel"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="of an image, from `dd2d calibrate`"
+    )
+    parser.add_argument(
+        "--centre",
+        type=finite,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="column and row of the central beam in an image, pixels (found by symmetry)",
+    )
+
+
+def _number(what: str, accept: Callable[[float], bool], kind: type = float) -> Callable:
+    """A converter for argparse: a finite number that is accepted."""
+
+    def convert(text: str):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (abs(value) < float("inf") and accept(value) and value == kind(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return kind(value)
+
+    return convert
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """A converter for argparse: I and N of I/N."""
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/2")
+    return int(first), int(second)
+
+
+def tilt_pairs(text: str) -> list[tuple[float, float]]:
+    """A converter for argparse: angles in degrees, X,Y for each pattern."""
+    try:
+        pairs = [tuple(float(x) for x in pair.split(",")) for pair in text.split()]
+    except ValueError:
+        pairs = []
+    if not pairs or any(len(pair) != 2 or not all(abs(x) < 90 for x in pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not pairs of angles in degrees, such as '0,0 20,0'"
+        )
+    return pairs
+
+
+positive = _number("a positive number", lambda x: x > 0)
+not_negative = _number("a number of at least 0", lambda x: x >= 0)
+finite = _number("a number", lambda x: True)
+at_least_one = _number("a whole number of at least 1", lambda x: x >= 1, int)
+at_least_zero = _number("a whole number of at least 0", lambda x: x >= 0, int)
+
+
+def load_model(checkpoint: str | None) -> Any:
+    """The network of a folder, None for the package's own."""
+    from dd2d_jax.trained import load
+
+    return load(checkpoint)
+
+
+@contextlib.contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the file's name before errors that do not say it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(source) in str(error):
+            raise
+        raise UserError(f"{source}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line that may be printed."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # Names from files must not move the cursor.
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return line or type(error).__name__
+
+
+def check_file(option: str, path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Before the work begins: the file can be written."""
+    if path is None:
+        return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; give the name of a file")
+    above = path.absolute().parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written, {above} is no writable folder")
+
+
+def check_new(directory: Path) -> None:
+    """Before the work begins: nothing is overwritten, and the folder can be made."""
+    if directory.exists() or directory.is_symlink():
+        raise UserError(f"{directory}: exists already; choose another name or remove it")
+    above = next(p for p in directory.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{directory}: cannot be made, {above} is no writable folder")
+
+
+def say(line: str) -> None:
+    """Tell how far it is, beside the results."""
+    print(line, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Results for machines."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(table: Any) -> None:
+    """Results for people."""
+    from rich.console import Console
+
+    # Piped into a file there is no width to keep to.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table)

@@ -1,0 +1,251 @@
+"""`dd2d evaluate`, `dd2d report` and `dd2d snapshots`: how good a network is."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from dd2d_jax.commands.common import (
+    UserError,
+    add_checkpoint,
+    at_least_one,
+    at_least_zero,
+    check_file,
+    check_new,
+    command,
+    load_model,
+    naming,
+    positive,
+    print_json,
+    print_table,
+    say,
+)
+
+_LEVELS = ("clean", "perturbed", "thermal", "measured")
+
+
+def add_evaluate(commands: Any) -> None:
+    """Put `dd2d evaluate` among the commands."""
+    parser = command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure top-1/3/5/10/50 in percent and milliseconds a query, three methods side by side",
+        "dd2d evaluate --checkpoint runs/base --queries test.db --library all.db --level clean",
+    )
+    add_checkpoint(parser, required=True)
+    parser.add_argument(
+        "--queries", required=True, metavar="Q.db", help="crystals to find; uids as in the library"
+    )
+    parser.add_argument(
+        "--library",
+        required=True,
+        metavar="L.db",
+        help="crystals to search: a database, or a folder from dd2d index",
+    )
+    parser.add_argument(
+        "--level", choices=_LEVELS, default="clean", help="how the queries are disturbed (clean)"
+    )
+    parser.add_argument(
+        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: the queries of --level thermal"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from dd2d_jax.checkpoint import write_json
+    from dd2d_jax.evaluate import evaluate, stored
+    from dd2d_jax.library import MANIFEST, Library, read_source
+    from dd2d_jax.output import evaluation_table
+
+    out = None if args.json in (None, "-") else Path(args.json)
+    check_file("--json", out)
+    if (args.level == "thermal") != (args.snapshots is not None):
+        raise UserError(
+            "--level thermal and --snapshots S.db need each other; make S.db with dd2d snapshots"
+        )
+    _check_snapshots(args.snapshots)
+    model = load_model(args.checkpoint)
+    say(f"reading {args.queries}")
+    with naming(args.queries):
+        queries = read_source(args.queries)
+    say(f"reading {args.library}")
+    gallery = None
+    with naming(args.library):
+        if (Path(args.library) / MANIFEST).is_file():
+            library, gallery = stored(model, Library.load(args.library), say)
+        else:
+            library = read_source(args.library)
+    result = evaluate(model, queries, library, args.level, args.seed, say, args.snapshots, gallery)
+    if args.json == "-":
+        print_json(result)
+        return
+    if out is not None:
+        write_json(out, result)
+    print_table(evaluation_table(result))
+
+
+def add_report(commands: Any) -> None:
+    """Put `dd2d report` among the commands."""
+    parser = command(
+        commands,
+        "report",
+        _report,
+        "write a page with the tables and figures of the paper, made for a checkpoint",
+        "dd2d report --checkpoint runs/base --out runs/base_report",
+    )
+    add_checkpoint(parser, required=True)
+    parser.add_argument(
+        "--queries", metavar="Q.db", help="crystals to find (the checkpoint's own test.db)"
+    )
+    parser.add_argument(
+        "--library", metavar="L.db", help="crystals to search; the queries' uids (the queries)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="a new folder (report)"
+    )
+    parser.add_argument(
+        "--ablation",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="checkpoints to compare with it, on the same queries",
+    )
+    parser.add_argument(
+        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: adds the level thermal"
+    )
+    parser.add_argument(
+        "--crystal", metavar="UID", help="whose attention is drawn (the first of 3 to 6 atoms)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+
+
+def _report(args: argparse.Namespace) -> None:
+    check_new(args.out)
+    _check_snapshots(args.snapshots)
+    from dd2d_jax.checkpoint import best_step
+    from dd2d_jax.library import read_source
+    from dd2d_jax.output import evaluation_table
+    from dd2d_jax.report import make
+
+    model = load_model(args.checkpoint)
+    own_folder = Path(args.checkpoint).resolve()
+    names = [name for name in dict.fromkeys(args.ablation) if Path(name).resolve() != own_folder]
+    others = {name: (load_model(name), best_step(name)) for name in names}
+    own = Path(args.checkpoint) / "test.db"
+    if args.queries is None and not own.is_file():
+        raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
+    queries = str(own) if args.queries is None else args.queries
+    library = queries if args.library is None else args.library
+    sets = {}
+    for source in dict.fromkeys((queries, library)):
+        say(f"reading {source}")
+        with naming(source):
+            sets[source] = read_source(source)
+    about = {
+        "checkpoint": args.checkpoint,
+        "steps": best_step(args.checkpoint),
+        "queries": queries,
+        "library": library,
+    }
+    numbers = make(
+        model,
+        sets[queries],
+        sets[library],
+        args.out,
+        about,
+        others,
+        args.snapshots,
+        args.seed,
+        args.crystal,
+        say,
+    )
+    if args.json:
+        print_json(numbers)
+        return
+    for result in numbers["accuracy"]["levels"]:
+        print_table(evaluation_table(result))
+    print(f"{args.out / 'report.html'}: open it in a browser")
+
+
+def _check_snapshots(path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"{path}: no such file; make it with dd2d snapshots")
+
+
+def add_snapshots(commands: Any) -> None:
+    """Put `dd2d snapshots` among the commands."""
+    parser = command(
+        commands,
+        "snapshots",
+        _snapshots,
+        "make snapshots of crystals by molecular dynamics, for `dd2d evaluate --level thermal`; "
+        "started again, it goes on where it was ended",
+        "dd2d snapshots test.db thermal.db --calculator chgnet --temperature 300",
+    )
+    parser.add_argument("source", help="crystals, as `dd2d index` takes them")
+    parser.add_argument("out", type=Path, metavar="OUT.db", help="ASE database, begun or gone on")
+    parser.add_argument(
+        "--calculator",
+        required=True,
+        metavar="NAME",
+        help="chgnet, sevennet, emt, or module:function, which returns an ASE calculator",
+    )
+    parser.add_argument("--temperature", type=positive, default=300.0, metavar="T", help="K (300)")
+    parser.add_argument(
+        "--time",
+        type=positive,
+        default=1.0,
+        metavar="T",
+        help="ps before a crystal's first snapshot, and between two (1)",
+    )
+    parser.add_argument(
+        "--snapshots", type=at_least_one, default=1, metavar="N", help="of each crystal (1)"
+    )
+    parser.add_argument(
+        "--limit", type=at_least_one, metavar="N", help="the source's first N crystals"
+    )
+    parser.add_argument(
+        "--seed", type=at_least_zero, default=0, help="of velocities and thermostat (0)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _snapshots(args: argparse.Namespace) -> None:
+    from dd2d_jax import dynamics
+    from dd2d_jax.library import read_source
+
+    check_file("OUT.db", args.out, (".db",))
+    settings = dynamics.Settings(
+        args.calculator, args.temperature, args.time, args.snapshots, args.seed
+    )
+    say(f"reading {args.source}")
+    with naming(args.source):
+        crystals = read_source(args.source, args.data_dir)
+    if args.limit:
+        crystals = crystals.take(range(min(args.limit, len(crystals))))
+    with contextlib.redirect_stdout(sys.stderr):  # some calculators greet their users
+        made = dynamics.make(crystals, args.out, settings)
+    if args.json:
+        print_json({"out": str(args.out), **dataclasses.asdict(settings), **made})
+        return
+    print(
+        f"{args.out}: {made['snapshots']} snapshots of {made['crystals']} out of {len(crystals)} "
+        f"crystals ({made['before']} were there already)"
+    )
+    print(
+        f"mean temperature {made['kinetic_temperature']:.0f} K, "
+        f"rms displacement {made['displacement']:.3f} A"
+    )
+    for reason, named in made["skipped"].items():
+        uid, message = next(iter(named.items()))
+        print(f"skipped {len(named)}: {reason}, for example {uid}: {message}")

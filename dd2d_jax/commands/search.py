@@ -1,0 +1,228 @@
+"""`dd2d retrieve` and `dd2d propose`: from a pattern to its crystal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dd2d_jax.commands.common import (
+    UserError,
+    add_checkpoint,
+    add_scale,
+    at_least_one,
+    at_least_zero,
+    check_file,
+    check_new,
+    command,
+    load_model,
+    not_negative,
+    positive,
+    print_json,
+    print_table,
+    say,
+    tilt_pairs,
+)
+
+
+def add_retrieve(commands: Any) -> None:
+    """Put `dd2d retrieve` among the commands."""
+    parser = command(
+        commands,
+        "retrieve",
+        _retrieve,
+        "find the crystals of a library that explain a pattern best",
+        "dd2d retrieve saed.tif --scale 0.0052 --elements Mo,S --refine --output found\n"
+        "  dd2d retrieve a.csv b.csv --tilts '0,0 20,0' --refine --page both.html\n"
+        "  dd2d retrieve my_patterns --calibration camera.json --output my_results",
+    )
+    parser.add_argument(
+        "pattern",
+        nargs="+",
+        help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif); several of "
+        "one crystal with --tilts; a folder of them, each on its own, with --output: started "
+        "again, it goes on where it was ended",
+    )
+    add_scale(parser)
+    parser.add_argument(
+        "--scale-error",
+        type=not_negative,
+        default=0.02,
+        metavar="E",
+        help="how wrong the scale may be, relative; 1: known to a factor 2 (0.02)",
+    )
+    parser.add_argument(
+        "--tilts",
+        type=tilt_pairs,
+        metavar="'X,Y ...'",
+        help="of several patterns of one crystal, degrees about x and y, one pair for each",
+    )
+    _add_search(parser)
+    parser.add_argument(
+        "--rerank",
+        type=at_least_zero,
+        default=100,
+        metavar="N",
+        help="how many of the network's candidates are simulated and compared; 0: none (100)",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
+    )
+    parser.add_argument(
+        "--propose", action="store_true", help="crystals that the library does not hold as well"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
+    )
+
+
+def _retrieve(args: argparse.Namespace) -> None:
+    options = {
+        "k": args.k,
+        "elements": _elements(args.elements),
+        "rerank": args.rerank,
+        "refine": args.refine,
+        "propose": args.propose,
+        "scale_error": args.scale_error,
+    }
+    check_file("--page", args.page, (".html", ".htm"))
+    if len(args.pattern) == 1 and _is_folder(args.pattern[0]):
+        _retrieve_folder(args, options)
+        return
+    from dd2d_jax.lattice import PatternError
+    from dd2d_jax.patterns import read
+    from dd2d_jax.retrieval import retrieve
+
+    _check_patterns(args)
+    if args.output:
+        check_new(args.output)
+    seen = [read(path, args.scale, args.centre, args.calibration) for path in args.pattern]
+    say("searching")
+    model = load_model(args.checkpoint)
+    patterns, images = zip(*seen, strict=True)
+    pattern = patterns[0] if args.tilts is None else patterns
+    try:
+        found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
+    except PatternError as error:
+        raise UserError(f"{', '.join(args.pattern)}: {error}") from error
+    image = images[0] if args.tilts is None else None
+    if args.output:
+        found.write(args.output, image)
+    if args.page:
+        from dd2d_jax.files import new_file
+
+        with new_file(args.page) as part:
+            part.write_text(found.page(image), "utf-8")
+    _print_found(found, args.json)
+
+
+def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    folder = Path(args.pattern[0])
+    if args.output is None:
+        raise UserError(f"{folder}: a folder of patterns needs --output DIR for what is found")
+    if args.tilts is not None or args.page is not None:
+        raise UserError(
+            f"{folder}: each pattern of a folder is retrieved on its own and has its own page in "
+            "--output; --tilts and --page are for files"
+        )
+    from dd2d_jax.batch import retrieve_folder
+    from dd2d_jax.output import summary_table
+
+    rows = retrieve_folder(
+        folder, args.output, args.library, load_model(args.checkpoint), args.scale, args.centre,
+        args.calibration, options, say,
+    )  # fmt: skip
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(summary_table(rows))
+    if all(row["error"] for row in rows):
+        raise UserError(f"{folder}: none of its {len(rows)} patterns could be used")
+
+
+def _check_patterns(args: argparse.Namespace) -> None:
+    """Before the work begins: as many patterns as tilts, one without."""
+    for name in args.pattern:
+        if _is_folder(name):
+            raise UserError(f"{name}: a folder; give one folder alone, or files")
+    count = len(args.pattern)
+    if args.tilts is None and count > 1:
+        raise UserError(
+            f"{count} patterns need --tilts, degrees of each, such as '0,0 20,0'; patterns of "
+            "different crystals are retrieved one by one, or as a folder"
+        )
+    if args.tilts is not None and len(args.tilts) != count:
+        raise UserError(f"--tilts has {len(args.tilts)} pairs of angles for {count} patterns")
+
+
+def _is_folder(name: str) -> bool:
+    """Some image formats are folders, too."""
+    return Path(name).is_dir() and Path(name).suffix.lower() != ".zspy"
+
+
+def add_propose(commands: Any) -> None:
+    """Put `dd2d propose` among the commands."""
+    parser = command(
+        commands,
+        "propose",
+        _propose,
+        "find crystals that explain a pattern, those that the library does not hold as well",
+        "dd2d propose pattern.csv --library my_library --elements Mo,S --output proposed",
+    )
+    parser.add_argument(
+        "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
+    )
+    parser.add_argument(
+        "--scale", type=positive, metavar="S", help="1/angstrom per pixel, needed for images"
+    )
+    _add_search(parser)
+    parser.add_argument(
+        "--count", type=at_least_one, default=2000, metavar="N", help="proposals to simulate (2000)"
+    )
+
+
+def _propose(args: argparse.Namespace) -> None:
+    from dd2d_jax.lattice import PatternError
+    from dd2d_jax.library import Library
+    from dd2d_jax.patterns import read_pattern
+    from dd2d_jax.propose import PARENTS, propose
+    from dd2d_jax.retrieval import retrieve
+
+    if args.output:
+        check_new(args.output)
+    elements = _elements(args.elements)
+    pattern = read_pattern(args.pattern, scale=args.scale)
+    model, library = load_model(args.checkpoint), Library.load(args.library)
+    say("searching")
+    try:
+        found = retrieve(pattern, library, model, max(args.k, PARENTS))
+    except PatternError as error:
+        raise UserError(f"{args.pattern}: {error}") from error
+    say("proposing")
+    found = propose(found, library, model, args.k, elements, args.count)
+    if args.output:
+        found.write(args.output)
+    _print_found(found, args.json)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and where what is found goes."""
+    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    add_checkpoint(parser)
+    parser.add_argument("-k", type=at_least_one, default=10, metavar="K", help="candidates (10)")
+    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+    )
+    parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
+
+
+def _elements(text: str | None) -> list[str] | None:
+    return None if text is None else text.replace(" ", "").split(",")
+
+
+def _print_found(found: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_table(found.table())
