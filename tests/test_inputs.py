@@ -79,6 +79,9 @@ def test_the_config_names_the_data_and_its_splits(tmp_path):
         "validation": 2,
         "test": 2,
     }
+    config.data.limit = 33
+    with pytest.raises(ValueError, match="config.data.limit = 33, but .* has 32 crystals; 0 takes"):
+        load_crystals(config)
     config.data.path = str(tmp_path / "nothing.db")
     with pytest.raises(FileNotFoundError, match="nothing.db"):
         load_crystals(config)

@@ -50,9 +50,18 @@ def load_source(crystals: datasets.CrystalSet, conditions: Conditions) -> Source
 
 
 def load_crystals(config: ConfigDict) -> tuple[datasets.CrystalSet, dict[str, np.ndarray]]:
-    """The data set that the config names, and its splits as indices."""
+    """The data set that the config names, and its splits as indices.
+
+    Raises:
+        ValueError: it cannot be read, or has fewer crystals than the config asks for.
+    """
     data = config.data
     crystals = datasets.load(data.source, data.path or None, data.data_dir or None)
+    if not 0 <= data.limit <= len(crystals):
+        raise ValueError(
+            f"config.data.limit = {data.limit}, but {data.path or data.source} has "
+            f"{len(crystals)} crystals; 0 takes all"
+        )
     splits = datasets.split(crystals, data.split, data.split_seed, data.limit or None)
     return crystals, splits
 
