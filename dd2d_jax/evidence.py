@@ -159,8 +159,10 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     none = np.zeros(absent.shape, np.float32)
     added = (q.astype(np.float32), absent, none, np.zeros(absent.shape, bool))
     fields = (first.q, first.hk, first.intensity, first.measured)
-    joined = (np.concatenate([np.asarray(a), b], 1) for a, b in zip(fields, added, strict=True))
-    return Spots(*joined, first.lattice)
+    joined = [np.concatenate([np.asarray(a), b], 1) for a, b in zip(fields, added, strict=True)]
+    # Padding to the end: what is behind the last rod is not computed.
+    order = np.argsort((joined[1] == 0).all(-1), axis=1, kind="stable")[..., None]
+    return Spots(*(np.take_along_axis(x, order, 1) for x in joined), first.lattice)
 
 
 def _sized(values: np.ndarray, room: int) -> np.ndarray:

@@ -108,3 +108,7 @@ def test_rods_are_added_behind_the_spots(queries):
     whole = with_unseen(queries[0].settings, 1.0, 16, 8)
     assert whole.hk.shape[1:] == (24, 2)
     assert not whole.measured[:, 16:].any() and (whole.intensity[:, 16:] == 0).all()
+    wide = with_unseen(queries[0].settings, 1.0, 200, 8)
+    used = (wide.hk != 0).any(-1)
+    assert used.sum() > 8 * len(used) and not used.all()
+    assert (used[:, :-1] >= used[:, 1:]).all()  # padding comes last and is not computed
