@@ -48,8 +48,7 @@ def get_config() -> ConfigDict:
     config.thermal.displacement = 0.3  # angstrom, on each coordinate
 
     # And so many are distorted and hidden in part, as an image of a microscope, beside what
-    # `disturbance` says. None by default: 0.35 makes the network trust cells less, and costs more
-    # than a tenth of the perturbed queries (docs/accuracy.md).
+    # `disturbance` says; the weights in the package have seen 0.35 (configs/shipped.py).
     config.measured = ConfigDict()
     config.measured.share = 0.0
     config.measured.scale = 0.025

@@ -21,7 +21,7 @@ from dd2d_jax.lattice import PatternError
 from dd2d_jax.library import Library
 from dd2d_jax.output import progress
 from dd2d_jax.ranks import accuracy, rank, row_ranks
-from dd2d_jax.rerank import Query, compare, weigh
+from dd2d_jax.rerank import Query, compare, first_candidates, weigh
 from dd2d_jax.score import Table, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
 from dd2d_jax.trained import Model
@@ -198,19 +198,25 @@ def evaluate(
     begin = time.perf_counter()
     embedded = model.embed_patterns(few)
     cosines = _best_cosines(embedded, settings, gallery.embeddings)
+    of_found = cosines
+    if level == PATTERNS:
+        own = np.concatenate([asked[i].found for i in there])
+        edges = np.concatenate([[0], np.cumsum(own)])[settings]
+        of_found = _best_cosines(embedded[own], edges, gallery.embeddings)
     neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
     # Whose lattice is not found comes last.
     ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
     ranks["neural"][there] = row_ranks(cosines, truth[there])
     times = {"neural": neural_ms}
     for name, of in (
-        ("physics", lambda _, *about: physics_rank(table, *about)),
+        ("physics", lambda *about: physics_rank(table, *about[2:])),
         ("neural+rerank", rerank_rank),
     ):
         seconds = np.zeros(len(there))
-        for place, (i, cosine) in enumerate(zip(there, cosines, strict=True)):
+        for place, i in enumerate(there):
+            near = cosines[place], of_found[place]
             begin = time.perf_counter()
-            ranks[name][i] = of(cosine, library, asked[i], conditions, truth[i], hypotheses)
+            ranks[name][i] = of(*near, library, asked[i], conditions, truth[i], hypotheses)
             seconds[place] = time.perf_counter() - begin
         # The median: new sizes are compiled on the way.
         times[name] = 1000 * float(np.median(seconds)) + lattice_ms
@@ -288,14 +294,19 @@ def physics_rank(
 
 def rerank_rank(
     cosines: np.ndarray,
+    of_found: np.ndarray,
     library: CrystalSet,
     query: Query,
     conditions: Conditions,
     truth: int,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
 ) -> int:
-    """Rank when the network's first candidates are ordered by their probability."""
-    first = _first(cosines, RERANK)
+    """Rank when the network's first candidates are ordered by their probability.
+
+    Cosines (n,) are the best over all settings, and over those of the cell that was found.
+    """
+    both = (np.argsort(-x, kind="stable")[:RERANK] for x in (of_found, cosines))
+    first = first_candidates(*both, RERANK)
     scores = np.zeros((1, len(first)), np.float32)
     if len(query.settings.lattice) > 1:
         table = simulate_table(library.take(first).crystal, conditions, together=True)

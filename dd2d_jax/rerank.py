@@ -44,17 +44,19 @@ class Query:
     Attributes:
         settings: (S, T) its spots.
         whole: (S, U) the same, and after them the rods of its cell that show no spot.
+        found: (S,) False where the cell is twice the one that was found.
     """
 
     settings: Spots
     whole: Spots
+    found: np.ndarray
 
     @classmethod
     def known(cls, spots: Spots) -> Query:
         """Of spots (T,) whose setting is known; nothing is said of rods without a spot."""
         cut = strongest(spots, power_of_two(max(int(np.asarray(spots.mask).sum()), 1)))
         one = jax.tree.map(lambda x: np.asarray(x)[None], cut)
-        return cls(one, one)
+        return cls(one, one, np.ones(1, bool))
 
     @classmethod
     def indexed(cls, indexed: Indexed, q_max: float) -> Query:
@@ -66,12 +68,29 @@ class Query:
         spots = canonical_spots(indexed, q_max, _ALL)
         last = float(np.linalg.norm(np.asarray(spots.q), axis=-1).max())
         whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN)
-        return cls(strongest(spots, _SEEN), whole)
+        area = np.abs(np.linalg.det(np.asarray(spots.lattice, float)))
+        return cls(strongest(spots, _SEEN), whole, area < 1.5 * area.min())
 
     @classmethod
     def joined(cls, queries: Sequence[Query]) -> Query:
         """All settings of several, one after another."""
         return jax.tree.map(lambda *x: np.concatenate(x), *queries)
+
+
+def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `count` crystals: half of them the first of `found`, then those of `every`.
+
+    There are more settings of the cells of twice the area, and more crystals with large cells:
+    these would crowd out what fits the cell that was found.
+
+    Args:
+        found: rows by the settings of that cell (`Query.found`), the best first.
+        every: rows by all settings, the best first.
+        count: of them.
+    """
+    rows = np.concatenate([found[: count // 2], every])
+    _, first = np.unique(rows, return_index=True)
+    return rows[np.sort(first)][:count]
 
 
 def compare(table: Table, settings: Spots) -> np.ndarray:

@@ -21,7 +21,15 @@ from dd2d_jax.lattice import PatternError
 from dd2d_jax.library import Library
 from dd2d_jax.patterns import as_pattern
 from dd2d_jax.refine import Fit, fit, r_factors, tilt_in_setting
-from dd2d_jax.rerank import TEMPERATURE, Query, compare, log_none, probabilities, weigh
+from dd2d_jax.rerank import (
+    TEMPERATURE,
+    Query,
+    compare,
+    first_candidates,
+    log_none,
+    probabilities,
+    weigh,
+)
 from dd2d_jax.score import Table, simulate_table
 from dd2d_jax.spots import Conditions, Spots, power_of_two, sized
 from dd2d_jax.tilts import from_tilts, least_tilt, untilted
@@ -254,7 +262,7 @@ def _search(
         ]
     )
     few = sized(query.settings, conditions.tokens)
-    rows, cosines = library.search(model.embed_patterns(few), max(k, rerank), allowed)
+    rows, cosines = _proposed(library, model.embed_patterns(few), query, k, rerank, allowed)
     similarity, setting = cosines.max(0), cosines.argmax(0)
     value, order, none = similarity, np.arange(len(rows)), float("nan")
     probability = np.full(len(rows), np.nan)
@@ -288,6 +296,24 @@ def _search(
         for i in range(len(order))
     ]
     return Found(tuple(candidates), at, int(allowed.sum()), none)
+
+
+def _proposed(
+    library: Library,
+    embedded: np.ndarray,
+    query: Query,
+    k: int,
+    rerank: int,
+    allowed: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the network proposes: rows (n,), and their cosines (S, n) with each setting."""
+    if not rerank:
+        return library.search(embedded, k, allowed)
+    count = max(k, rerank)
+    found = embedded[np.resize(np.flatnonzero(query.found), len(embedded))]
+    (of_found, every), _ = library.search(np.stack([found, embedded]), count, allowed)
+    rows = first_candidates(of_found, every, count)
+    return rows, embedded @ np.asarray(library.embeddings[rows], np.float32).T
 
 
 def _scales(scale_error: float) -> np.ndarray:

@@ -12,7 +12,14 @@ from dd2d_jax import datasets, evidence, lattice
 from dd2d_jax.corrupt import LEVELS
 from dd2d_jax.evaluate import make_patterns, make_queries
 from dd2d_jax.evidence import Hypothesis, log_evidence, with_unseen
-from dd2d_jax.rerank import Query, compare, log_none, probabilities, weigh
+from dd2d_jax.rerank import (
+    Query,
+    compare,
+    first_candidates,
+    log_none,
+    probabilities,
+    weigh,
+)
 from dd2d_jax.score import simulate_table
 from dd2d_jax.spots import Conditions, half_plane
 
@@ -102,6 +109,20 @@ def test_known_spots_are_one_setting_and_say_nothing_of_what_is_absent(queries):
     query = Query.known(spots)
     assert query.settings.lattice.shape == (1, 2, 2)
     assert (query.whole.mask == (query.whole.hk != 0).any(-1)).all()
+
+
+def test_half_of_the_candidates_fit_the_cell_that_was_found():
+    found, every = np.array([7, 3, 9, 5]), np.array([1, 3, 2, 4, 6])
+    assert first_candidates(found, every, 4).tolist() == [7, 3, 1, 2]
+    assert first_candidates(every, every, 5).tolist() == every.tolist()
+
+
+def test_the_settings_of_the_cell_that_was_found_are_told_from_those_of_twice_its_area(queries):
+    for query in queries:
+        area = np.abs(np.linalg.det(query.settings.lattice))
+        assert 0 < query.found.sum() < len(query.found)
+        np.testing.assert_allclose(area[query.found], area.min(), rtol=1e-4)
+        np.testing.assert_allclose(area[~query.found], 2 * area.min(), rtol=1e-4)
 
 
 def test_rods_are_added_behind_the_spots(queries):
