@@ -310,10 +310,16 @@ def _proposed(
     if not rerank:
         return library.search(embedded, k, allowed)
     count = max(k, rerank)
-    found = embedded[np.resize(np.flatnonzero(query.found), len(embedded))]
-    (of_found, every), _ = library.search(np.stack([found, embedded]), count, allowed)
-    rows = first_candidates(of_found, every, count)
-    return rows, embedded @ np.asarray(library.embeddings[rows], np.float32).T
+    # Two queries of like size: the library is read once.
+    groups = [np.flatnonzero(x) for x in (query.found, ~query.found) if x.any()]
+    size = max(map(len, groups))
+    queries = np.stack([embedded[np.resize(group, size)] for group in groups])
+    each, _ = library.search(queries, count, allowed)
+    every = np.unique(each)
+    cosines = embedded @ np.asarray(library.embeddings[every], np.float32).T
+    order = every[np.argsort(-cosines.max(0), kind="stable")]
+    rows = first_candidates(each[0], order, count)
+    return rows, cosines[:, np.searchsorted(every, rows)]
 
 
 def _scales(scale_error: float) -> np.ndarray:
