@@ -120,13 +120,9 @@ def merge(libraries: Sequence[str | Path], directory: str | Path) -> dict[str, A
     with new_folder(directory) as folder:
         paths: list[Path] = []
         for library in opened:
-            if isinstance(library.crystals, CrystalSet):  # of format 1
-                library.save(folder / "converted")
-                library = Library.load(folder / "converted")
             for shard in library.crystals.shards:
                 paths.append(folder / shard_name(len(paths)))
                 shutil.copyfile(shard.path, paths[-1])
-            shutil.rmtree(folder / "converted", ignore_errors=True)
         return _finish(folder, paths, models.pop())
 
 
@@ -151,10 +147,6 @@ def _begin(directory: Path, plan: dict[str, Any], append: bool) -> int | None:
         if not made:
             raise LibraryError(f"{directory}: no library here to append to")
         manifest = read_manifest(directory)
-        if manifest["format"] == 1:
-            raise LibraryError(
-                f"{directory}: of format 1; `dd2d merge {directory} NEW` makes one to append to"
-            )
         if manifest["model"] != plan["model"]:
             raise LibraryError(
                 f"{directory}: built by model {manifest['model']}, not {plan['model']}; append "

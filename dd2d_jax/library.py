@@ -12,29 +12,24 @@ from dd2d_jax import datasets
 from dd2d_jax.checkpoint import write_json
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.files import new_folder
-from dd2d_jax.limits import MAX_NAME, first_line, read_json, read_npy, read_npz
+from dd2d_jax.limits import first_line, read_json
 from dd2d_jax.search import nearest
 from dd2d_jax.shards import (
     LibraryError,
     Shard,
     Stacked,
     StoredCrystals,
-    check_crystals,
     checked_report,
     digest,
     element_masks,
     write_shard,
 )
-from dd2d_jax.structures import MAX_ATOMS
 from dd2d_jax.trained import Model, load
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 # Rows of the source that make one part of a library.
 SHARD = 25_000
-# Format 1, in one piece, which the library in the package has.
-_FILES = ("embeddings.npy", "crystals.npz")
-_KINDS = [(2, "f", kind, "UUUbf") for kind in "iu"]
 DEFAULT = Path(__file__).parent / "weights" / "library"
 
 
@@ -146,14 +141,11 @@ class Library:
             report, model = checked_report(manifest["report"]), manifest["model"]
             if not isinstance(model, str):
                 raise TypeError("the manifest's model is no text")
-            if manifest["format"] == 1:
-                crystals, embeddings = _first_format(directory, manifest, report)
-            else:
-                shards = [_open(directory, entry, verify) for entry in manifest["shards"]]
-                if any(shard.model != model for shard in shards):
-                    raise LibraryError(f"{directory}: damaged, its parts are of several models")
-                crystals = StoredCrystals(shards, report)
-                embeddings = Stacked([shard.arrays["embeddings"] for shard in shards])
+            shards = [_open(directory, entry, verify) for entry in manifest["shards"]]
+            if any(shard.model != model for shard in shards):
+                raise LibraryError(f"{directory}: damaged, its parts are of several models")
+            crystals = StoredCrystals(shards, report)
+            embeddings = Stacked([shard.arrays["embeddings"] for shard in shards])
             count = manifest["crystals"]
         except LibraryError:
             raise
@@ -199,7 +191,7 @@ def read_manifest(directory: Path) -> dict:
         raise LibraryError(f"{directory}: no library here ({MANIFEST} is missing)")
     try:
         manifest = read_json(path)
-        if manifest["format"] not in (1, FORMAT) or isinstance(manifest["format"], bool):
+        if manifest["format"] != FORMAT:
             raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
     except LibraryError:
         raise
@@ -237,32 +229,3 @@ def _open(directory: Path, entry: dict, verify: bool) -> Shard:
     if verify and digest(path) != entry["sha256"]:
         raise LibraryError(f"{path}: damaged, build the library again")
     return shard
-
-
-def _first_format(
-    directory: Path, manifest: dict, report: dict
-) -> tuple[CrystalSet, np.ndarray]:
-    digests = manifest["sha256"]
-    for name in digests.keys() - set(_FILES):
-        raise LibraryError(f"{directory / MANIFEST}: unknown file {name!r}")
-    for name in _FILES:
-        if digest(directory / name) != digests[name]:
-            raise LibraryError(f"{directory / name}: damaged, build the library again")
-    embeddings = read_npy(directory / "embeddings.npy")
-    packed = read_npz(directory / "crystals.npz")
-    atoms, count = packed["atoms"], len(packed["lattice"])
-    check_crystals(*(packed[name] for name in ("lattice", "positions", "numbers")))
-    text = {k: packed[k] for k in ("uid", "formula", "prototype", "known", "lattice")}
-    kinds = "".join(x.dtype.kind for x in text.values())
-    if (embeddings.ndim, embeddings.dtype.kind, atoms.dtype.kind, kinds) not in _KINDS:
-        raise LibraryError(f"{directory}: damaged, its arrays are of another kind")
-    if any(x.dtype.kind == "U" and x.itemsize > 4 * MAX_NAME for x in text.values()):
-        raise LibraryError(f"{directory}: damaged, names of more than {MAX_NAME} characters")
-    whole = all(x.shape[:1] == (count,) for x in (atoms, embeddings, *text.values()))
-    if not whole or not 1 <= atoms.min() <= atoms.max() <= MAX_ATOMS:
-        raise LibraryError(f"{directory}: damaged, its arrays differ in length")
-    real = np.arange(atoms.max()) < atoms[:, None]
-    positions = np.zeros((*real.shape, 3), np.float32)
-    numbers = np.zeros(real.shape, np.int32)
-    positions[real], numbers[real] = packed["positions"], packed["numbers"]
-    return CrystalSet(positions=positions, numbers=numbers, report=report, **text), embeddings

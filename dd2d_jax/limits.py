@@ -92,15 +92,6 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a whole .npz of arrays ({first_line(problem)})") from problem
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, not pickled; ValueError where it is none."""
-    try:
-        with path.open("rb") as file:
-            return _npy(file, path.stat().st_size)
-    except Exception as problem:
-        raise ValueError(f"{path}: not a readable .npy array ({first_line(problem)})") from problem
-
-
 def _npy(file: Any, size: int) -> np.ndarray:
     """An array of a file of `size` bytes; its memory is taken only if they are there."""
     version = np.lib.format.read_magic(file)

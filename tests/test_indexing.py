@@ -195,8 +195,6 @@ def test_appending_needs_a_library_of_that_model(database, model, whole, tmp_pat
     other.seed = 5
     with pytest.raises(LibraryError, match="built by model"):
         build(database, whole, Model(other, initial_params(other)), append=True)
-    with pytest.raises(LibraryError, match="dd2d merge"):
-        build(database, DEFAULT, model, append=True)
 
 
 def test_an_append_ended_before_its_last_step_is_not_made_twice(database, model, tmp_path):
@@ -224,20 +222,6 @@ def test_merging_joins_libraries_without_a_model(whole, model, tmp_path):
     with pytest.raises(LibraryError, match="several models"):
         merge([whole, DEFAULT], tmp_path / "none")
     assert not (tmp_path / "none").exists()
-
-
-def test_a_library_of_the_first_format_is_converted_by_merging(tmp_path):
-    merge([DEFAULT], tmp_path / "new")
-    old, new = Library.load(), Library.load(tmp_path / "new")
-    np.testing.assert_allclose(np.asarray(new.embeddings), old.embeddings, rtol=2**-10, atol=1e-6)
-    rows = np.random.default_rng(0).integers(0, len(old), 40)
-    one, two = old.crystals.take(rows), new.crystals.take(rows)
-    assert one.uid.tolist() == two.uid.tolist()
-    size = two.numbers.shape[1]
-    np.testing.assert_array_equal(one.numbers[:, :size], two.numbers)
-    np.testing.assert_array_equal(new.crystals.known[rows], one.known)
-    carbon = [6]
-    np.testing.assert_array_equal(new.only(carbon), old.only(carbon))
 
 
 def test_a_source_without_a_crystal_leaves_nothing(model, tmp_path):

@@ -12,7 +12,7 @@ from ase.db import connect
 import diffraction as dx
 from configs import smoke
 from dd2d_jax import datasets
-from dd2d_jax.library import DEFAULT, Library, LibraryError
+from dd2d_jax.library import Library, LibraryError
 from dd2d_jax.retrieval import retrieve
 from dd2d_jax.trained import Model, initial_params
 
@@ -159,21 +159,6 @@ def test_a_manifest_that_lacks_something_is_refused(saved, key):
     refused(saved, "damaged")
 
 
-def test_pickles_are_never_opened(saved):
-    """A file from a stranger with a matching digest, but with objects in it."""
-    from hashlib import sha256
-
-    default = Library.load()  # of the first format
-    assert len(default) == len(default.embeddings) > 10_000
-    old = saved.parent / "old"
-    shutil.copytree(DEFAULT, old)
-    np.save(old / "embeddings.npy", np.array([{}, {}, {}], object), allow_pickle=True)
-    digests = json.loads((old / "manifest.json").read_text())["sha256"]
-    digests["embeddings.npy"] = sha256((old / "embeddings.npy").read_bytes()).hexdigest()
-    manifest(old, sha256=digests)
-    refused(old, "damaged")
-
-
 def test_no_library_is_said_to_be_there(tmp_path):
     refused(tmp_path, "no library here")
     refused(tmp_path / "absent", "no library here")
@@ -227,14 +212,6 @@ def test_retrieve_takes_a_library_by_its_folder(saved, model):
     assert retrieve(pattern, saved, model)[0].uid == "1T-PtS2"
     with pytest.raises(LibraryError, match="no library here"):
         retrieve(pattern, saved.parent / "absent", model)
-
-
-@pytest.mark.parametrize("change", ["embeddings.npy", "crystals.npz"])
-def test_a_damaged_library_of_the_first_format_is_refused(tmp_path, change):
-    shutil.copytree(DEFAULT, tmp_path / "old")
-    path = tmp_path / "old" / change
-    path.write_bytes(path.read_bytes()[:-1])
-    refused(tmp_path / "old", "damaged")
 
 
 def test_search_finds_the_nearest_of_the_allowed(library, saved):
