@@ -132,20 +132,21 @@ def save(directory: Path, name: str, step: int, state: Any, metrics: dict, keep:
         shutil.rmtree(folder / str(old))
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what saves that were killed left behind."""
-    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+def _sweep(folder: Path) -> bool:
+    """Remove what saves that were killed left behind; whether there was any."""
+    left = list(folder.glob("*.orbax-checkpoint-tmp*"))
+    for path in left:
         shutil.rmtree(path)
+    return bool(left)
 
 
 def _sweep_patiently(folder: Path) -> None:
     """Sweep after a failed save, of which other arrays may still be on their way to the disk."""
     for _ in range(10):
-        with contextlib.suppress(OSError):
-            _sweep(folder)
         time.sleep(0.1)
-        if not any(folder.glob("*.orbax-checkpoint-tmp*")):
-            return
+        with contextlib.suppress(OSError):
+            if not _sweep(folder):
+                return
 
 
 def restore(directory: Path, name: str, like: Any) -> Restored | None:

@@ -198,29 +198,30 @@ def evaluate(
     begin = time.perf_counter()
     embedded = model.embed_patterns(few)
     cosines = _best_cosines(embedded, settings, gallery.embeddings)
-    of_found = cosines
-    if level == PATTERNS:
-        own = np.concatenate([asked[i].found for i in there])
-        edges = np.concatenate([[0], np.cumsum(own)])[settings]
-        of_found = _best_cosines(embedded[own], edges, gallery.embeddings)
     neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
+    begin = time.perf_counter()
+    found = np.concatenate([asked[i].found for i in there])
+    of_found = cosines
+    if not found.all():
+        edges = np.concatenate([[0], np.cumsum(found)])[settings]
+        of_found = _best_cosines(embedded[found], edges, gallery.embeddings)
+    found_ms = 1000 * (time.perf_counter() - begin) / len(there)
     # Whose lattice is not found comes last.
     ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
     ranks["neural"][there] = row_ranks(cosines, truth[there])
     times = {"neural": neural_ms}
     for name, of in (
-        ("physics", lambda *about: physics_rank(table, *about[2:])),
-        ("neural+rerank", rerank_rank),
+        ("physics", lambda _, *about: physics_rank(table, *about)),
+        ("neural+rerank", lambda at, *about: rerank_rank(cosines[at], of_found[at], *about)),
     ):
         seconds = np.zeros(len(there))
         for place, i in enumerate(there):
-            near = cosines[place], of_found[place]
             begin = time.perf_counter()
-            ranks[name][i] = of(*near, library, asked[i], conditions, truth[i], hypotheses)
+            ranks[name][i] = of(place, library, asked[i], conditions, truth[i], hypotheses)
             seconds[place] = time.perf_counter() - begin
         # The median: new sizes are compiled on the way.
         times[name] = 1000 * float(np.median(seconds)) + lattice_ms
-    times["neural+rerank"] += neural_ms - lattice_ms
+    times["neural+rerank"] += neural_ms - lattice_ms + found_ms
     cell_ranks = np.full(len(queries), len(library))
     for i in there:
         cells = _nearness(table.lattice, asked[i].settings.lattice).max(0)
@@ -305,8 +306,7 @@ def rerank_rank(
 
     Cosines (n,) are the best over all settings, and over those of the cell that was found.
     """
-    both = (np.argsort(-x, kind="stable")[:RERANK] for x in (of_found, cosines))
-    first = first_candidates(*both, RERANK)
+    first = first_candidates(_first(of_found, RERANK), _first(cosines, RERANK), RERANK)
     scores = np.zeros((1, len(first)), np.float32)
     if len(query.settings.lattice) > 1:
         table = simulate_table(library.take(first).crystal, conditions, together=True)
@@ -321,8 +321,11 @@ def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
 
 
 def _first(scores: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` highest scores, the best first."""
     count = min(count, len(scores))
-    return np.argpartition(-scores, count - 1)[:count]
+    # Of a million only these are sorted.
+    few = np.argpartition(-scores, count - 1)[:count]
+    return few[np.argsort(-scores[few], kind="stable")]
 
 
 def _rank(

@@ -12,14 +12,7 @@ from dd2d_jax import datasets, evidence, lattice
 from dd2d_jax.corrupt import LEVELS
 from dd2d_jax.evaluate import make_patterns, make_queries
 from dd2d_jax.evidence import Hypothesis, log_evidence, with_unseen
-from dd2d_jax.rerank import (
-    Query,
-    compare,
-    first_candidates,
-    log_none,
-    probabilities,
-    weigh,
-)
+from dd2d_jax.rerank import Query, compare, first_candidates, log_none, probabilities, weigh
 from dd2d_jax.score import simulate_table
 from dd2d_jax.spots import Conditions, half_plane
 

@@ -138,9 +138,7 @@ def check_file(option: str, path: Path | None, suffixes: tuple[str, ...] = ()) -
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{option} {path}: a folder; give the name of a file")
-    above = path.absolute().parent
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{option} {path}: cannot be written, {above} is no writable folder")
+    check_above(f"{option} {path}: cannot be written", path.absolute().parent)
 
 
 def check_new(directory: Path) -> None:
@@ -148,8 +146,13 @@ def check_new(directory: Path) -> None:
     if directory.exists() or directory.is_symlink():
         raise UserError(f"{directory}: exists already; choose another name or remove it")
     above = next(p for p in directory.absolute().parents if p.exists())
+    check_above(f"{directory}: cannot be made", above)
+
+
+def check_above(problem: str, above: Path) -> None:
+    """Before the work begins: something can be made in a folder, else there is this problem."""
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{directory}: cannot be made, {above} is no writable folder")
+        raise UserError(f"{problem}, {above} is no writable folder")
 
 
 def say(line: str) -> None:

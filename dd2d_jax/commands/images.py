@@ -62,16 +62,14 @@ def _pattern(args: argparse.Namespace) -> None:
     from dd2d_jax import lattice
     from dd2d_jax.measure import measure
     from dd2d_jax.output import lattice_dict, measured_table
-    from dd2d_jax.patterns import is_image, pattern_dict, write_pattern
+    from dd2d_jax.patterns import pattern_dict, write_pattern
     from dd2d_jax.readers import read_image
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
-    for path in (args.image, args.mask):
-        if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file")
-        if path is not None and not is_image(path):
-            raise UserError(f"{path}: no image; dd2d pattern --help names the formats")
+    _check_image(args.image)
+    if args.mask is not None:
+        _check_image(args.mask)
     measured = measure(
         args.image,
         args.scale,
@@ -151,14 +149,10 @@ def add_calibrate(commands: Any) -> None:
 def _calibrate(args: argparse.Namespace) -> None:
     from dd2d_jax.calibrate import calibrate
     from dd2d_jax.output import calibration_table
-    from dd2d_jax.patterns import is_image
     from dd2d_jax.readers import read_image
 
     check_file("--output", args.output, (".json",))
-    if not args.image.exists():
-        raise UserError(f"{args.image}: no such file")
-    if not is_image(args.image):
-        raise UserError(f"{args.image}: no image; dd2d pattern --help names the formats")
+    _check_image(args.image)
     with naming(args.image):
         image = read_image(args.image)
         made = calibrate(image.pixels, args.material, args.scale, args.centre)
@@ -168,3 +162,12 @@ def _calibrate(args: argparse.Namespace) -> None:
         print_json(made.as_dict())
     else:
         print_table(calibration_table(made))
+
+
+def _check_image(path: Path) -> None:
+    from dd2d_jax.patterns import is_image
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if not is_image(path):
+        raise UserError(f"{path}: no image; dd2d pattern --help names the formats")

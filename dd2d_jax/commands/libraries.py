@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from dd2d_jax.commands.common import (
     UserError,
     add_checkpoint,
     at_least_one,
+    check_above,
     check_file,
     check_new,
     command,
@@ -62,8 +62,7 @@ def _index(args: argparse.Namespace) -> None:
     from dd2d_jax.streams import server_name
 
     above = next(p for p in (args.directory, *args.directory.absolute().parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{args.directory}: cannot be written, {above} is no writable folder")
+    check_above(f"{args.directory}: cannot be written", above)
     model = load_model(args.checkpoint)
     name = server_name(args.source) if "://" in args.source else args.source
     say(f"reading {name}")
