@@ -8,6 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
@@ -43,3 +48,35 @@ def new_folder(directory: str | Path) -> Iterator[Path]:
         part.rename(directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(directory: str | Path, wait: bool = True) -> Iterator[None]:
+    """While the body runs, no other process is in it with the same folder.
+
+    Where the file system knows no locks, nothing is held.
+
+    Args:
+        directory: a folder that exists.
+        wait: until the other one has left; else it is an error.
+
+    Raises:
+        BlockingIOError: another process is in it.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{directory}: another process is at work there; let it end, or choose another "
+                "folder"
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(folder)

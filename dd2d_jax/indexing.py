@@ -7,14 +7,11 @@ the same command goes on with it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import numpy as np
 from dd2d_jax import datasets
 from dd2d_jax.checkpoint import write_json
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.files import new_folder
+from dd2d_jax.files import alone, new_folder
 from dd2d_jax.library import MANIFEST, SHARD, Library, read_manifest, shard_name, write_manifest
 from dd2d_jax.output import progress
 from dd2d_jax.shards import LibraryError, Shard, write_shard
@@ -92,7 +89,7 @@ def build(
         left = sum(not path.exists() for path in paths)
         say(f"{directory}: {left} of {len(paths)} parts are left to other processes")
         return None
-    with _alone(directory):
+    with alone(directory):
         if not (directory / _PLAN).exists():  # another process was faster
             return read_manifest(directory)["report"]
         before = [directory / shard_name(i) for i in range(first)]
@@ -242,14 +239,3 @@ def _leave_out_repeated(paths: list[Path]) -> None:
 def _hashes(words: list[str]) -> np.ndarray:
     digests = b"".join(hashlib.blake2b(word.encode(), digest_size=8).digest() for word in words)
     return np.frombuffer(digests, np.uint64)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """While the body runs, no other process is in it."""
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)

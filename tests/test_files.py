@@ -2,7 +2,8 @@
 
 import pytest
 
-from dd2d_jax.files import new_file, new_folder
+from dd2d_jax import files
+from dd2d_jax.files import alone, new_file, new_folder
 
 
 def test_a_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path):
@@ -48,3 +49,22 @@ def test_a_folder_replaces_nothing(tmp_path):
     for path in (there, link):
         with pytest.raises(FileExistsError, match="exists already"), new_folder(path):
             pass
+
+
+def test_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
+    with alone(tmp_path), pytest.raises(BlockingIOError, match="another process"):
+        with alone(tmp_path, wait=False):
+            pass
+    with alone(tmp_path, wait=False):
+        pass
+
+
+def test_without_locks_a_folder_can_still_be_used(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError("No locks available")
+
+    for locks in (None, type("fcntl", (), {"LOCK_EX": 2, "LOCK_NB": 4, "flock": unsupported})):
+        monkeypatch.setattr(files, "fcntl", locks)
+        with alone(tmp_path, wait=False):
+            (tmp_path / "made").touch()
+    assert (tmp_path / "made").exists()

@@ -1,5 +1,6 @@
 """The loop: what is stopped goes on as if it had not been, and nothing is lost in silence."""
 
+import contextlib
 import errno
 import io
 import json
@@ -16,6 +17,7 @@ from ase.db import connect
 from rich.console import Console
 
 from dd2d_jax import checkpoint, datasets, trained
+from dd2d_jax.files import alone
 from dd2d_jax.ranks import TOP
 from train import loop, state, step
 
@@ -218,7 +220,8 @@ def test_runs_of_before_a_key_go_on_and_memory_may_be_saved_later(whole, config,
     (folder / "config.json").write_text(json.dumps(old))
     assert trained.load(folder).config.to_dict() == old
     config.train.accumulate = 2
-    loop._open(folder, config)
+    with contextlib.ExitStack() as held:
+        loop._open(folder, config, held)
 
 
 def test_best_is_the_best_perturbed_top1(config, tmp_path, monkeypatch):
@@ -350,6 +353,13 @@ def test_a_workdir_of_another_config_is_refused(whole, config):
     message = one_line(error)
     assert "model.width was 16 and is 32" in message and "train.batch was 8 and is 16" in message
     assert (whole / "config.json").read_text() == before
+
+
+def test_two_runs_do_not_write_into_one_workdir(config, tmp_path):
+    with alone(tmp_path), pytest.raises(OSError, match="another process") as error:
+        loop.run(config, tmp_path)
+    one_line(error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_config_that_cannot_be_used_does_not_keep_the_workdir(config, tmp_path):

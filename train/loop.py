@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,7 @@ from rich.table import Table
 from dd2d_jax import cache, checkpoint
 from dd2d_jax.corrupt import LEVELS, observe
 from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.files import new_file
+from dd2d_jax.files import alone, new_file
 from dd2d_jax.ranks import accuracy, embedding_ranks
 from dd2d_jax.spots import Conditions, Spots
 from dd2d_jax.trained import Model
@@ -46,16 +47,19 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
         ValueError: the workdir belongs to a run with another config, or the config makes no sense.
-        OSError: the workdir cannot be written.
+        OSError: the workdir cannot be written, or another run is at work there.
         Stopped: SIGTERM came; the same call goes on.
     """
-    hosts.on_first(lambda: _open(workdir, config))
-    cache.keep_compilations()
-    return train_and_evaluate(config, workdir, Console(quiet=not hosts.is_first()))
+    with contextlib.ExitStack() as held:
+        hosts.on_first(lambda: _open(workdir, config, held))
+        cache.keep_compilations()
+        return train_and_evaluate(config, workdir, Console(quiet=not hosts.is_first()))
 
 
-def _open(workdir: Path, config: ConfigDict) -> None:
+def _open(workdir: Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
+    # Started again before the run that it goes on with has ended, it would overwrite its steps.
+    held.enter_context(alone(workdir, wait=False))
     if (workdir / "config.json").exists():
         _check_same(checkpoint.read_config(workdir), config, workdir)
 
