@@ -63,9 +63,6 @@ def get_config() -> ConfigDict:
     config.model.layers = 3
     config.model.heads = 4
     config.model.embedding = 128
-    # The CGE's own transformer over atoms.
-    config.model.atom_width = 64
-    config.model.atom_layers = 1
     # Compute type; parameters stay float32.
     config.model.dtype = "float32"
 

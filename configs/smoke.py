@@ -13,7 +13,6 @@ def get_config() -> ConfigDict:
     config.model.width = 48
     config.model.layers = 1
     config.model.embedding = 32
-    config.model.atom_width = 32
     config.train.batch = 64
     config.train.steps = 60
     config.train.warmup = 10

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 
 import diffraction as dx
 from dd2d_jax.corrupt import clean_spots
-from dd2d_jax.paper_model import END, PADDING, sequences
+from dd2d_jax.paper_model import END, PADDING, PaperTower, sequences
 from dd2d_jax.spots import Spots, strongest_rods
 from dd2d_jax.trained import Model, tower_of
 
@@ -28,7 +28,7 @@ class Attention:
     """Attention within one encoder for one crystal.
 
     Attributes:
-        encoder: what it reads: "sequence" (the paper's network), "atoms" or "spots".
+        encoder: what it reads: "sequence" (the paper's network) or "spots" (the default one).
         tokens: (T,) what each token is, in words.
         kinds: (T,) the sort of each token.
         layers: (2,) or (1,) which blocks, counted from 1: the first and the last.
@@ -53,15 +53,12 @@ class Attention:
         return np.exp(-(self.weights * log).sum(-1)).mean(-1)
 
 
-def attention(model: Model, crystal: dx.Crystal) -> list[Attention]:
-    """Attention maps of the crystal's tower, one for each of its encoders.
+def attention(model: Model, crystal: dx.Crystal) -> Attention:
+    """Attention maps of the crystal's tower.
 
     Args:
         model: of either network.
         crystal: a single crystal in canonical setting, without batch axes.
-
-    Returns:
-        The paper's network: [sequence]; the default network: [atoms, spots].
     """
     batch = jax.tree.map(lambda x: x[None], crystal)
     conditions = model.conditions
@@ -81,16 +78,13 @@ def attention(model: Model, crystal: dx.Crystal) -> list[Attention]:
         return state["intermediates"]
 
     found = flax.traverse_util.flatten_dict(look(model.params, batch, spots))
-    encoders: dict[str, dict[int, np.ndarray]] = {}
-    for path, (weight,) in found.items():
-        block = int(re.search(r"\d+$", path[-2]).group())
-        encoders.setdefault(path[0], {})[block] = np.asarray(weight[0], np.float64)
-    if "ste" not in encoders:
-        return [_attention("sequence", *_sequence_tokens(batch), encoders["cge"])]
-    return [
-        _attention("atoms", *_atom_tokens(crystal), encoders["cge"]),
-        _attention("spots", *_spot_tokens(spots), encoders["ste"]),
-    ]
+    blocks = {
+        int(re.search(r"\d+$", path[-2]).group()): np.asarray(weight[0], np.float64)
+        for path, (weight,) in found.items()
+    }
+    if isinstance(tower, PaperTower):
+        return _attention("sequence", *_sequence_tokens(batch), blocks)
+    return _attention("spots", *_spot_tokens(spots), blocks)
 
 
 def _attention(
@@ -113,13 +107,6 @@ def _sequence_tokens(batch: dx.Crystal) -> tuple[list[str], list[str], np.ndarra
         kinds += ["coordinates"] * 3 + ["elements"]
     real = np.flatnonzero(sequence != PADDING)
     return [*tokens, "end"], [*kinds, "end"], real
-
-
-def _atom_tokens(crystal: dx.Crystal) -> tuple[list[str], list[str], np.ndarray]:
-    numbers = np.asarray(crystal.numbers)
-    real = np.flatnonzero(numbers)
-    names = _numbered(numbers[real])
-    return ["cell", *names], ["cell", *["atoms"] * len(names)], np.append(0, real + 1)
 
 
 def _spot_tokens(spots: Spots) -> tuple[list[str], list[str], np.ndarray]:

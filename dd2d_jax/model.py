@@ -1,8 +1,10 @@
 """The twin tower: crystallographic geometric encoder (CGE) and site texture encoder (STE).
 
-After Fu et al., Communications Physics 8, 221 (2025), with one change that decides: the CGE also
-reads the spots that its crystal gives in the simulator, through the same STE that reads measured
-patterns. The network then has to learn what is uncertain, not what a Fourier transform is.
+After Fu et al., Communications Physics 8, 221 (2025), with one change that decides: the CGE is the
+simulator followed by the STE. It reads the spots that its crystal gives, through the weights that
+read measured patterns, and nothing else: tokens of the atoms were measured and added nothing
+(docs/accuracy.md). The network then has to learn what is uncertain, not what a Fourier transform
+is, and where a crystal's origin lies cannot matter.
 """
 
 from __future__ import annotations
@@ -126,61 +128,19 @@ class STE(nn.Module):
         return nn.Dense(self.embedding, dtype=self.dtype, name="out")(x)
 
 
-class CGE(nn.Module):
-    """Crystallographic geometric encoder: a crystal, and its spots in the simulator, as one vector.
-
-    What the atoms add starts at zero: untrained, the CGE sees a crystal as the STE sees its
-    clean pattern.
-    """
-
-    ste: STE
-    width: int
-    layers: int
-    heads: int
-    embedding: int
-    dtype: jnp.dtype = jnp.float32
-    remat: bool = False
-
-    @nn.compact
-    def __call__(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
-        """Crystal (..., N) and Spots (..., T) -> (..., embedding), not normalised."""
-        lattice = lattice_features(crystal.lattice)
-        fractional = jnp.einsum(
-            "...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal
-        )
-        positions = jnp.concatenate(
-            [
-                fourier(fractional, (1, 2, 3)),
-                fourier(crystal.positions[..., 2:], (1 / 16, 1 / 8, 1 / 4, 1 / 2)),
-            ],
-            -1,
-        )
-        element = nn.Embed(104, 32, dtype=self.dtype, name="element")(crystal.numbers)
-        x = Encoder(self.width, self.layers, self.heads, self.dtype, self.remat)(
-            lattice, jnp.concatenate([element, positions], -1), crystal.numbers > 0
-        )
-        out = nn.Dense(
-            self.embedding, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out"
-        )
-        return self.ste(spots) + out(x)
-
-
 class TwoTower(nn.Module):
-    """Both encoders and the temperature of the contrastive loss."""
+    """Both towers, which share their weights, and the temperature of the contrastive loss."""
 
     width: int = 128
     layers: int = 3
     heads: int = 4
     embedding: int = 128
-    atom_width: int = 64
-    atom_layers: int = 1
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
     def setup(self) -> None:
-        last = self.heads, self.embedding, self.dtype, self.remat
-        self.ste = STE(self.width, self.layers, *last)
-        self.cge = CGE(self.ste, self.atom_width, self.atom_layers, *last)
+        sizes = self.width, self.layers, self.heads, self.embedding
+        self.ste = STE(*sizes, self.dtype, self.remat)
         # Paper: learned, from 1 / 0.07. Strongly typed: a weak type compiles the step twice.
         self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))
 
@@ -189,8 +149,12 @@ class TwoTower(nn.Module):
         return unit(self.ste(spots))
 
     def encode_crystal(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
-        """Unit vectors (..., embedding) of crystals, `spots` their own simulated ones."""
-        return unit(self.cge(crystal, spots))
+        """Unit vectors (..., embedding) of crystals, `spots` their own simulated ones.
+
+        `crystal` itself is what other networks read (`dd2d_jax.paper_model.PaperTower`).
+        """
+        del crystal
+        return unit(self.ste(spots))
 
     def __call__(
         self, crystal: dx.Crystal, crystal_spots: Spots, pattern_spots: Spots
@@ -206,13 +170,7 @@ class TwoTower(nn.Module):
     def from_config(cls, config) -> TwoTower:
         """From the `model` part of a config."""
         return cls(
-            config.width,
-            config.layers,
-            config.heads,
-            config.embedding,
-            config.atom_width,
-            config.atom_layers,
-            jnp.dtype(config.dtype),
+            config.width, config.layers, config.heads, config.embedding, jnp.dtype(config.dtype)
         )
 
 

@@ -163,7 +163,7 @@ def make(
             [point_group(library.atoms(i))
              for i in progress(range(len(library)), len(library), "point groups")]
         )  # fmt: skip
-        maps = attention(model, queries.crystal[looked_at])
+        seen = attention(model, queries.crystal[looked_at])
         shown = _shown(main.ranks)
         numbers = {
             "about": {**about, **_about(model), "seed": seed},
@@ -172,7 +172,7 @@ def make(
                 "chance": {f"top{k}": min(100.0, 100 * k / len(library)) for k in (1, 3, 5, 10)},
                 "published": PUBLISHED,
             },
-            "attention": _attention(queries, looked_at, maps),
+            "attention": _attention(queries, looked_at, seen),
             "point_groups": _point_groups(main, groups),
             "candidates": _candidates(main, shown, library, groups),
             "ablation": _ablation(model, answers, queries, library, seed, about, others or {}, say),
@@ -183,7 +183,7 @@ def make(
             },
         }
         say("drawing")
-        figures = {f"attention_{a.encoder}": report_figures.plot_attention(a) for a in maps}
+        figures = {"attention": report_figures.plot_attention(seen)}
         figures["point_groups"] = report_figures.plot_point_groups(numbers["point_groups"])
         figures["candidates"] = report_figures.plot_candidates(
             numbers["candidates"], main, shown, library, model.conditions
@@ -238,22 +238,17 @@ def _parameters(model: Model) -> int:
     return sum(x.size for x in jax.tree.leaves(model.params))
 
 
-def _attention(queries: CrystalSet, row: int, maps: list[Attention]) -> dict[str, Any]:
+def _attention(queries: CrystalSet, row: int, seen: Attention) -> dict[str, Any]:
     return {
         "uid": str(queries.uid[row]),
         "formula": str(queries.formula[row]),
-        "maps": [
-            {
-                "encoder": a.encoder,
-                "layers": a.layers,
-                "tokens": a.tokens,
-                "kinds": a.kinds,
-                "shares": {kind: share.tolist() for kind, share in a.shares().items()},
-                "effective": a.effective().tolist(),
-                "weights": np.round(a.weights, 5).tolist(),
-            }
-            for a in maps
-        ],
+        "encoder": seen.encoder,
+        "layers": seen.layers,
+        "tokens": seen.tokens,
+        "kinds": seen.kinds,
+        "shares": {kind: share.tolist() for kind, share in seen.shares().items()},
+        "effective": seen.effective().tolist(),
+        "weights": np.round(seen.weights, 5).tolist(),
     }
 
 

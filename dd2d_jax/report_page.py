@@ -19,9 +19,8 @@ _READS = {
     "sequence": "The network reads the crystal as a sequence: a start token, the cell, then x, y, "
     "z and the atomic number Z of each atom, and an end token. The start token is made to look at "
     "itself and the cell only.",
-    "atoms": "The atoms' encoder: the first token holds the cell, the others are atoms.",
-    "spots": "The spot encoder, which also reads patterns, over the crystal's own simulated "
-    "spots: the first token holds the cell, the others are pairs of spots (h k) and (-h -k), "
+    "spots": "The network reads the crystal's own simulated spots with the weights that read "
+    "patterns: the first token holds the cell, the others are pairs of spots (h k) and (-h -k), "
     "strongest first.",
 }
 
@@ -148,15 +147,12 @@ def _tops(values: Mapping[str, float]) -> list[str]:
 
 def _attention(attention: Mapping[str, Any], images: Mapping[str, bytes]) -> list[str]:
     crystal = f"{escaped(attention['formula'])} ({escaped(attention['uid'])})"
-    parts = [
+    return [
         "What the crystal's tower looks at (Fig. 2 of the paper)",
-        f"<p>Attention in the encoders of the crystal's tower for {crystal}. Each row is one "
-        "token, and its colours say how much of its attention goes to each column.</p>",
+        f"<p>Attention in the crystal's tower for {crystal}. Each row is one token, and its "
+        "colours say how much of its attention goes to each column.</p>",
+        _figure(images, "attention", _attention_caption(attention)),
     ]
-    for one in attention["maps"]:
-        name = one["encoder"]
-        parts.append(_figure(images, f"attention_{name}", _attention_caption(one)))
-    return parts
 
 
 def _attention_caption(one: Mapping[str, Any]) -> str:

@@ -32,10 +32,7 @@ _ROUND = 16
 _SORT_FROM = 4096
 # What a config may ask for: far more than any network of ours, and no more than can be built.
 _MOST = {
-    "model": {
-        "width": 4096, "layers": 64, "heads": 64, "embedding": 4096, "atom_width": 4096,
-        "atom_layers": 64,
-    },
+    "model": {"width": 4096, "layers": 64, "heads": 64, "embedding": 4096},
     "diffraction": {"tokens": 4096, "q_max": 10.0, "energy": 1e5, "b_iso": 100.0},
 }  # fmt: skip
 

@@ -45,7 +45,7 @@ TEXTBOOK = {
 @pytest.fixture(scope="module")
 def model() -> dd2d_jax.Model:
     config = smoke.get_config()
-    config.model.width = config.model.atom_width = config.model.embedding = 16
+    config.model.width = config.model.embedding = 16
     return dd2d_jax.Model(config, initial_params(config))
 
 

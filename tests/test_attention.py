@@ -42,50 +42,48 @@ def mos2() -> dx.Crystal:
 
 
 @pytest.fixture(scope="module")
-def maps(default, mos2) -> list[Attention]:
+def spots(default, mos2) -> Attention:
     return attention(default, mos2)
 
 
-def test_atoms_and_spots_are_named(maps, default, mos2):
-    atoms, spots = maps
-    assert (atoms.encoder, spots.encoder) == ("atoms", "spots")
-    assert atoms.tokens == ["cell", "Mo", "S1", "S2"]
-    assert atoms.kinds == ["cell", "atoms", "atoms", "atoms"]
+def test_the_default_networks_tokens_are_the_spots_named_by_strength(spots, default, mos2):
+    assert spots.encoder == "spots"
     batch = jax.tree.map(lambda x: x[None], mos2)
     hk = jnp.asarray(strongest_rods(batch, default.conditions, 8))
     seen = jax.jit(clean_spots)(batch, hk, default.conditions)
     count = int(seen.mask.sum())
     assert spots.tokens == ["cell", *(f"({h} {k})" for h, k in seen.hk[0][:count])]
+    assert spots.kinds == ["cell", *["spots"] * count]
     assert (np.diff(np.asarray(seen.intensity[0].max(-1))[:count]) <= 1e-6).all()
 
 
-def test_the_first_and_the_last_layer_are_shown(maps):
-    atoms, spots = maps
-    assert atoms.layers == [1] and spots.layers == [1, 3]
+def test_the_first_and_the_last_layer_are_shown(spots, mos2):
+    assert spots.layers == [1, 3] and attention(model(layers=1), mos2).layers == [1]
     assert spots.weights.shape == (2, 2, len(spots.tokens), len(spots.tokens))
     assert np.abs(spots.weights[0] - spots.weights[1]).max() > 0.01
 
 
-def test_rows_add_up_to_one_over_real_tokens(maps):
-    for one in maps:
-        np.testing.assert_allclose(one.weights.sum(-1), 1, atol=1e-5)
-        # And are no even spread.
-        assert one.weights.std() > 0.01
+def test_rows_add_up_to_one_over_real_tokens(spots):
+    np.testing.assert_allclose(spots.weights.sum(-1), 1, atol=1e-5)
+    # And are no even spread.
+    assert spots.weights.std() > 0.01
 
 
-def test_padding_is_neither_shown_nor_looked_at(maps, default, mos2):
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_padding_is_neither_shown_nor_looked_at(name, mos2):
     elsewhere = dx.Crystal(
         mos2.lattice,
         jnp.concatenate([jnp.full((2, 3), 0.7), mos2.positions[:3]]),
         jnp.roll(mos2.numbers, 2),
     )
-    for one, other in zip(maps, attention(default, elsewhere), strict=True):
-        assert one.tokens == other.tokens
-        np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
+    network = model(name)
+    one, other = attention(network, mos2), attention(network, elsewhere)
+    assert one.tokens == other.tokens
+    np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
 
 
 def test_the_published_networks_tokens_are_its_sequence(mos2):
-    (found,) = attention(model("paper", layers=2), mos2)
+    found = attention(model("paper", layers=2), mos2)
     assert found.encoder == "sequence" and found.layers == [1, 2]
     assert found.tokens[:8] == ["start", "a", "b", "c", "α", "β", "γ", "S1 x"]
     assert found.tokens[8:12] == ["S1 y", "S1 z", "S1 Z", "S2 x"]
@@ -98,9 +96,9 @@ def test_the_published_networks_tokens_are_its_sequence(mos2):
 
 def test_shares_and_effective_tokens_of_known_maps():
     even, one = np.full((3, 3), 1 / 3), np.eye(3)
-    found = Attention("atoms", ["cell", "B", "N"], ["cell", "atoms", "atoms"], [1],
+    found = Attention("spots", ["cell", "(1 0)", "(0 1)"], ["cell", "spots", "spots"], [1],
                       np.array([[even, one, [[1, 0, 0]] * 3]]))  # fmt: skip
     np.testing.assert_allclose(found.effective(), [[3, 1, 1]])
     shares = found.shares()
     np.testing.assert_allclose(shares["cell"], [[1 / 3, 1 / 3, 1]])
-    np.testing.assert_allclose(shares["atoms"], [[2 / 3, 2 / 3, 0]])
+    np.testing.assert_allclose(shares["spots"], [[2 / 3, 2 / 3, 0]])

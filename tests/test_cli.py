@@ -51,7 +51,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with an untrained model, crystals, their library, and what is wrong with others."""
     folder = tmp_path_factory.mktemp("cli")
     config = smoke.get_config()
-    config.model.width = config.model.embedding = config.model.atom_width = 16
+    config.model.width = config.model.embedding = 16
     config.model.heads = 2
     config.data.data_dir = str(folder / "data")
     run = folder / "run"

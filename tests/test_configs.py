@@ -69,8 +69,7 @@ def test_a_config_makes_everything_that_it_configures(name):
     assert Conditions.from_config(config.diffraction).tokens == config.diffraction.tokens
     Disturbance(**config.disturbance)
     tower = tower_of(config.model)
-    for width in ("width", "atom_width"):
-        assert getattr(tower, width, 0) % tower.heads == 0
+    assert tower.width % tower.heads == 0
 
 
 def test_smoke_is_smaller():

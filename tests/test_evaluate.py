@@ -41,7 +41,7 @@ TOP = ("top1", "top3", "top5", "top10", "top50")
 @pytest.fixture(scope="module")
 def model() -> Model:
     config = smoke.get_config()
-    config.model.width = config.model.atom_width = config.model.embedding = 16
+    config.model.width = config.model.embedding = 16
     return Model(config, initial_params(config))
 
 

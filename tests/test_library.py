@@ -26,7 +26,7 @@ SHEETS = {
 def tiny(seed: int = 0) -> Model:
     config = smoke.get_config()
     config.seed = seed
-    config.model.width = config.model.atom_width = config.model.embedding = 16
+    config.model.width = config.model.embedding = 16
     return Model(config, initial_params(config))
 
 

@@ -43,7 +43,6 @@ TINY = (
     "--config.model.width=16",
     "--config.model.heads=2",
     "--config.model.embedding=8",
-    "--config.model.atom_width=16",
     "--config.train.batch=4",
     "--config.train.steps=2",
     "--config.train.warmup=1",

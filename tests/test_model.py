@@ -26,7 +26,7 @@ def untrained():
 
 @pytest.fixture(scope="module")
 def params(untrained):
-    """As after training: nothing is zero any more."""
+    """As after training: nothing is near zero any more."""
     leaves, tree = jax.tree.flatten(untrained)
     rng = np.random.default_rng(0)
     return jax.tree.unflatten(
@@ -43,7 +43,9 @@ def batch(layer) -> tuple[dx.Crystal, Spots]:
 
 
 @jax.jit
-def cge(params, crystal, spots):
+def cge(params, crystal, hk):
+    """The crystal's tower, simulator and all; `hk` are the rods that are simulated."""
+    spots = clean_spots(crystal, hk, CONDITIONS)
     return TOWER.apply({"params": params}, crystal, spots, method="encode_crystal")
 
 
@@ -59,7 +61,7 @@ def both(params, crystal, crystal_spots, pattern_spots):
 
 def test_embeddings_are_unit_vectors(params, batch):
     crystal, spots = batch
-    for found in (cge(params, crystal, spots), ste(params, spots)):
+    for found in (cge(params, crystal, spots.hk), ste(params, spots)):
         assert found.shape == (4, 8) and found.dtype == jnp.float32
         np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1, rtol=1e-5)
 
@@ -67,18 +69,15 @@ def test_embeddings_are_unit_vectors(params, batch):
 def test_both_towers_are_callable_alone_and_together(params, batch):
     crystal, spots = batch
     crystals, patterns, scale = both(params, crystal, spots, spots)
-    np.testing.assert_allclose(crystals, cge(params, crystal, spots), atol=1e-5)
+    np.testing.assert_allclose(crystals, cge(params, crystal, spots.hk), atol=1e-5)
     np.testing.assert_allclose(patterns, ste(params, spots), atol=1e-5)
     assert scale == pytest.approx(float(jnp.exp(params["log_scale"])), rel=1e-6)
-    # The pattern's tower needs no parameters of the crystal's.
-    alone = {name: value for name, value in params.items() if name != "cge"}
-    np.testing.assert_array_equal(ste(alone, spots), ste(params, spots))
 
 
 def test_one_crystal_is_a_row_of_the_batch(params, batch):
     crystal, spots = batch
-    one = cge(params, jax.tree.map(lambda x: x[2], crystal), jax.tree.map(lambda x: x[2], spots))
-    np.testing.assert_allclose(one, cge(params, crystal, spots)[2], atol=1e-6)
+    one = cge(params, jax.tree.map(lambda x: x[2], crystal), spots.hk[2])
+    np.testing.assert_allclose(one, cge(params, crystal, spots.hk)[2], atol=1e-5)
 
 
 def test_the_temperature_is_bounded(params, batch):
@@ -93,11 +92,9 @@ def test_it_starts_from_the_papers_temperature(untrained, batch):
     assert scale == pytest.approx(1 / 0.07, rel=1e-6)
 
 
-def test_untrained_a_crystal_is_seen_as_its_clean_pattern(untrained, params, batch):
+def test_a_crystal_is_seen_as_its_clean_pattern(params, batch):
     crystal, spots = batch
-    np.testing.assert_array_equal(cge(untrained, crystal, spots), ste(untrained, spots))
-    # And no longer once trained.
-    assert jnp.abs(cge(params, crystal, spots) - ste(params, spots)).max() > 0.01
+    np.testing.assert_allclose(cge(params, crystal, spots.hk), ste(params, spots), atol=1e-5)
 
 
 def test_padded_atoms_change_nothing(params, batch):
@@ -108,7 +105,7 @@ def test_padded_atoms_change_nothing(params, batch):
         jnp.pad(crystal.numbers, [(0, 0), (0, 3)]),
     )
     np.testing.assert_allclose(
-        cge(params, more, spots), cge(params, crystal, spots), atol=1e-6, rtol=0
+        cge(params, more, spots.hk), cge(params, crystal, spots.hk), atol=1e-5, rtol=0
     )
 
 
@@ -125,36 +122,27 @@ def test_padded_spots_change_nothing(params, batch):
         fill(spots.measured, False),
         spots.lattice,
     )
-    for found, expected in (
-        (ste(params, more), ste(params, spots)),
-        (cge(params, crystal, more), cge(params, crystal, spots)),
-    ):
-        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(ste(params, more), ste(params, spots), atol=1e-6, rtol=0)
 
 
 def test_gradients_in_padding_are_exactly_zero(params, batch):
-    crystal, spots = batch
+    _, spots = batch
     weight = jnp.asarray(np.random.default_rng(1).normal(size=8), jnp.float32)
 
-    def total(positions, q, intensity):
-        seen = dataclasses.replace(spots, q=q, intensity=intensity)
-        made = dataclasses.replace(crystal, positions=positions)
-        return (cge(params, made, seen) @ weight).sum() + (ste(params, seen) @ weight).sum()
+    def total(q, intensity):
+        return (ste(params, dataclasses.replace(spots, q=q, intensity=intensity)) @ weight).sum()
 
-    gradients = jax.jit(jax.grad(total, (0, 1, 2)))(crystal.positions, spots.q, spots.intensity)
-    masks = crystal.numbers > 0, spots.mask, spots.mask
-    for gradient, mask in zip(gradients, masks, strict=True):
-        assert not mask.all()
-        assert (gradient[~mask] == 0).all()
-        assert (jnp.abs(gradient[mask]) > 0).mean() > 0.9
+    for gradient in jax.jit(jax.grad(total, (0, 1)))(spots.q, spots.intensity):
+        assert not spots.mask.all()
+        assert (gradient[~spots.mask] == 0).all()
+        assert (jnp.abs(gradient[spots.mask]) > 0).mean() > 0.9
 
 
 def test_gradients_through_the_simulator_are_zero_in_padding(params, batch):
     crystal, spots = batch
 
     def total(positions):
-        made = dataclasses.replace(crystal, positions=positions)
-        return cge(params, made, clean_spots(made, spots.hk, CONDITIONS))[:, 0].sum()
+        return cge(params, dataclasses.replace(crystal, positions=positions), spots.hk)[:, 0].sum()
 
     gradient = jax.jit(jax.grad(total))(crystal.positions)
     assert np.isfinite(gradient).all()
@@ -172,7 +160,7 @@ def test_the_order_of_atoms_and_spots_means_nothing(params, batch):
         spots.lattice,
     )
     np.testing.assert_allclose(
-        cge(params, mixed, turned), cge(params, crystal, spots), atol=1e-5, rtol=0
+        cge(params, mixed, turned.hk), cge(params, crystal, spots.hk), atol=1e-5, rtol=0
     )
     np.testing.assert_allclose(ste(params, turned), ste(params, spots), atol=1e-5, rtol=0)
 
@@ -181,14 +169,12 @@ def moved(crystal: dx.Crystal, by) -> dx.Crystal:
     return dataclasses.replace(crystal, positions=crystal.positions + jnp.asarray(by))
 
 
-def test_shifting_the_crystal_changes_only_what_the_atoms_say(untrained, params, batch):
+def test_the_origin_of_the_crystal_means_nothing(params, batch):
     crystal, spots = batch
-    shifted = moved(crystal, [0.7, -0.4, 0.0])
-    again = clean_spots(shifted, spots.hk, CONDITIONS)
+    shifted = moved(crystal, [0.7, -0.4, 0.3])
     np.testing.assert_allclose(
-        cge(untrained, shifted, again), cge(untrained, crystal, spots), atol=1e-5, rtol=0
+        cge(params, shifted, spots.hk), cge(params, crystal, spots.hk), atol=1e-4, rtol=0
     )
-    assert jnp.abs(cge(params, shifted, again) - cge(params, crystal, spots)).max() > 1e-3
 
 
 def test_atoms_moved_by_whole_cells_are_the_same_crystal(params, batch):
@@ -197,7 +183,7 @@ def test_atoms_moved_by_whole_cells_are_the_same_crystal(params, batch):
     shift = jnp.einsum("nai,nij->naj", turns, crystal.lattice)
     other = moved(crystal, jnp.pad(shift, [(0, 0), (0, 0), (0, 1)]))
     np.testing.assert_allclose(
-        cge(params, other, spots), cge(params, crystal, spots), atol=1e-4, rtol=0
+        cge(params, other, spots.hk), cge(params, crystal, spots.hk), atol=1e-4, rtol=0
     )
 
 
@@ -212,7 +198,7 @@ def test_the_elements_are_read(params, batch):
     other = dataclasses.replace(
         crystal, numbers=jnp.where(crystal.numbers > 0, crystal.numbers + 1, 0)
     )
-    assert jnp.abs(cge(params, other, spots) - cge(params, crystal, spots)).max() > 1e-3
+    assert jnp.abs(cge(params, other, spots.hk) - cge(params, crystal, spots.hk)).max() > 1e-3
 
 
 def test_lattice_features_do_not_turn_with_the_cell(batch):
@@ -239,5 +225,5 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32_parameters(params, 
     half = TwoTower.from_config(config.model)
     found, _, _ = jax.jit(half.apply)({"params": params}, crystal, spots, spots)
     assert found.dtype == jnp.float32
-    assert (found * cge(params, crystal, spots)).sum(-1).min() > 0.98
+    assert (found * ste(params, spots)).sum(-1).min() > 0.98
     assert {x.dtype for x in jax.tree.leaves(initial_params(config))} == {jnp.dtype("float32")}

@@ -81,7 +81,7 @@ def test_training_and_retrieval(run, tmp_path):
     overrides = (
         "--config.data.source=ase_db", f"--config.data.path={path}", "--config.train.warmup=2",
         "--config.diffraction.tokens=8", "--config.model.width=16", "--config.model.heads=2",
-        "--config.model.embedding=8", "--config.model.atom_width=16", "--config.train.batch=16",
+        "--config.model.embedding=8", "--config.train.batch=16",
         "--config.train.evaluate_every=20", "--config.data.limit=0",
     )  # fmt: skip
     parameters = f"STEPS, LIBRARY, OVERRIDES = 40, {str(path)!r}, {' '.join(overrides)!r}"

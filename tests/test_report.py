@@ -110,7 +110,7 @@ def dd2d(place, monkeypatch, capsys):
 
 def test_the_folder_holds_page_numbers_and_figures(place, numbers):
     names = {path.name for path in (place / "new/folder").iterdir()}
-    figures = {"attention_atoms", "attention_spots", "point_groups", "candidates", "ranks"}
+    figures = {"attention", "point_groups", "candidates", "ranks"}
     assert names == {"report.html", "report.json", *(f"{name}.png" for name in figures)}
     for name in figures:
         assert (place / f"new/folder/{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -161,7 +161,7 @@ class Page(HTMLParser):
 def test_the_page_loads_nothing_and_is_whole(page):
     seen = Page()
     seen.feed(page)
-    assert seen.open == [] and seen.seen.count("img") == 5
+    assert seen.open == [] and seen.seen.count("img") == 4
     assert all(x.startswith("data:image/svg+xml;base64,") for x in seen.loads)
     assert "@import" not in page and "url(" not in page
 

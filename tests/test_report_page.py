@@ -43,12 +43,10 @@ NUMBERS = {
                       "perturbed": tops(55, 83, 94, 99)},
     },
     "attention": {
-        "uid": "c-1", "formula": "MoS2",
-        "maps": [{
-            "encoder": "atoms", "layers": [1], "tokens": ["cell", "B"], "kinds": ["cell", "atoms"],
-            "shares": {"cell": [[0.25, 0.75]], "atoms": [[0.75, 0.25]]},
-            "effective": [[1.5, 1.7]], "weights": [],
-        }],
+        "uid": "c-1", "formula": "MoS2", "encoder": "spots", "layers": [1],
+        "tokens": ["cell", "(1 0)"], "kinds": ["cell", "spots"],
+        "shares": {"cell": [[0.25, 0.75]], "spots": [[0.75, 0.25]]},
+        "effective": [[1.5, 1.7]], "weights": [],
     },
     "point_groups": {
         "level": "perturbed", "tolerance": 0.1, "symbols": ["-6m2", "3m"],
@@ -69,7 +67,7 @@ NUMBERS = {
                    "cosine_predicted": None}],
     },
 }  # fmt: skip
-IMAGES = dict.fromkeys(("attention_atoms", "point_groups", "candidates", "ranks"), b"<svg/>")
+IMAGES = dict.fromkeys(("attention", "point_groups", "candidates", "ranks"), b"<svg/>")
 
 
 @pytest.fixture
@@ -149,7 +147,7 @@ def test_text_from_files_never_becomes_a_tag(numbers, path):
 
 
 def test_a_long_map_says_how_much_is_not_drawn(numbers):
-    one = numbers["attention"]["maps"][0]
+    one = numbers["attention"]
     count = 66
     one["tokens"], one["kinds"] = ["x"] * count, ["cell"] * 33 + ["atoms"] * 33
     one["weights"] = [[[[1 / count] * count] * count]]

@@ -79,7 +79,7 @@ NEAR = {
 def model() -> Model:
     """Untrained: it sees a crystal as its clean pattern, which is all that is needed here."""
     config = smoke.get_config()
-    config.model.width = config.model.atom_width = config.model.embedding = 16
+    config.model.width = config.model.embedding = 16
     return Model(config, initial_params(config))
 
 

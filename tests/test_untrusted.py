@@ -530,7 +530,7 @@ def test_what_unpacks_to_more_than_weights_is_refused(tmp_path, monkeypatch):
     ("part", "name", "value"),
     [
         ("model", "layers", 10**9), ("model", "width", 10**9), ("model", "heads", 0),
-        ("model", "atom_layers", 10**9), ("model", "embedding", -1), ("model", "layers", True),
+        ("model", "embedding", -1), ("model", "layers", True),
         ("diffraction", "tokens", 10**9), ("diffraction", "q_max", 1e9),
         ("diffraction", "q_max", "1"), ("diffraction", "energy", float("nan")),
     ],

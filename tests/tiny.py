@@ -48,7 +48,6 @@ def config() -> ConfigDict:
     tiny.model.layers = 1
     tiny.model.heads = 2
     tiny.model.embedding = 8
-    tiny.model.atom_width = 16
     tiny.train.batch = 8
     tiny.train.steps = 6
     tiny.train.warmup = 2
