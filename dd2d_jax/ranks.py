@@ -5,24 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 TOP = (1, 3, 5, 10, 50)
+# Products of equal float32 vectors differ by so much with their place in a matrix.
+ROUNDING = 1e-6
 
 
-def rank(scores: np.ndarray, truth: int) -> int:
+def rank(scores: np.ndarray, truth: int, rounding: float = 0.0) -> int:
     """1 + the number of other candidates that score at least as high as the true one.
 
     Args:
         scores: (n,), higher is better.
         truth: the true candidate's place.
+        rounding: scores that differ by no more are a tie.
 
     A score that is not a number never wins, neither for the true candidate nor for another.
     """
     scores = np.nan_to_num(scores, nan=-np.inf)
-    return int((scores >= scores[truth]).sum())
+    return int((scores >= scores[truth] - rounding).sum())
 
 
-def row_ranks(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Ranks (m,) of the true candidates (m,) in each row of scores (m, n)."""
-    return np.array([rank(row, t) for row, t in zip(scores, truth, strict=True)], np.int64)
+def row_ranks(cosines: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Ranks (m,) of the true candidates (m,) in each row of cosines (m, n)."""
+    pairs = zip(cosines, truth, strict=True)
+    return np.array([rank(row, t, ROUNDING) for row, t in pairs], np.int64)
 
 
 def embedding_ranks(queries: np.ndarray, gallery: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dd2d_jax.ranks import TOP, accuracy, embedding_ranks, rank
+from dd2d_jax.ranks import ROUNDING, TOP, accuracy, embedding_ranks, rank
 
 NAN = float("nan")
 
@@ -48,6 +48,17 @@ def test_a_duplicate_in_the_gallery_counts_against():
     np.testing.assert_array_equal(
         embedding_ranks(gallery[[0, 1, 2]], gallery, np.array([0, 1, 2])), [2, 1, 2]
     )
+
+
+def test_equal_vectors_tie_whatever_their_products_round_to():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = vectors + rng.normal(scale=0.05, size=vectors.shape).astype(np.float32)
+    ranks = embedding_ranks(near, np.concatenate([vectors, vectors]), np.arange(300))
+    np.testing.assert_array_equal(ranks, 2)
+    just = np.array([0.5, 0.5 - 3e-7, 0.5 - 1e-5])
+    assert rank(just, 0) == 1 and rank(just, 0, ROUNDING) == 2
 
 
 def test_a_network_that_returns_nan_finds_nothing():
