@@ -27,7 +27,7 @@ from dd2d_jax.evaluate import PATTERNS, THERMAL, evaluate, make_queries, places,
 from dd2d_jax.files import new_folder
 from dd2d_jax.output import cell, progress
 from dd2d_jax.point_groups import TOLERANCE, counts, distance, point_group, tree
-from dd2d_jax.ranks import ROUNDING, accuracy, row_ranks
+from dd2d_jax.ranks import accuracy, row_orders, row_ranks
 from dd2d_jax.spots import Spots, strongest
 from dd2d_jax.trained import Model
 
@@ -94,14 +94,7 @@ def answer(
     cosines = model.embed_patterns(strongest(spots, model.conditions.tokens)) @ gallery.T
     truth = places(queries, library)
     ranks = row_ranks(cosines, truth)
-    # As in `rank`: a number that is not one comes last, and the true one after those it ties with.
-    known = np.nan_to_num(cosines, nan=-np.inf)
-    rows = np.arange(len(library))
-    order = []
-    for row, t in zip(known, truth, strict=True):
-        ties = (row >= row[t] - ROUNDING) & (row <= row[t] + ROUNDING)
-        order.append(np.lexsort((rows == t, -np.where(ties, row[t], row)))[:CANDIDATES])
-    order = np.array(order)
+    order = row_orders(cosines, truth, CANDIDATES)
     return Answers(level, spots, truth, cosines, ranks, order)
 
 

@@ -72,12 +72,13 @@ def test_both_towers_are_callable_alone_and_together(params, batch):
     np.testing.assert_allclose(crystals, cge(params, crystal, spots.hk), atol=1e-5)
     np.testing.assert_allclose(patterns, ste(params, spots), atol=1e-5)
     assert scale == pytest.approx(float(jnp.exp(params["log_scale"])), rel=1e-6)
+    assert set(params) == {"ste", "log_scale"}  # the towers share their weights
 
 
 def test_one_crystal_is_a_row_of_the_batch(params, batch):
     crystal, spots = batch
     one = cge(params, jax.tree.map(lambda x: x[2], crystal), spots.hk[2])
-    np.testing.assert_allclose(one, cge(params, crystal, spots.hk)[2], atol=1e-5)
+    np.testing.assert_allclose(one, cge(params, crystal, spots.hk)[2], atol=1e-6)
 
 
 def test_the_temperature_is_bounded(params, batch):
@@ -105,7 +106,7 @@ def test_padded_atoms_change_nothing(params, batch):
         jnp.pad(crystal.numbers, [(0, 0), (0, 3)]),
     )
     np.testing.assert_allclose(
-        cge(params, more, spots.hk), cge(params, crystal, spots.hk), atol=1e-5, rtol=0
+        cge(params, more, spots.hk), cge(params, crystal, spots.hk), atol=1e-6, rtol=0
     )
 
 
@@ -173,7 +174,7 @@ def test_the_origin_of_the_crystal_means_nothing(params, batch):
     crystal, spots = batch
     shifted = moved(crystal, [0.7, -0.4, 0.3])
     np.testing.assert_allclose(
-        cge(params, shifted, spots.hk), cge(params, crystal, spots.hk), atol=1e-4, rtol=0
+        cge(params, shifted, spots.hk), cge(params, crystal, spots.hk), atol=1e-5, rtol=0
     )
 
 

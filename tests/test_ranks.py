@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dd2d_jax.ranks import ROUNDING, TOP, accuracy, embedding_ranks, rank
+from dd2d_jax.ranks import TOP, accuracy, embedding_ranks, rank, row_ranks
 
 NAN = float("nan")
 
@@ -58,7 +58,7 @@ def test_equal_vectors_tie_whatever_their_products_round_to():
     ranks = embedding_ranks(near, np.concatenate([vectors, vectors]), np.arange(300))
     np.testing.assert_array_equal(ranks, 2)
     just = np.array([0.5, 0.5 - 3e-7, 0.5 - 1e-5])
-    assert rank(just, 0) == 1 and rank(just, 0, ROUNDING) == 2
+    assert rank(just, 0) == 1 and row_ranks(just[None], [0]) == [2]
 
 
 def test_a_network_that_returns_nan_finds_nothing():
