@@ -107,6 +107,12 @@ class Library:
             masks = [element_masks(self.crystals.numbers)]
         return np.concatenate([((mask & ~allowed) == 0).all(1) for mask in masks])
 
+    def without(self, rows: Sequence[int] | np.ndarray) -> Library:
+        """The library, in memory, without the crystals at these rows."""
+        keep = np.setdiff1d(np.arange(len(self)), np.asarray(rows, int))
+        whole = getattr(self.crystals, "whole", self.crystals)
+        return Library(whole.take(keep), np.asarray(self.embeddings[keep]), self.model)
+
     def save(self, directory: str | Path) -> None:
         """Write the library as a folder, beside and moved into place.
 

@@ -24,7 +24,7 @@ from dd2d_jax.output import safe_name
 from dd2d_jax.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.refine import fit, r_factors
 from dd2d_jax.rerank import Query, log_none
-from dd2d_jax.retrieval import Candidate, Found, candidate, element_symbols
+from dd2d_jax.retrieval import Candidate, Found, candidate, conditions_at, element_symbols
 from dd2d_jax.score import score, simulate_table, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_two
 from dd2d_jax.trained import Model
@@ -118,7 +118,7 @@ def propose(
     if k < 1 or count < 1:
         raise ValueError(f"k and count must be at least 1, got k={k}, count={count}")
     elements = None if elements is None else element_symbols(elements)
-    conditions = model.conditions
+    conditions = conditions_at(model, found.energy)
     query = Query.indexed(found.indexed, conditions.q_max)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     rows = np.array([place[candidate.uid] for candidate in found], int)
@@ -140,6 +140,7 @@ def propose(
         found.indexed,
         found.searched + made.simulated,
         found.none,
+        energy=found.energy,
     )
 
 

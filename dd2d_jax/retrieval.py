@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ase.data import atomic_numbers
 
+import diffraction as dx
 from dd2d_jax import lattice as lattices
 from dd2d_jax.datasets import CrystalSet
 from dd2d_jax.evidence import measured
@@ -105,6 +106,7 @@ class Found(Sequence[Candidate]):
         none: probability that none of the library's crystals made the pattern; NaN without
             reranking.
         others: what was found for each further lattice in the pattern (twisted layers, grains).
+        energy: of the electrons, keV; None where it was not told: the model's was taken.
     """
 
     candidates: tuple[Candidate, ...]
@@ -112,6 +114,7 @@ class Found(Sequence[Candidate]):
     searched: int
     none: float = float("nan")
     others: tuple[Found, ...] = ()
+    energy: float | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -169,6 +172,7 @@ def retrieve(
     propose: bool = False,
     tilts: Sequence[Sequence[float]] | None = None,
     scale_error: float = 0.02,
+    energy: float | None = None,
 ) -> Found:
     """Rank the crystals of a library by how well each explains a pattern.
 
@@ -192,6 +196,7 @@ def retrieve(
             one of least tilt, which should be small, is searched with; all are refined together.
         scale_error: how wrong the pattern's scale may be, relative. Beyond 0.05 many scales between
             1 / (1 + scale_error) and 1 + scale_error are tried; 1 is one known to a factor 2.
+        energy: of the electrons, keV; None takes the pattern's, or else the model's.
 
     Raises:
         PatternError: the pattern is empty, not finite, or has no lattice.
@@ -207,18 +212,24 @@ def retrieve(
         raise ValueError("several tilts need a scale that is known: scale_error of 0.05 at most")
     if propose and not rerank:
         raise ValueError("proposals are weighed by simulation: rerank must be at least 1")
+    if energy is not None and not 1 <= energy <= 5000:
+        raise ValueError(f"energy must be in keV, 1 to 5000, such as 80; got {energy}")
+    patterns = [as_pattern(one) for one in (pattern if tilts is not None else [pattern])]
     if tilts is None:
-        seen = [[one] for one in lattices.find_all(as_pattern(pattern))]
+        seen = [[one] for one in lattices.find_all(patterns[0])]
     else:
-        seen = [from_tilts([as_pattern(one) for one in pattern], tilts)]
+        seen = [from_tilts(patterns, tilts)]
     model = load() if model is None else model
+    energy = _told(energy, patterns)
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
     if not propose:
         allowed = allowed_rows(library, elements)
         found = [
-            _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
+            _search(
+                indexed, library, model, k, allowed, rerank, refine, tilts, scale_error, energy
+            )
             for indexed in seen
         ]
     else:
@@ -229,12 +240,28 @@ def retrieve(
         every = np.ones(len(library), bool)
         found = [
             made(
-                _search(indexed, library, model, PARENTS, every, rerank, False, tilts, scale_error),
+                _search(
+                    indexed, library, model, PARENTS, every, rerank, False, tilts,
+                    scale_error, energy,
+                ),
                 library, model, k, elements, refine=refine,
             )
             for indexed in seen
         ]  # fmt: skip
     return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
+    """The electrons' energy in keV that was told, or that a pattern knows."""
+    known = [energy, *(getattr(pattern, "energy", None) for pattern in patterns)]
+    return next((float(x) for x in known if x is not None), None)
+
+
+def conditions_at(model: Model, energy: float | None) -> Conditions:
+    """The model's conditions, at an energy in keV; None is the model's own."""
+    if energy is None:
+        return model.conditions
+    return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
 
 
 def _search(
@@ -247,10 +274,11 @@ def _search(
     refine: bool,
     tilts: Sequence[Sequence[float]] | None,
     scale_error: float,
+    energy: float | None,
 ) -> Found:
     """Candidates among the `allowed` (n,) for one lattice, seen at one tilt or at several."""
     first = 0 if tilts is None else least_tilt(tilts)
-    conditions = model.conditions
+    conditions = conditions_at(model, energy)
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
     frames = lattices.frames(at)
     scales = _scales(scale_error)
@@ -295,7 +323,7 @@ def _search(
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))
     ]
-    return Found(tuple(candidates), at, int(allowed.sum()), none)
+    return Found(tuple(candidates), at, int(allowed.sum()), none, energy=energy)
 
 
 def _proposed(

@@ -34,6 +34,14 @@ def distinct(crystals: CrystalSet, library: CrystalSet, k: int) -> list[int]:
     return chosen
 
 
+def twins(crystals: CrystalSet, i: int, library: CrystalSet) -> np.ndarray:
+    """Rows of a library that hold crystal i's structure, by formula and atoms, not by cell."""
+    cell = crystals.lattice[i].astype(float)
+    this = _on_cell(crystals, i, cell)
+    same = np.flatnonzero(library.formula == crystals.formula[i])
+    return np.array([r for r in same if _alike(this, _on_cell(library, r, cell))], int)
+
+
 def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray) -> Structure:
     real = crystals.numbers[i] > 0
     positions = crystals.positions[i][real].astype(float)
