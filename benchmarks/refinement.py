@@ -27,11 +27,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffraction as dx  # noqa: E402
-from dd2d_jax import datasets  # noqa: E402
-from dd2d_jax.datasets import CrystalSet  # noqa: E402
-from dd2d_jax.refine import Fit, fit  # noqa: E402
+from dd2d_jax.crystals.symmetry import displacements  # noqa: E402
+from dd2d_jax.data import datasets  # noqa: E402
+from dd2d_jax.data.datasets import CrystalSet  # noqa: E402
+from dd2d_jax.refinement.refine import Fit, fit  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots, half_plane, pair_intensities, select  # noqa: E402
-from dd2d_jax.symmetry import displacements  # noqa: E402
 
 STRAIN, DISPLACEMENT, PLACE = 0.02, 0.1, 0.002
 ENERGY, B_ISO = 80.0, 0.5

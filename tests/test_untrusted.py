@@ -29,19 +29,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrusted import BINARIES, SHEET, TEXTS, asked_too_much, bounded, spoiled, tree
 
-from dd2d_jax import datasets, html_page, limits, output, sources
-from dd2d_jax.calibrate import Calibration, ring_positions
-from dd2d_jax.checkpoint import CheckpointError, restore, save
-from dd2d_jax.lattice import PatternError, find
-from dd2d_jax.library import Library
-from dd2d_jax.limits import read_npz
-from dd2d_jax.paper_model import _read_state
-from dd2d_jax.patterns import as_pattern, read_pattern
-from dd2d_jax.readers import read_image
-from dd2d_jax.shards import LibraryError, Shard, StoredCrystals, write_shard
-from dd2d_jax.streams import _without_secrets, server_name
-from dd2d_jax.structures import StructureError, layer, read_frames
-from dd2d_jax.trained import DEFAULT_WEIGHTS, load
+from dd2d_jax.crystals.structures import StructureError, layer, read_frames
+from dd2d_jax.data import datasets, sources
+from dd2d_jax.data.row_ranges import _without_secrets, server_name
+from dd2d_jax.images.calibration import Calibration, ring_positions
+from dd2d_jax.images.patterns import as_pattern, read_pattern
+from dd2d_jax.images.readers import read_image
+from dd2d_jax.lattices.lattice import PatternError, find
+from dd2d_jax.libraries.library import Library
+from dd2d_jax.libraries.shards import LibraryError, Shard, StoredCrystals, write_shard
+from dd2d_jax.networks.checkpoint import CheckpointError, restore, save
+from dd2d_jax.networks.paper_network import _read_state
+from dd2d_jax.networks.trained import DEFAULT_WEIGHTS, load
+from dd2d_jax.reports import html_page, output
+from dd2d_jax.util import limits
+from dd2d_jax.util.limits import read_npz
 
 SECONDS = float(os.environ.get("DD2D_FUZZ", 0))
 COUNT = 60
@@ -547,7 +549,7 @@ def test_a_checkpoint_holds_no_pipes_no_pickles_and_no_endless_arrays(tmp_path, 
     save(tmp_path, "best", 1, like, {})
     (tmp_path / "best" / "²").mkdir()
     assert restore(tmp_path, "best", like).step == 1
-    monkeypatch.setattr("dd2d_jax.checkpoint.MAX_ARRAYS", 2**20)
+    monkeypatch.setattr("dd2d_jax.networks.checkpoint.MAX_ARRAYS", 2**20)
     save(tmp_path, "best", 2, {"params": {"a": np.zeros(2**20, np.float32)}}, {})
     shutil.rmtree(tmp_path / "best" / "1", ignore_errors=True)
     refused(lambda p: restore(p, "best", like), tmp_path, "bytes of arrays", CheckpointError)

@@ -8,7 +8,7 @@ from ase.db import connect
 from ml_collections import ConfigDict
 
 from configs import base
-from dd2d_jax import datasets
+from dd2d_jax.data import datasets
 
 METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
 

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import diffraction as dx
-from dd2d_jax import datasets
-from dd2d_jax.paper_model import PaperTower
+from dd2d_jax.data import datasets
+from dd2d_jax.networks.paper_network import PaperTower
+from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, atom_slots, strongest_rods
-from dd2d_jax.trained import tower_of
 
 # Rods simulated for each token: disturbed atoms may lift a weak spot among the strongest.
 _SPARE = 1.5

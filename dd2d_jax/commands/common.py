@@ -104,7 +104,7 @@ at_least_zero = _number("a whole number of at least 0", lambda x: x >= 0, int)
 
 def load_model(checkpoint: str | None) -> Any:
     """The network of a folder, None for the package's own."""
-    from dd2d_jax.trained import load
+    from dd2d_jax.networks.trained import load
 
     return load(checkpoint)
 

@@ -59,11 +59,11 @@ def add_pattern(commands: Any) -> None:
 def _pattern(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from dd2d_jax import lattice
-    from dd2d_jax.measure import measure
-    from dd2d_jax.output import lattice_dict, measured_table
-    from dd2d_jax.patterns import pattern_dict, write_pattern
-    from dd2d_jax.readers import read_image
+    from dd2d_jax.images.measurement import measure
+    from dd2d_jax.images.patterns import pattern_dict, write_pattern
+    from dd2d_jax.images.readers import read_image
+    from dd2d_jax.lattices import lattice
+    from dd2d_jax.reports.output import lattice_dict, measured_table
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
@@ -92,8 +92,8 @@ def _pattern(args: argparse.Namespace) -> None:
     if args.output:
         write_pattern(measured.pattern, args.output)
     if args.plot:
-        from dd2d_jax.diagnostics import plot_steps
-        from dd2d_jax.figures import save
+        from dd2d_jax.reports.diagnostics import plot_steps
+        from dd2d_jax.reports.figures import save
 
         save(plot_steps(measured, found, why), args.plot)
     if found is None:
@@ -147,9 +147,9 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from dd2d_jax.calibrate import calibrate
-    from dd2d_jax.output import calibration_table
-    from dd2d_jax.readers import read_image
+    from dd2d_jax.images.calibration import calibrate
+    from dd2d_jax.images.readers import read_image
+    from dd2d_jax.reports.output import calibration_table
 
     check_file("--output", args.output, (".json",))
     _check_image(args.image)
@@ -165,7 +165,7 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _check_image(path: Path) -> None:
-    from dd2d_jax.patterns import is_image
+    from dd2d_jax.images.patterns import is_image
 
     if not path.exists():
         raise UserError(f"{path}: no such file")

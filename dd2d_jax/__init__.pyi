@@ -1,0 +1,11 @@
+from .crystals.structures import StructureError as StructureError
+from .images.patterns import read_pattern as read_pattern
+from .lattices.lattice import PatternError as PatternError
+from .libraries.library import Library as Library
+from .libraries.shards import LibraryError as LibraryError
+from .matching.retrieval import Candidate as Candidate
+from .matching.retrieval import Found as Found
+from .matching.retrieval import retrieve as retrieve
+from .networks.checkpoint import CheckpointError as CheckpointError
+from .networks.trained import Model as Model
+from .networks.trained import load as load
