@@ -1,4 +1,4 @@
-"""Compare the known monolayers of `dd2d_jax.data.prototypes` with two databases of computed crystals.
+"""Compare the known monolayers of `dd2d_jax.data.prototypes` with two computed databases.
 
     python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE] [--made-up]
 

@@ -1,11 +1,13 @@
-from .crystals.structures import StructureError as StructureError
 from .images.patterns import read_pattern as read_pattern
-from .lattices.lattice import PatternError as PatternError
 from .libraries.library import Library as Library
-from .libraries.shards import LibraryError as LibraryError
-from .matching.retrieval import Candidate as Candidate
-from .matching.retrieval import Found as Found
+from .matching.found import Candidate as Candidate
+from .matching.found import Found as Found
 from .matching.retrieval import retrieve as retrieve
-from .networks.checkpoint import CheckpointError as CheckpointError
 from .networks.trained import Model as Model
 from .networks.trained import load as load
+from .util.errors import CheckpointError as CheckpointError
+from .util.errors import LibraryError as LibraryError
+from .util.errors import PatternError as PatternError
+from .util.errors import StructureError as StructureError
+
+__version__: str

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-
-class UserError(Exception):
-    """Something that the user can put right; the message is one line."""
+from dd2d_jax.util.errors import UserError
 
 
 def command(

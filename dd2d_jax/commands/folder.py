@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.images.patterns import SUFFIXES, read
+from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.libraries.shards import digest
-from dd2d_jax.matching.retrieval import allowed_rows, retrieve
+from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.reports.found_files import write_found
-from dd2d_jax.reports.output import inert, printable, progress
 from dd2d_jax.util.files import new_file, new_folder
+from dd2d_jax.util.progress import progress
+from dd2d_jax.util.text import inert, printable
 
 # A row of the summary; without a result the fields between the first and the last are None.
 FIELDS = (

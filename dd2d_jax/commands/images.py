@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_scale,
     check_file,
     command,
@@ -18,6 +17,7 @@ from dd2d_jax.commands.common import (
     print_table,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 
 def add_pattern(commands: Any) -> None:
@@ -63,7 +63,9 @@ def _pattern(args: argparse.Namespace) -> None:
     from dd2d_jax.images.patterns import pattern_dict, write_pattern
     from dd2d_jax.images.readers import read_image
     from dd2d_jax.lattices import lattice
-    from dd2d_jax.reports.output import lattice_dict, measured_table
+    from dd2d_jax.reports.as_json import lattice_dict
+    from dd2d_jax.reports.tables import measured_table
+    from dd2d_jax.util import errors
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
@@ -86,7 +88,7 @@ def _pattern(args: argparse.Namespace) -> None:
         say(note)
     try:
         found, why = lattice.find(measured.pattern), ""
-    except lattice.PatternError as error:
+    except errors.PatternError as error:
         found, why = None, f"{args.image}: {error}"
     # Whether or not there is a lattice: a person may want to see why.
     if args.output:
@@ -149,7 +151,7 @@ def add_calibrate(commands: Any) -> None:
 def _calibrate(args: argparse.Namespace) -> None:
     from dd2d_jax.images.calibration import calibrate
     from dd2d_jax.images.readers import read_image
-    from dd2d_jax.reports.output import calibration_table
+    from dd2d_jax.reports.tables import calibration_table
 
     check_file("--output", args.output, (".json",))
     _check_image(args.image)

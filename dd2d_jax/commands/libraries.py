@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_checkpoint,
     at_least_one,
     check_above,
@@ -20,6 +19,7 @@ from dd2d_jax.commands.common import (
     print_json,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 
 def add_index(commands: Any) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     check_file,
     command,
     finite,
@@ -18,6 +17,7 @@ from dd2d_jax.commands.common import (
     print_table,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 # Rows and columns of a simulated image.
 _PIXELS = 512
@@ -77,7 +77,7 @@ def _simulate(args: argparse.Namespace) -> None:
     import diffraction as dx
     from dd2d_jax.crystals import structures
     from dd2d_jax.images.patterns import pattern_dict, write_pattern
-    from dd2d_jax.reports.output import pattern_table
+    from dd2d_jax.reports.tables import pattern_table
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dd2d_jax.commands.common import UserError, at_least_one, check_new, command, print_json
+from dd2d_jax.commands.common import at_least_one, check_new, command, print_json
+from dd2d_jax.util.errors import UserError
 
 
 def add_import_weights(commands: Any) -> None:

@@ -17,6 +17,7 @@ from ase.data.vdw_alvarez import vdw_radii
 
 from dd2d_jax.crystals.canonical import canonical_form, gauss_reduction
 from dd2d_jax.util import limits
+from dd2d_jax.util.errors import StructureError
 
 MIN_GAP = 5.0  # layers of a bulk van der Waals crystal are 2.5 to 4 apart, vacuum is 10 or more
 MAX_NUMBER = 103  # form factors end here
@@ -39,21 +40,6 @@ _FORMATS = {
     ".xsf": "xsf",
 }
 _ACCEPTED = "CIF (.cif), POSCAR or CONTCAR (also .vasp, .poscar), .extxyz, .xyz and .xsf"
-
-
-class StructureError(ValueError):
-    """A structure that is no usable 2D crystal: what was wrong, where, and what would be right.
-
-    `reason` is a short category ("bulk", "chain", ...), by which skipped structures are counted.
-    """
-
-    def __init__(self, reason: str, message: str):
-        super().__init__(" ".join(message.split()))
-        self.reason = reason
-
-    def at(self, where: str) -> "StructureError":
-        """The same error with the file or row that it happened in."""
-        return StructureError(self.reason, f"{where}: {self}")
 
 
 class Layer(NamedTuple):

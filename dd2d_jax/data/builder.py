@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dd2d_jax.crystals.structures import Layer
-from dd2d_jax.data import datasets, sources
-from dd2d_jax.reports.output import progress
+from dd2d_jax.data import crystal_set, sources, usable
+from dd2d_jax.util.progress import progress
 
 REPORT = "report.json"
 SPLIT = "crystals"
@@ -64,10 +64,10 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
         return {SPLIT: self._generate_examples(None if path is None else Path(path))}
 
     def _generate_examples(self, path: Path | None) -> Iterator[tuple[int, dict[str, Any]]]:
-        report = datasets.new_report()
+        report = crystal_set.new_report()
         entries, total = sources.READERS[self.builder_config.source](path)
         entries = progress(entries, total, "preparing crystals")
-        for key, (info, crystal) in enumerate(datasets.usable(entries, report)):
+        for key, (info, crystal) in enumerate(usable.usable(entries, report)):
             yield key, {**info, **crystal._asdict()}
         # into TFDS's unfinished folder: it comes into being together with the data
         Path(self.data_dir, REPORT).write_text(json.dumps(report, indent=1))
@@ -89,7 +89,7 @@ def read(
     folder = Path(builder.data_dir)
     if not (folder / REPORT).is_file():
         _prepare(builder, manual)
-        datasets.print_report(json.loads((folder / REPORT).read_text()), f"{source} {path or ''}")
+        usable.print_report(json.loads((folder / REPORT).read_text()), f"{source} {path or ''}")
     infos, layers = [], []
     for row in builder.as_data_source(split=SPLIT):
         infos.append(

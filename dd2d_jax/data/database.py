@@ -17,7 +17,7 @@ from urllib.parse import quote
 import ase
 import numpy as np
 
-from dd2d_jax.crystals.structures import StructureError
+from dd2d_jax.util.errors import StructureError
 from dd2d_jax.util.limits import first_line, parse_json
 
 # Bytes of a row, calculated data included, which are not read.

@@ -8,7 +8,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from dd2d_jax.crystals.structures import to_atoms
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 
 # Two structures are one where atoms differ by less than this, angstrom (root mean square).
 SAME = 0.3

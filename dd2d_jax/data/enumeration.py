@@ -22,14 +22,14 @@ from ase.data import atomic_numbers
 from dd2d_jax.crystals.canonical import _UNIMODULAR, gauss_reduction
 from dd2d_jax.crystals.canonical_batch import canonical_forms
 from dd2d_jax.crystals.structures import Layer, layer
-from dd2d_jax.data import datasets, prototypes
-from dd2d_jax.data.datasets import CrystalSet, reduced_formula
+from dd2d_jax.data import crystal_set, prototypes, usable
+from dd2d_jax.data.crystal_set import CrystalSet, reduced_formula
 from dd2d_jax.data.prototypes import decorate
 from dd2d_jax.data.prototypes.elements import options
 from dd2d_jax.data.prototypes.reference import Reference, references
 from dd2d_jax.data.prototypes.unique import MIN_CONTACT, distances, nearest_contact
-from dd2d_jax.reports.output import progress
 from dd2d_jax.util.files import new_file
+from dd2d_jax.util.progress import progress
 
 _TOGETHER = 256  # crystals made at once
 _WRITTEN = 1000  # rows of a database written between two steps of the progress
@@ -197,7 +197,7 @@ class Enumeration:
 
     def read(self, start: int, stop: int) -> CrystalSet:
         """Crystals [start, stop), in canonical setting, less those whose atoms are too close."""
-        report = datasets.new_report()
+        report = crystal_set.new_report()
         stop = min(stop, self.rows)
         report["rows"] = stop - start
         infos, layers = [], []
@@ -206,7 +206,7 @@ class Enumeration:
             infos.append(info)
             layers.append(crystal)
         report["kept"] = len(layers)
-        return datasets.crystal_set(infos, layers, report)
+        return crystal_set.crystal_set(infos, layers, report)
 
     def _crystals(self, start: int, stop: int, report: dict) -> Iterator[tuple[dict, Layer]]:
         tables = references()
@@ -238,7 +238,7 @@ def write_db(path: Path, count: int) -> dict:
             reports.append(crystals.report)
             for i in range(len(crystals)):
                 crystals.write_row(database, i)
-    return datasets.merged_report(reports)
+    return crystal_set.merged_report(reports)
 
 
 def _apart(
@@ -250,7 +250,7 @@ def _apart(
     forms = canonical_forms(cells, positions, numbers)
     for uid, near, *form in zip(uids, contact, *forms, strict=True):
         if not near >= MIN_CONTACT:
-            datasets.skip(report, "atoms too close", f"{uid}: {near:.2f} of the summed radii")
+            usable.skip(report, "atoms too close", f"{uid}: {near:.2f} of the summed radii")
         else:
             real = form[2] > 0
             info = {"uid": uid, "prototype": family.prototype, "known": False}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dd2d_jax.data import database, datasets, sources
-from dd2d_jax.data.datasets import CrystalSet
-from dd2d_jax.libraries.library import read_source
+from dd2d_jax.data import crystal_set, database, sources, usable
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.datasets import read_source
 
 Report = dict[str, Any]
 
@@ -65,9 +65,9 @@ def open_stream(source: str | Path | CrystalSet, data_dir: str | None = None) ->
 
 def _reader(entries: Callable[[int, int], Iterator[sources.Entry]]) -> Callable:
     def read(start: int, stop: int) -> CrystalSet:
-        report = datasets.new_report()
-        kept = list(datasets.crystals_of(entries(start, stop), report))
-        return datasets.crystal_set([info for info, _ in kept], [c for _, c in kept], report)
+        report = crystal_set.new_report()
+        kept = list(usable.crystals_of(entries(start, stop), report))
+        return crystal_set.crystal_set([info for info, _ in kept], [c for _, c in kept], report)
 
     return read
 
@@ -76,12 +76,12 @@ def _of_set(name: str, crystals: CrystalSet) -> Stream:
     def read(start: int, stop: int) -> CrystalSet:
         part = crystals.take(range(start, min(stop, len(crystals))))
         # What was left out when the set was made is told by the first part.
-        report = datasets.new_report() if start else {**crystals.report}
+        report = crystal_set.new_report() if start else {**crystals.report}
         skipped = sum(entry["count"] for entry in report["skipped"].values())
         report.update(rows=len(part) + skipped, kept=len(part))
         return dataclasses.replace(part, report=report)
 
-    digest = datasets.digest(crystals)
+    digest = crystal_set.digest(crystals)
     return Stream(name, digest, len(crystals), read)
 
 

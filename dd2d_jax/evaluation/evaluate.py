@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation.ranks import accuracy, rank, row_ranks
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import PatternError
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.matching.rerank import Query, compare, first_candidates, weigh
 from dd2d_jax.matching.score import Table, simulate_table, strain_between
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance, measure, observe
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.reports.output import progress
 from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
+from dd2d_jax.util.errors import PatternError
+from dd2d_jax.util.progress import progress
 
 METHODS = ("neural", "physics", "neural+rerank")
 # A level beside those of LEVELS: its queries are snapshots of molecular dynamics.

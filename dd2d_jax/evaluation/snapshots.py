@@ -24,11 +24,12 @@ import numpy as np
 from ase import units
 
 from dd2d_jax.crystals.canonical import SYMPREC
-from dd2d_jax.crystals.structures import StructureError, layer
+from dd2d_jax.crystals.structures import layer
 from dd2d_jax.data import database
-from dd2d_jax.data.datasets import CrystalSet, database_key
-from dd2d_jax.reports.output import progress
+from dd2d_jax.data.crystal_set import CrystalSet, database_key
+from dd2d_jax.util.errors import StructureError
 from dd2d_jax.util.files import new_file
+from dd2d_jax.util.progress import progress
 
 CALCULATORS = ("emt", "chgnet", "sevennet")
 FRICTION = 0.02 / units.fs  # forgets a velocity within 50 fs

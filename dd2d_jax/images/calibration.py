@@ -15,7 +15,7 @@ from scipy.interpolate import BSpline
 from dd2d_jax.images import background
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import read_json
 

@@ -13,7 +13,7 @@ from scipy import optimize
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 # How far from a more symmetric lattice's angle (degrees) and ratio of lengths one counts as it.
 _ANGLE, _RATIO = 5.0, 0.05

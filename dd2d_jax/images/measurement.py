@@ -13,7 +13,7 @@ import diffraction as dx
 from dd2d_jax.images.distortion import Mapping, from_lattice
 from dd2d_jax.images.readers import Image, read_image
 from dd2d_jax.images.spot_finding import SpotList, find_spots
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 if TYPE_CHECKING:
     from dd2d_jax.images.calibration import Calibration

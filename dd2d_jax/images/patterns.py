@@ -17,7 +17,7 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.images import readers
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import MAX_LINE, MAX_PIXELS, MAX_SPOTS, MAX_TEXT, read_json, read_text
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import MAX_ASIDE, MAX_PIXELS, MAX_STACK, first_line
 

@@ -16,7 +16,7 @@ from skimage.measure import block_reduce
 from dd2d_jax.images import background
 from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import symmetry_centre
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 # Larger images are averaged down to this many pixels along the longer side.
 _SIDE = 1024

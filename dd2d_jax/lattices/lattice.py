@@ -12,6 +12,7 @@ import diffraction as dx
 from dd2d_jax.lattices.search import Fit
 from dd2d_jax.lattices.sets import explain
 from dd2d_jax.spots import Spots, power_of_two, select
+from dd2d_jax.util.errors import PatternError
 
 # Spots weaker than this, relative to the strongest, say nothing about the lattice.
 _FAINT = 1e-5
@@ -20,10 +21,6 @@ _FEWEST = 4
 # Bases whose lengths differ by less than this, or angles by less than this, are all tried.
 _LENGTH_TOLERANCE = 0.03
 _ANGLE_TOLERANCE = 2.5
-
-
-class PatternError(ValueError):
-    """A pattern that cannot be used; the message is one line and says why."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import Indexed, PatternError
+from dd2d_jax.lattices.lattice import Indexed
 from dd2d_jax.spots import Conditions
+from dd2d_jax.util.errors import PatternError
 from diffraction.kinematic import tilt_matrix
 
 # Spots of the other tilts may lie so far from their place, 1/angstrom, or so much of the shortest

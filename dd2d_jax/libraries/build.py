@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data import crystal_set, usable
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.row_ranges import Stream, open_stream
 from dd2d_jax.libraries.library import (
     MANIFEST,
@@ -28,12 +28,13 @@ from dd2d_jax.libraries.library import (
     shard_name,
     write_manifest,
 )
-from dd2d_jax.libraries.shards import LibraryError, Shard, write_shard
+from dd2d_jax.libraries.shards import Shard, write_shard
 from dd2d_jax.networks.checkpoint import write_json
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.reports.output import progress
 from dd2d_jax.spots import power_of_two
+from dd2d_jax.util.errors import LibraryError
 from dd2d_jax.util.files import alone, new_folder
+from dd2d_jax.util.progress import progress
 
 _PLAN = "unfinished.json"
 
@@ -60,7 +61,7 @@ def build(
         say: is told what happens.
 
     Returns:
-        The report of what was kept and skipped (`datasets.from_atoms`), of all rows of the
+        The report of what was kept and skipped (`usable.from_atoms`), of all rows of the
         library; None where other processes still have parts to make. Rows whose uid came before
         are left out and counted. Structural duplicates are counted within a part.
 
@@ -204,9 +205,9 @@ def _make(stream: Stream, start: int, path: Path, model: Model) -> int:
 def _finish(directory: Path, paths: list[Path], model: str) -> dict[str, Any]:
     """Leave out repeated uids, and write the manifest of these parts."""
     _leave_out_repeated(paths)
-    report = datasets.merged_report(Shard(path).report for path in paths)
+    report = crystal_set.merged_report(Shard(path).report for path in paths)
     try:
-        datasets.check_kept(report)
+        usable.check_kept(report)
     except ValueError:
         shutil.rmtree(directory)
         raise
@@ -237,7 +238,7 @@ def _leave_out_repeated(paths: list[Path]) -> None:
             report = json.loads(json.dumps(shard.report))
             report["kept"] -= len(again)
             for i in again:
-                datasets.skip(report, "duplicate uid", f"{uids[i]}: an earlier row has it")
+                usable.skip(report, "duplicate uid", f"{uids[i]}: an earlier row has it")
             keep = np.delete(np.arange(len(shard)), again)
             crystals = shard.take(keep, report)
             write_shard(path, crystals, shard.arrays["embeddings"][keep], shard.model)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.datasets import read_source
 from dd2d_jax.libraries.search import nearest
 from dd2d_jax.libraries.shards import (
-    LibraryError,
     Shard,
     Stacked,
     StoredCrystals,
@@ -23,6 +22,7 @@ from dd2d_jax.libraries.shards import (
 )
 from dd2d_jax.networks.checkpoint import write_json
 from dd2d_jax.networks.trained import Model, load
+from dd2d_jax.util.errors import LibraryError
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.limits import first_line, read_json
 
@@ -57,7 +57,7 @@ class Library:
         model: Model | None = None,
         data_dir: str | None = None,
     ) -> Library:
-        """Embed every crystal of a source, in memory; `dd2d_jax.libraries.build.build` makes large ones.
+        """Embed every crystal of a source, in memory; `libraries.build` makes large ones.
 
         Embeddings are rounded to float16, as they are stored.
 
@@ -162,17 +162,6 @@ class Library:
                 f"the library was built by model {self.model}, the query uses model "
                 f"{model.fingerprint}; build the library again with this model"
             )
-
-
-def read_source(source: str | Path, data_dir: str | None = None) -> CrystalSet:
-    """Crystals from a path, whatever kind of file, or from a named data source."""
-    if str(source) in ("prototypes", "c2db", "jarvis_2d") and not Path(source).exists():
-        return datasets.load(str(source), data_dir=data_dir)
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    kind = {".db": "ase_db", ".json": "dd2d_json"}.get(path.suffix.lower(), "files")
-    return datasets.load("files" if path.is_dir() else kind, path, data_dir)
 
 
 def shard_name(number: int) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from dd2d_jax.crystals.structures import MAX_ATOMS, MAX_NUMBER
-from dd2d_jax.data.datasets import CrystalSet, join
+from dd2d_jax.data.crystal_set import CrystalSet, join
+from dd2d_jax.util.errors import LibraryError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import MAX_NAME, first_line, parse_json
 
@@ -44,10 +45,6 @@ _ARRAYS = {
     "formula": ("|u1", ()),
 }
 _RAGGED = {"positions": "atoms_at", "numbers": "atoms_at", "uid": "uid_at", "formula": "formula_at"}
-
-
-class LibraryError(ValueError):
-    """A library that is missing, damaged or of another model; the message is one line."""
 
 
 def element_masks(numbers: np.ndarray) -> np.ndarray:

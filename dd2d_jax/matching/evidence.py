@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.prototypes.relax import Network, network, ratios, relax_in, scales
 from dd2d_jax.data.prototypes.substitute import radii, substitutions
 from dd2d_jax.matching.score import R_WEIGHT, SOFT

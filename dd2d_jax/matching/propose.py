@@ -15,20 +15,22 @@ import jax
 import numpy as np
 from ase.data import chemical_symbols
 
-from dd2d_jax.data.datasets import CrystalSet, reduced_formula
+from dd2d_jax.data.crystal_set import CrystalSet, reduced_formula
 from dd2d_jax.data.duplicates import distinct
 from dd2d_jax.data.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.lattices.lattice import frames
+from dd2d_jax.libraries.elements import element_symbols
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.evidence import Hypothesis, log_evidence
+from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.rerank import Query, log_none
-from dd2d_jax.matching.retrieval import Candidate, Found, candidate, element_symbols
 from dd2d_jax.matching.score import score, simulate_table, strain_between
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
-from dd2d_jax.reports.output import safe_name
 from dd2d_jax.spots import Conditions, Spots, power_of_two
+from dd2d_jax.util.text import safe_name
 
 # Proposals that are simulated, and those of them that are built and whose probability is computed.
 COUNT = 2_000

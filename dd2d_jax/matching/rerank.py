@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.lattice import Indexed, canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Hypothesis, log_evidence, with_unseen
 from dd2d_jax.matching.score import Table, score, strain_between

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ase
 import jax
 import numpy as np
-from ase.data import atomic_numbers
 
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.images.patterns import as_pattern
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import PatternError
 from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
+from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.evidence import measured
+from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.rerank import (
     TEMPERATURE,
     Query,
@@ -32,14 +32,12 @@ from dd2d_jax.matching.rerank import (
 )
 from dd2d_jax.matching.score import Table, simulate_table
 from dd2d_jax.networks.trained import Model, load
-from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
+from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, power_of_two, sized
 
 if TYPE_CHECKING:
-    import matplotlib.figure
-    import rich.console
 
-    from dd2d_jax.images.measurement import Measured
+    pass
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
@@ -47,115 +45,6 @@ _PAIRS = 128
 _KNOWN = 0.999
 # Scales that are tried one by one lie two of these apart.
 _SCALE_STEP = 0.03
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A crystal that may have made the pattern.
-
-    Attributes:
-        uid: its name in the library.
-        formula: reduced formula.
-        structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: natural logarithm of how much more probable the pattern is if this crystal made it
-            than if none of the library's did; see `dd2d_jax.matching.evidence`. Without reranking the same
-            as `similarity`.
-        probability: that this crystal made the pattern; NaN without reranking.
-        similarity: cosine of the network's embeddings.
-        r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
-        r_before: R1 before refinement; the same as r_factor without.
-        wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
-        wr2_before: before refinement.
-        undetermined: what refinement could not determine, such as "z of S1"; () without.
-        b_iso: angstrom^2, of the simulation that r_factor belongs to.
-        prototype: where the library knows it.
-        known: True for a crystal that the library lists as known.
-        simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
-        query: the pattern in that setting.
-        axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
-    """
-
-    uid: str
-    formula: str
-    structure: ase.Atoms
-    score: float
-    probability: float
-    similarity: float
-    r_factor: float
-    r_before: float
-    wr2: float
-    wr2_before: float
-    undetermined: tuple[str, ...]
-    b_iso: float
-    prototype: str
-    known: bool
-    simulated: np.ndarray
-    query: Spots
-    axes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Found(Sequence[Candidate]):
-    """Candidates, the best first.
-
-    Attributes:
-        candidates: at most k.
-        indexed: the pattern's spots and their lattice.
-        searched: number of crystals that were compared.
-        none: probability that none of the library's crystals made the pattern; NaN without
-            reranking.
-        others: what was found for each further lattice in the pattern (twisted layers, grains).
-    """
-
-    candidates: tuple[Candidate, ...]
-    indexed: lattices.Indexed
-    searched: int
-    none: float = float("nan")
-    others: tuple[Found, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.candidates)
-
-    def __getitem__(self, index):
-        return self.candidates[index]
-
-    def table(self) -> rich.console.RenderableType:
-        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
-        from dd2d_jax.reports.output import found_table
-
-        return found_table(self)
-
-    def plot(self) -> matplotlib.figure.Figure:
-        """The pattern beside the first candidates and their structures."""
-        from dd2d_jax.reports.figures import plot_found
-
-        return plot_found(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `dd2d retrieve --json` prints."""
-        from dd2d_jax.reports.output import found_dict
-
-        return found_dict(self)
-
-    def page(self, measured: Measured | None = None) -> str:
-        """A page (HTML) that shows all of it, with its pictures inside; see `query_page`."""
-        from dd2d_jax.reports.query_page import page
-
-        return page(self, measured)
-
-    def write(self, directory: str | Path, measured: Measured | None = None) -> None:
-        """Write CIF and POSCAR files, page.html, found.json, .csv and .png into a new folder.
-
-        Args:
-            directory: the folder to make.
-            measured: the image that the pattern was seen in, for the page.
-
-        Raises:
-            FileExistsError: something is there already.
-        """
-        from dd2d_jax.reports.found_files import write_found
-
-        write_found(self, Path(directory), measured)
 
 
 def retrieve(
@@ -374,35 +263,6 @@ def _default_library() -> Library:
     return Library.load()
 
 
-def allowed_rows(library: Library, elements: Sequence[str] | None) -> np.ndarray:
-    """(n,) True for crystals made only of `elements`.
-
-    Raises:
-        ValueError: an unknown element, or no such crystal.
-    """
-    if elements is None:
-        return np.ones(len(library), bool)
-    symbols = element_symbols(elements)
-    allowed = library.only([atomic_numbers[e] for e in symbols])
-    if not allowed.any():
-        raise ValueError(f"the library has no crystal made only of {', '.join(symbols)}")
-    return allowed
-
-
-def element_symbols(elements: Sequence[str]) -> list[str]:
-    """Symbols of elements, also of a text such as "Mo,S".
-
-    Raises:
-        ValueError: an unknown element.
-    """
-    if isinstance(elements, str):
-        elements = [e.strip() for e in elements.split(",")]
-    unknown = [e for e in elements if e not in atomic_numbers or e == "X"]
-    if unknown:
-        raise ValueError(f"unknown element {unknown[0]!r}; give symbols such as Mo,S")
-    return list(elements)
-
-
 def _reach(settings: Spots, q_max: float) -> float:
     """How far candidates are simulated: nothing is known beyond a pattern's last spot."""
     last = float(np.linalg.norm(np.asarray(settings.q), axis=-1).max())
@@ -410,43 +270,3 @@ def _reach(settings: Spots, q_max: float) -> float:
     return min(q_max, max(1.01 * last, 0.5 * q_max))
 
 
-def candidate(
-    chosen: CrystalSet,
-    i: int,
-    value: float,
-    probability: float,
-    similarity: float,
-    fits: Fit,
-    queries: Spots,
-    axes: np.ndarray,
-    kind: type[Candidate] = Candidate,
-    **more: Any,
-) -> Candidate:
-    """Candidate i of those chosen; `more` are further fields of its `kind`."""
-    structure = jax.tree.map(lambda x: np.asarray(x)[i], fits.crystals).to_ase()
-    structure.info["uid"] = str(chosen.uid[i])
-    # Of several tilts the first is shown.
-    shown = fits.intensity[i]
-    return kind(
-        uid=str(chosen.uid[i]),
-        formula=str(chosen.formula[i]),
-        structure=structure,
-        score=float(value),
-        probability=float(probability),
-        similarity=float(similarity),
-        r_factor=float(fits.r_factor[i]),
-        r_before=float(fits.r_before[i]),
-        wr2=float(fits.wr2[i]),
-        wr2_before=float(fits.wr2_before[i]),
-        undetermined=() if fits.undetermined is None else fits.undetermined[i],
-        b_iso=float(fits.b_iso[i]),
-        prototype=str(chosen.prototype[i]),
-        known=bool(chosen.known[i]),
-        simulated=shown[0] if shown.ndim == 3 else shown,
-        query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
-        axes=axes[i],
-        **more,
-    )
-
-
-__all__ = ["Candidate", "Found", "PatternError", "retrieve"]

@@ -22,12 +22,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from dd2d_jax.util.errors import CheckpointError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import MAX_ARRAYS, first_line, read_json
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another model; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -355,7 +355,7 @@ def _whole(x: jax.Array, real: jax.Array, room: int | None) -> jax.Array:
 
 
 class PaperTower(nn.Module):
-    """Both encoders and the learned temperature; used as `dd2d_jax.networks.twin_tower.TwoTower` is.
+    """Both encoders and the learned temperature; used as `twin_tower.TwoTower` is.
 
     15,380,737 parameters with the paper's width of 384, 4 layers and 4 heads.
     """

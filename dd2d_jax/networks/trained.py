@@ -14,11 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import diffraction as dx
-from dd2d_jax.networks.checkpoint import CheckpointError, fingerprint, read_config, restore
+from dd2d_jax.networks.checkpoint import fingerprint, read_config, restore
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.networks.paper_network import PaperTower
 from dd2d_jax.networks.twin_tower import TwoTower
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest_rods
+from dd2d_jax.util.errors import CheckpointError
 from dd2d_jax.util.limits import first_line
 
 if TYPE_CHECKING:

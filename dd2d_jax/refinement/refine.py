@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 
 import diffraction as dx
 from dd2d_jax.crystals.symmetry import displacements
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.refinement.fit_model import LEAST, Priors, Problem, refine
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
 from diffraction.kinematic import tilt_matrix

@@ -126,7 +126,7 @@ def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
         on = (np.abs(q[:, None] - found.q[None]) < 1e-5).all(-1).any(1)
         for vector in np.linalg.inv(found.lattice).T:
             ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d1495b"})
-        from dd2d_jax.reports.output import cell
+        from dd2d_jax.crystals.cell import cell
 
         a, b, gamma = cell(found.lattice)
         title = f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees"

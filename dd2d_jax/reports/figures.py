@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     import diffraction as dx
-    from dd2d_jax.matching.retrieval import Candidate, Found
+    from dd2d_jax.matching.found import Candidate, Found
 
 DARK = "#0d1321"
 _FAINT = "#5b6780"
@@ -227,7 +227,7 @@ def _discs(ax: Axes, q: np.ndarray, relative: np.ndarray, limit: float, colour: 
 
 
 def _plot_query(found: Found, ax: Axes) -> None:
-    from dd2d_jax.reports.output import cell
+    from dd2d_jax.crystals.cell import cell
 
     indexed = found.indexed
     limit = 1.08 * np.linalg.norm(indexed.q, axis=1).max()
@@ -248,7 +248,7 @@ def _plot_query(found: Found, ax: Axes) -> None:
 
 
 def _heading(candidate: Candidate, rank: int) -> str:
-    from dd2d_jax.reports.output import change, percent
+    from dd2d_jax.util.text import change, percent
 
     r1 = change(candidate.r_before, candidate.r_factor).replace("->", "→")
     known = np.isfinite(candidate.probability)
@@ -288,7 +288,7 @@ def _formula(formula: str) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
-    from dd2d_jax.reports.output import printable
+    from dd2d_jax.util.text import printable
 
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -11,14 +11,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dd2d_jax.reports.output import candidate_dict, found_dict, inert, safe_name
+from dd2d_jax.reports.as_json import candidate_dict, found_dict
 from dd2d_jax.util.files import new_folder
+from dd2d_jax.util.text import inert, safe_name
 
 if TYPE_CHECKING:
     import ase
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.matching.retrieval import Candidate, Found
+    from dd2d_jax.matching.found import Candidate, Found
 
 
 def write_found(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dd2d_jax.reports.output import printable
+from dd2d_jax.util.text import printable
 
 # Signs beyond which a column of text may be broken anywhere.
 _LONG = 16

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.lattices.lattice import Indexed
-    from dd2d_jax.matching.retrieval import Candidate
+    from dd2d_jax.matching.found import Candidate
 
 # Predicted spots weaker than this share of the strongest are left out.
 FAINT = 0.01

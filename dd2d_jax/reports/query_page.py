@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dd2d_jax.reports import output
+from dd2d_jax.crystals import cell
+from dd2d_jax.reports import tables
 from dd2d_jax.reports.figures import plot_candidate
 from dd2d_jax.reports.found_files import cif
 from dd2d_jax.reports.html_page import Markup, document, escaped, figure, html_table, link
 from dd2d_jax.reports.overlay import FAINT, plot_overlay, predict
+from dd2d_jax.util import text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.matching.retrieval import Candidate, Found
+    from dd2d_jax.matching.found import Candidate, Found
 
 _HEAD = (
     "", "formula", "uid", "origin", "probability (%)", "score", "R1", "wR2", "a (Å)", "b (Å)",
@@ -58,7 +60,7 @@ def page(
     """
     parts = []
     for i, one in enumerate((found, *found.others)):
-        name = output.lattice_title(found, i) if found.others else "What was found"
+        name = tables.lattice_title(found, i) if found.others else "What was found"
         name = name.replace("+-", "±").replace(" deg", "°")
         parts.append(f"<h2>{escaped(name[0].upper() + name[1:])}</h2>")
         parts += _section(one, i + 1, measured, None if links is None else links[i])
@@ -92,9 +94,9 @@ def _section(
 
 def _measured(found: Found) -> str:
     indexed = found.indexed
-    values = (*output.cell(indexed.lattice), indexed.rotation)
+    values = (*cell.cell(indexed.lattice), indexed.rotation)
     a, b, gamma, turn = (
-        f"{value:.{digits}f} ± {output.number(float(sigma), digits)}"
+        f"{value:.{digits}f} ± {text.number(float(sigma), digits)}"
         for value, digits, sigma in zip(values, (4, 4, 2, 2), indexed.sigma, strict=True)
     )
     parts = [
@@ -106,24 +108,24 @@ def _measured(found: Found) -> str:
     none = (
         "The candidates were not weighed by simulation: there are no probabilities."
         if math.isnan(found.none)
-        else f"<b>None of these: {escaped(output.percent(found.none))} %</b>, the probability that "
+        else f"<b>None of these: {escaped(text.percent(found.none))} %</b>, the probability that "
         "no crystal of the library made the pattern."
     )
     return f"<p>{' '.join(parts)}</p>\n<p>{none}</p>"
 
 
 def _row(rank: int, candidate: Candidate, target: Markup) -> list[Any]:
-    a, b, gamma = output.cell(candidate.structure.cell.array[:2, :2])
+    a, b, gamma = cell.cell(candidate.structure.cell.array[:2, :2])
     # In the candidate's setting, at the pattern's own scale.
     scale = 1 / math.sqrt(abs(np.linalg.det(candidate.axes)))
-    seen = output.cell(scale * np.asarray(candidate.query.lattice, float))
+    seen = cell.cell(scale * np.asarray(candidate.query.lattice, float))
     return [
         rank,
         candidate.formula,
         candidate.uid,
-        output.origin(candidate),
-        output.percent(candidate.probability),
-        output.number(candidate.score, 2),
+        tables.origin(candidate),
+        text.percent(candidate.probability),
+        text.number(candidate.score, 2),
         _arrow(candidate.r_before, candidate.r_factor),
         _arrow(candidate.wr2_before, candidate.wr2),
         f"{a:.3f}",
@@ -137,11 +139,11 @@ def _row(rank: int, candidate: Candidate, target: Markup) -> list[Any]:
 
 
 def _arrow(before: float, after: float) -> str:
-    return output.change(before, after).replace("->", "→")
+    return text.change(before, after).replace("->", "→")
 
 
 def _notes(found: Found) -> list[str]:
-    lines = output.undetermined(found)
+    lines = tables.undetermined(found)
     if not lines:
         return []
     items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
@@ -170,14 +172,14 @@ def _caption(rank: int, candidate: Candidate) -> str:
     parts = [f"<b>{rank}. {escaped(candidate.formula)}</b>", escaped(candidate.uid)]
     if candidate.prototype:
         parts.append(f"prototype {escaped(candidate.prototype)}")
-    parts.append(f"{escaped(output.percent(candidate.probability))} %")
+    parts.append(f"{escaped(text.percent(candidate.probability))} %")
     parts.append(f"R1 {_arrow(candidate.r_before, candidate.r_factor)}")
     return ", ".join(parts) + "."
 
 
 def _embedded(candidate: Candidate, rank: int) -> Markup:
     data = base64.b64encode(cif(candidate)).decode("ascii")
-    name = f"{rank:02d}_{output.safe_name(candidate.formula)}.cif"
+    name = f"{rank:02d}_{text.safe_name(candidate.formula)}.cif"
     return link("CIF", f"data:chemical/x-cif;base64,{data}", name)
 
 

@@ -19,17 +19,18 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from dd2d_jax.crystals.cell import cell
 from dd2d_jax.crystals.point_groups import TOLERANCE, counts, distance, point_group, tree
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation.evaluate import PATTERNS, THERMAL, evaluate, make_queries, places, prepare
 from dd2d_jax.evaluation.ranks import accuracy, row_orders, row_ranks
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.networks.attention import Attention, attention
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.reports.output import cell, progress
 from dd2d_jax.spots import Spots, strongest
 from dd2d_jax.util.files import new_folder
+from dd2d_jax.util.progress import progress
 
 # Candidates that are drawn, and after how many the point groups are counted.
 CANDIDATES = 10
@@ -311,7 +312,7 @@ def _candidates(
             {
                 "rank": place,
                 **_crystal(library, row, groups),
-                "cosine": _finite(answers.cosines[query, row]),
+                "cosine": finite(answers.cosines[query, row]),
                 "true": row == truth,
             }
             for place, row in enumerate(answers.order[query].tolist(), 1)
@@ -319,7 +320,7 @@ def _candidates(
     }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return float(value) if math.isfinite(value) else None
 
@@ -384,8 +385,8 @@ def _worst(answers: Answers, library: CrystalSet, groups: np.ndarray) -> list[di
             "rank": int(answers.ranks[i]),
             "true": _crystal(library, answers.truth[i], groups),
             "predicted": _crystal(library, answers.order[i, 0], groups),
-            "cosine_true": _finite(answers.cosines[i, answers.truth[i]]),
-            "cosine_predicted": _finite(answers.cosines[i, answers.order[i, 0]]),
+            "cosine_true": finite(answers.cosines[i, answers.truth[i]]),
+            "cosine_predicted": finite(answers.cosines[i, answers.order[i, 0]]),
         }
         for i in order[:WORST]
         if answers.ranks[i] > 1

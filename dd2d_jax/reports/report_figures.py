@@ -14,12 +14,12 @@ from scipy.cluster.hierarchy import dendrogram
 
 import diffraction as dx
 from dd2d_jax.reports.figures import axes_at, plot_pattern, plot_structure
-from dd2d_jax.reports.output import printable
+from dd2d_jax.util.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dd2d_jax.data.datasets import CrystalSet
+    from dd2d_jax.data.crystal_set import CrystalSet
     from dd2d_jax.networks.attention import Attention
     from dd2d_jax.reports.report import Answers
     from dd2d_jax.spots import Conditions, Spots

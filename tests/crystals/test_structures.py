@@ -11,14 +11,8 @@ from ase.build import bulk, graphene, make_supercell, mx2
 from ase.db import connect
 from scipy.spatial.transform import Rotation
 
-from dd2d_jax.crystals.structures import (
-    Layer,
-    StructureError,
-    layer,
-    read_frames,
-    read_structure,
-    to_atoms,
-)
+from dd2d_jax.crystals.structures import Layer, layer, read_frames, read_structure, to_atoms
+from dd2d_jax.util.errors import StructureError
 
 
 def made_up(seed: int, count: int = 7) -> ase.Atoms:

@@ -5,11 +5,11 @@ import pytest
 from ase.build import graphene, mx2
 
 from dd2d_jax.crystals.symmetry import displacements, operations
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 
 
 def arrays(atoms):
-    crystals = datasets.from_atoms([(atoms, {"uid": "a"})])
+    crystals = usable.from_atoms([(atoms, {"uid": "a"})])
     lattice, positions = (x[0].astype(float) for x in (crystals.lattice, crystals.positions))
     return lattice, positions, crystals.numbers[0]
 

@@ -12,9 +12,13 @@ import pytest
 from ase.build import bulk, graphene, mx2
 from ase.db import connect
 
-from dd2d_jax.crystals.structures import StructureError, layer
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet, from_atoms, load, split
+from dd2d_jax.crystals.structures import layer
+from dd2d_jax.data import crystal_set, datasets, usable
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.datasets import load
+from dd2d_jax.data.splits import split
+from dd2d_jax.data.usable import from_atoms
+from dd2d_jax.util.errors import StructureError
 
 METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
 
@@ -70,7 +74,7 @@ def test_the_report_adds_up(capsys):
     assert report["kept"] + sum(skipped.values()) == report["rows"]
     assert report["duplicates"] == {"count": 1, "examples": ["graphene again = graphene"]}
     assert report["skipped"]["bulk"]["examples"][0].startswith("copper: ")
-    datasets.print_report(report, "[/] mixed")
+    usable.print_report(report, "[/] mixed")
     shown = capsys.readouterr().err
     assert "[/] mixed" in shown and "torn: torn [/]" in shown
 
@@ -316,8 +320,8 @@ def test_joined_sets_hold_the_crystals_of_both_and_refuse_a_uid_twice():
         from_atoms([(mx2("MoS2", a=3.16 + d, vacuum=8), {"uid": uid})])
         for d, uid in ((0.0, "a"), (0.2, "b"))
     )
-    both = datasets.concatenate([one, other])
+    both = crystal_set.concatenate([one, other])
     assert both.uid.tolist() == ["a", "b"] and both.report["kept"] == 2
     np.testing.assert_array_equal(both.positions[1], other.positions[0])
     with pytest.raises(ValueError, match="1 uids are in more than one set, the first is 'a'"):
-        datasets.concatenate([one, one])
+        crystal_set.concatenate([one, one])

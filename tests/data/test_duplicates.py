@@ -2,12 +2,12 @@
 
 from ase.build import mx2
 
-from dd2d_jax.data import datasets
+from dd2d_jax.data import crystal_set, usable
 from dd2d_jax.data.duplicates import distinct
 
 
-def crystals(**atoms) -> datasets.CrystalSet:
-    return datasets.from_atoms([(a, {"uid": uid}) for uid, a in atoms.items()])
+def crystals(**atoms) -> crystal_set.CrystalSet:
+    return usable.from_atoms([(a, {"uid": uid}) for uid, a in atoms.items()])
 
 
 def test_twins_of_the_library_and_of_each_other_are_left_out():

@@ -7,8 +7,8 @@ import pytest
 from ase.db import connect
 
 from dd2d_jax.crystals.structures import layer, to_atoms
-from dd2d_jax.data import datasets
 from dd2d_jax.data import enumeration as enumerate
+from dd2d_jax.data import usable
 from dd2d_jax.data.enumeration import Enumeration, families
 from dd2d_jax.data.prototypes.reference import references
 
@@ -45,7 +45,7 @@ def test_crystals_are_in_the_canonical_setting(made):
 
 def test_nothing_is_made_twice(made):
     assert len(set(made.uid.tolist())) == len(made)
-    again = datasets.from_atoms(
+    again = usable.from_atoms(
         (made.atoms(i), {"uid": str(made.uid[i])}) for i in range(0, len(made), 3)
     )
     assert again.report["duplicates"]["count"] == 0

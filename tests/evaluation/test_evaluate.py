@@ -15,8 +15,8 @@ from test_dynamics import Springs
 
 import diffraction as dx
 from configs import smoke
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data import usable
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.evaluate import (
     METHODS,
@@ -28,13 +28,14 @@ from dd2d_jax.evaluation.evaluate import (
     rerank_rank,
     stored,
 )
-from dd2d_jax.lattices.lattice import PatternError, find
+from dd2d_jax.lattices.lattice import find
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.score import simulate_table
 from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.networks.trained import Model, initial_params
 from dd2d_jax.spots import Conditions, strongest
+from dd2d_jax.util.errors import PatternError
 
 TOP = ("top1", "top3", "top5", "top10", "top50")
 
@@ -54,7 +55,7 @@ def library() -> CrystalSet:
         *(mx2(f"{metal}S2", kind, a=a, vacuum=8)
           for metal, a in (("Mo", 3.18), ("Pt", 3.57), ("Hf", 3.65)) for kind in ("2H", "1T")),
     ]  # fmt: skip
-    return datasets.from_atoms((atoms, {"uid": f"crystal {i}"}) for i, atoms in enumerate(sheets))
+    return usable.from_atoms((atoms, {"uid": f"crystal {i}"}) for i, atoms in enumerate(sheets))
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +272,7 @@ def test_snapshots_keep_the_setting_in_which_their_crystal_is_known(tmp_path, mo
     )
     strange = ase.build.make_supercell(atoms, [[1, 2, 0], [1, 1, 0], [0, 0, 1]])
     strange.rotate(37, "z", rotate_cell=True)
-    crystals = datasets.from_atoms([(strange, {"uid": "oblique"})])
+    crystals = usable.from_atoms([(strange, {"uid": "oblique"})])
     monkeypatch.setattr(dynamics, "calculator", lambda _: Springs(10.0))
     dynamics.make(crystals, tmp_path / "s.db", dynamics.Settings("springs", 1.0, time=0.002))
     moved = dynamics.read_snapshots(tmp_path / "s.db", crystals)
@@ -322,7 +323,7 @@ def test_physics_finds_every_clean_real_crystal(shared_data):
     numbers = np.random.default_rng(4).choice(15204, 20, replace=False) + 1
     with connect(shared_data / "c2db.db") as database:
         rows = [database.get(int(n)) for n in numbers]
-    crystals = datasets.from_atoms((row.toatoms(), {"uid": row.uid}) for row in rows)
+    crystals = usable.from_atoms((row.toatoms(), {"uid": row.uid}) for row in rows)
     assert len(crystals) >= 18
     conditions = Conditions(dx.Electrons(80.0), 1.25, 0.5, tokens=48)
     table = simulate_table(crystals.crystal, conditions)

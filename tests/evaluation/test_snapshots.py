@@ -17,11 +17,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.db import connect
 from paths import ROOT
 
-from dd2d_jax.crystals.structures import StructureError
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data import usable
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.snapshots import Settings, make, read_snapshots
+from dd2d_jax.util.errors import StructureError
 
 SHORT = Settings("emt", time=0.03)
 
@@ -38,7 +38,7 @@ SLABS = [("Cu", "Cu", "Cu"), ("Ag", "Au", "Ag"), ("Pt", "Ni", "Pd"), ("Au", "Au"
 @pytest.fixture(scope="module")
 def slabs() -> CrystalSet:
     """Layers of three atoms that EMT knows."""
-    return datasets.from_atoms((slab(*s), {"uid": "-".join(s)}) for s in SLABS)
+    return usable.from_atoms((slab(*s), {"uid": "-".join(s)}) for s in SLABS)
 
 
 class Springs(Calculator):
@@ -164,7 +164,7 @@ def slab(*symbols):
     atoms.symbols[:] = symbols
     return atoms
 
-crystals = datasets.from_atoms((slab(*s.split("-")), {"uid": s}) for s in sys.argv[2:])
+crystals = usable.from_atoms((slab(*s.split("-")), {"uid": s}) for s in sys.argv[2:])
 dynamics.make(crystals, sys.argv[1], dynamics.Settings("emt", time=0.3, snapshots=2))
 """
 
@@ -304,7 +304,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(name, package
 def test_packaged_potentials_hold_a_sheet_together(name, tmp_path):
     """With the weights of the installed package."""
     pytest.importorskip({"chgnet": "chgnet", "sevennet": "sevenn"}[name])
-    crystals = datasets.from_atoms([(mx2("MoS2", a=3.18, thickness=3.13, vacuum=8), {})])
+    crystals = usable.from_atoms([(mx2("MoS2", a=3.18, thickness=3.13, vacuum=8), {})])
     made = make(crystals, tmp_path / "s.db", Settings(name, time=0.02))
     assert 0.01 < made["displacement"] < 0.3
 

@@ -10,7 +10,7 @@ import pytest
 from dd2d_jax.images.calibration import Calibration, calibrate, ring_positions
 from dd2d_jax.images.distortion import Mapping
 from dd2d_jax.images.readers import read_image
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 TRUE = Mapping(0.0125, 0.02 * np.exp(1j * np.radians(50)), -2e-6)
 CENTRE = np.array([104.3, 93.8])

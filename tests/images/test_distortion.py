@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dd2d_jax.images.distortion import Mapping, from_lattice
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 CAMERA = Mapping(0.01, 0.025 * np.exp(2j), -1.5e-6)
 

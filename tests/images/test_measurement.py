@@ -12,8 +12,8 @@ from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.patterns import read_pattern, write_pattern
 from dd2d_jax.images.readers import Image, write_image
 from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.lattice import PatternError
 from dd2d_jax.reports.diagnostics import missed, plot_steps
+from dd2d_jax.util.errors import PatternError
 
 CAMERA = Mapping(0.011, 0.02j, -3e-6)
 

@@ -11,7 +11,7 @@ import pytest
 import diffraction as dx
 from dd2d_jax.images.patterns import as_pattern, pattern_dict, read_pattern, write_pattern
 from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 ROWS = np.array([[0.3, 0.1, 5.0], [-0.3, -0.1, 4.5], [0.1, 0.4, 2.0], [-0.1, -0.4, 0.0]])
 

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from dd2d_jax.images.readers import axis_scale, read_image, write_image
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 PIXELS = np.random.default_rng(0).poisson(100.0, (24, 32)).astype(np.float32)
 

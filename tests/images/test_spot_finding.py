@@ -20,7 +20,7 @@ from dd2d_jax.images.patterns import read_pattern
 from dd2d_jax.images.readers import Image, read_image
 from dd2d_jax.images.spot_finding import find_spots
 from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError
 
 SCALE = 0.006
 

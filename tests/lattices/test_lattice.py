@@ -11,9 +11,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import diffraction as dx
-from dd2d_jax.crystals.structures import Layer, StructureError, layer
+from dd2d_jax.crystals.structures import Layer, layer
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.util.errors import PatternError, StructureError
 
 Q_MAX = 1.25
 

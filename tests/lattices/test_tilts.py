@@ -8,8 +8,8 @@ from ase.build import mx2
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.lattice import PatternError
 from dd2d_jax.lattices.tilts import from_tilts, in_plane, least_tilt
+from dd2d_jax.util.errors import PatternError
 
 CRYSTAL = dx.Crystal.from_ase(mx2("MoS2", "2H", a=3.16, thickness=3.13, vacuum=8))
 BEAM = dx.Electrons(80.0)

@@ -16,8 +16,8 @@ from dd2d_jax.data.row_ranges import open_stream
 from dd2d_jax.libraries import build as indexing
 from dd2d_jax.libraries.build import build, merge
 from dd2d_jax.libraries.library import DEFAULT, Library
-from dd2d_jax.libraries.shards import LibraryError
 from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.util.errors import LibraryError
 
 PROCESS = """
 import sys

@@ -11,7 +11,7 @@ from ase.db import connect
 
 import diffraction as dx
 from configs import smoke
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library, LibraryError
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model, initial_params
@@ -41,7 +41,7 @@ def library(model) -> Library:
         (atoms, {"uid": uid, "known": uid == "graphene", "prototype": uid[:2]})
         for uid, atoms in SHEETS.items()
     ]
-    return Library.build(datasets.from_atoms(entries), model)
+    return Library.build(usable.from_atoms(entries), model)
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from dd2d_jax.data.datasets import join
-from dd2d_jax.libraries.shards import LibraryError, Shard, Stacked, StoredCrystals, write_shard
+from dd2d_jax.data.crystal_set import join
+from dd2d_jax.libraries.shards import Shard, Stacked, StoredCrystals, write_shard
+from dd2d_jax.util.errors import LibraryError
 
 
 @pytest.fixture(scope="module")

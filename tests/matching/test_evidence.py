@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import diffraction as dx
-from dd2d_jax.data import datasets
+from dd2d_jax.data import crystal_set
 from dd2d_jax.evaluation.evaluate import make_queries
 from dd2d_jax.matching import evidence
 from dd2d_jax.matching.evidence import Hypothesis, log_evidence
@@ -24,12 +24,12 @@ MOVED = Hypothesis(0.15, 0.1, 3e-4, 3e-4)
 
 
 @pytest.fixture(scope="module")
-def library() -> datasets.CrystalSet:
+def library() -> crystal_set.CrystalSet:
     """Sheets of three atoms, no two alike."""
     return tiny.crystals()
 
 
-def queries(crystals: datasets.CrystalSet, seed: int, **amount: float) -> list[Spots]:
+def queries(crystals: crystal_set.CrystalSet, seed: int, **amount: float) -> list[Spots]:
     """A pattern of each crystal, its 32 strongest pairs."""
     spots = strongest(make_queries(crystals, CONDITIONS, Disturbance(**amount), seed), 32)
     return [jax.tree.map(lambda x, i=i: np.asarray(x[i]), spots) for i in range(len(crystals))]

@@ -14,7 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 import diffraction as dx
 from configs import smoke
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 from dd2d_jax.data.prototypes.relax import network, ratios, relax_in
 from dd2d_jax.data.prototypes.substitute import charges_of, radii, substitutions
 from dd2d_jax.lattices import lattice
@@ -46,7 +46,7 @@ def model() -> Model:
 
 def built(model: Model, crystals: dict[str, Atoms]) -> Library:
     entries = [(atoms, {"uid": name}) for name, atoms in crystals.items()]
-    return Library.build(datasets.from_atoms(entries), model)
+    return Library.build(usable.from_atoms(entries), model)
 
 
 @pytest.fixture(scope="module")

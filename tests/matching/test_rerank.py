@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import diffraction as dx
-from dd2d_jax.data import datasets
+from dd2d_jax.data import crystal_set
 from dd2d_jax.evaluation.evaluate import make_patterns, make_queries
 from dd2d_jax.lattices import lattice
 from dd2d_jax.matching import evidence
@@ -29,7 +29,7 @@ CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
 
 
 @pytest.fixture(scope="module")
-def library() -> datasets.CrystalSet:
+def library() -> crystal_set.CrystalSet:
     return tiny.crystals()
 
 

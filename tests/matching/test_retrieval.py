@@ -12,11 +12,12 @@ from ase.build import graphene, mx2
 
 import diffraction as dx
 from configs import smoke
-from dd2d_jax.data import datasets
-from dd2d_jax.lattices.lattice import PatternError
+from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.retrieval import Found, retrieve
+from dd2d_jax.matching.found import Found
+from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.util.errors import PatternError
 
 
 def flat(symbols: str, a: float, b: float, degrees: float, sites) -> Atoms:
@@ -86,7 +87,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def library(model) -> Library:
     entries = [(atoms, {"uid": name}) for name, atoms in {**NEAR, **WANTED}.items()]
-    return Library.build(datasets.from_atoms(entries), model)
+    return Library.build(usable.from_atoms(entries), model)
 
 
 def simulated(atoms: Atoms, energy: float = 80.0, q_max: float = 1.25) -> dx.Pattern:
@@ -137,7 +138,7 @@ def test_library_may_hold_the_crystal_in_any_cell(name, library, model):
     """The same embedding and the same first place from a cell that is neither small nor upright."""
     atoms = WANTED[name].repeat((1, 2, 1))
     atoms.rotate(40, "z", rotate_cell=True)
-    crystals = datasets.from_atoms([(atoms, {"uid": name})])
+    crystals = usable.from_atoms([(atoms, {"uid": name})])
     made = Library.build(crystals, model)
     place = list(library.crystals.uid).index(name)
     np.testing.assert_allclose(made.embeddings[0], library.embeddings[place], atol=1e-3)

@@ -17,7 +17,6 @@ import tiny
 from paths import ROOT
 
 from dd2d_jax.networks.checkpoint import (
-    CheckpointError,
     fingerprint,
     read_config,
     restore,
@@ -25,6 +24,7 @@ from dd2d_jax.networks.checkpoint import (
     write_config,
     write_json,
 )
+from dd2d_jax.util.errors import CheckpointError
 
 STATE = {
     "params": {

@@ -9,9 +9,10 @@ import tiny
 
 import diffraction as dx
 from dd2d_jax.networks import trained
-from dd2d_jax.networks.checkpoint import CheckpointError, save, write_config
+from dd2d_jax.networks.checkpoint import save, write_config
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.spots import strongest_rods
+from dd2d_jax.util.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from ase.build import mx2
 
 import diffraction as dx
 from dd2d_jax.crystals.symmetry import operations
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data import usable
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.refinement.fit_model import Priors, Problem, residuals
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
@@ -35,7 +35,7 @@ def truth() -> CrystalSet:
     small = oblique()
     large = mx2("WSe2", "1T", vacuum=8).repeat((2, 1, 1))
     large.positions[2] += (0.25, -0.1, 0)
-    return datasets.from_atoms([(small, {"uid": "small"}), (large, {"uid": "large"})])
+    return usable.from_atoms([(small, {"uid": "small"}), (large, {"uid": "large"})])
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_refinement_finds_b(truth):
 def test_refinement_stays_finite_where_spots_vanish(truth, queries):
     """The square root of no intensity has no slope: a candidate without most of the spots."""
     silent = dataclasses.replace(queries, intensity=queries.intensity.at[:, 3:].set(0.0))
-    symmetric = datasets.from_atoms([
+    symmetric = usable.from_atoms([
         (mx2("MoS2", "2H", vacuum=8), {"uid": "a"}), (mx2("WS2", "1T", vacuum=8), {"uid": "b"})
     ])  # fmt: skip
     found = fit(symmetric, silent, CONDITIONS)
@@ -197,7 +197,7 @@ def test_jacobian_is_that_of_finite_differences(x64):
 
     from dd2d_jax.refinement import fit_model, refine
 
-    crystals = datasets.from_atoms([(oblique(), {"uid": "a"})])
+    crystals = usable.from_atoms([(oblique(), {"uid": "a"})])
     fields = [refine._fields(crystals, 0, symmetric=False)]
     parts = refine._problems(crystals, np.array([0]), (4, 16), crystals.lattice, fields, True)
     hk = np.array([[[[1, 0], [1, 1], [0, 1], [2, 1], [3, -2], [0, 0]]]])
@@ -256,7 +256,7 @@ def thick() -> CrystalSet:
     """Two layers with sulfur at free heights, in a low symmetry."""
     one, other = oblique(), oblique()
     other.positions[2] += (0.1, -0.2, 0.15)
-    return datasets.from_atoms([(one, {"uid": "a"}), (other, {"uid": "b"})])
+    return usable.from_atoms([(one, {"uid": "a"}), (other, {"uid": "b"})])
 
 
 def seen_at(crystals: CrystalSet, tilt) -> Spots:
@@ -309,7 +309,7 @@ def test_layer_group_is_kept_unless_released(truth, queries):
     atoms = mx2("WSe2", "1T", vacuum=8).repeat((2, 1, 1))
     metals = np.flatnonzero(atoms.numbers == 74)
     atoms.positions[metals] += np.outer([0.06, -0.06], atoms.cell.array[0] / 6.5)
-    crystals = datasets.from_atoms([(atoms, {"uid": str(i)}) for i in range(2)])
+    crystals = usable.from_atoms([(atoms, {"uid": str(i)}) for i in range(2)])
     lattice, positions, numbers = (
         np.asarray(x, float) for x in (crystals.lattice, crystals.positions, crystals.numbers)
     )

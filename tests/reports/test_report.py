@@ -17,8 +17,8 @@ from test_dynamics import Springs
 
 from dd2d_jax.commands import main as cli
 from dd2d_jax.crystals.point_groups import point_group
-from dd2d_jax.data import datasets
-from dd2d_jax.data.datasets import CrystalSet
+from dd2d_jax.data import usable
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks import checkpoint
@@ -60,7 +60,7 @@ def place(tmp_path_factory) -> Path:
         checkpoint.save(folder / name, "best", steps, {"params": params_of(config)}, {})
     write_db(folder / "run/test.db", sheets[:QUERIES])
     write_db(folder / "all.db", sheets)
-    crystals = datasets.from_atoms(sheets[:5])
+    crystals = usable.from_atoms(sheets[:5])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DD2D_DATA_DIR", str(folder / "data"))
         patch.chdir(folder)
@@ -87,7 +87,7 @@ def page(place) -> str:
 
 @pytest.fixture(scope="module")
 def library() -> CrystalSet:
-    return datasets.from_atoms(tiny.sheets()[:16])
+    return usable.from_atoms(tiny.sheets()[:16])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from test_figures import texts_inside
 
 import diffraction as dx
 from dd2d_jax.crystals.point_groups import tree
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 from dd2d_jax.networks.attention import Attention
 from dd2d_jax.reports import report_figures
 from dd2d_jax.reports.report import Answers
@@ -71,7 +71,7 @@ def test_a_single_point_group_needs_no_tree():
 
 
 def test_candidates_are_drawn_in_order_and_the_true_one_is_marked():
-    library = datasets.from_atoms(tiny.sheets()[:7])
+    library = usable.from_atoms(tiny.sheets()[:7])
     conditions = Conditions(dx.Electrons(80.0), 0.8, 0.5, tokens=8)
     pairs = np.random.default_rng(0).random((1, 6, 2))
     measured = np.array([[[True, True]] * 4 + [[True, False]] + [[False, False]]])

@@ -16,9 +16,10 @@ import tiny
 from ase.db import connect
 from rich.console import Console
 
-from dd2d_jax.data import datasets
+from dd2d_jax.data import datasets, splits
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import checkpoint, trained
+from dd2d_jax.util import errors
 from dd2d_jax.util.files import alone
 from train import loop, state, step
 
@@ -113,11 +114,11 @@ def test_a_run_leaves_what_the_design_names(whole, config):
 
 def test_the_splits_are_written_with_their_uids(whole, config):
     crystals = datasets.load("ase_db", config.data.path, config.data.data_dir)
-    splits = datasets.split(crystals, "random", 0)
+    parts = splits.split(crystals, "random", 0)
     for name in ("validation", "test"):
         with connect(whole / f"{name}.db") as database:
             found = [row.uid for row in database.select()]
-        assert found == crystals.uid[splits[name]].tolist() and found
+        assert found == crystals.uid[parts[name]].tolist() and found
 
 
 def test_the_test_table_is_in_percent_for_each_level_and_gallery(whole):
@@ -295,7 +296,7 @@ def test_a_damaged_checkpoint_is_an_error_and_no_new_start(whole, config, tmp_pa
     before = (folder / "metrics.jsonl").read_text()
     config.train.steps = 8
     no_training(monkeypatch)
-    with pytest.raises(checkpoint.CheckpointError, match="damaged") as error:
+    with pytest.raises(errors.CheckpointError, match="damaged") as error:
         loop.run(config, folder)
     assert "latest" in one_line(error)
     assert (folder / "metrics.jsonl").read_text() == before
@@ -340,7 +341,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing(whole, config, tmp_path, monk
 def test_a_finished_run_without_its_best_weights_is_an_error(whole, config, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(folder / "best")
-    with pytest.raises(checkpoint.CheckpointError, match="best") as error:
+    with pytest.raises(errors.CheckpointError, match="best") as error:
         loop.run(config, folder)
     one_line(error)
 

@@ -5,6 +5,7 @@ import sys
 
 from ase.build import graphene
 from ase.io import write
+from paths import ROOT
 
 from dd2d_jax.util import cache
 
@@ -19,10 +20,10 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
 
 def _simulate(tmp_path) -> None:
     """A command in a process of its own: the setting is global."""
-    program = [sys.executable, "-m", "dd2d_jax.commands.main", "simulate", str(tmp_path / "graphene.xyz")]
+    module, sheet = "dd2d_jax.commands.main", str(tmp_path / "graphene.xyz")
+    program = [sys.executable, "-m", module, "simulate", sheet]
     write(tmp_path / "graphene.xyz", graphene(vacuum=10.0))
-    root = ROOT
-    subprocess.run(program, check=True, cwd=root, capture_output=True)
+    subprocess.run(program, check=True, cwd=ROOT, capture_output=True)
 
 
 def test_commands_keep_compiled_programs(monkeypatch, tmp_path):

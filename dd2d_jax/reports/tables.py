@@ -6,10 +6,8 @@ Names and formulas come from strangers' files: they are shown as they are, never
 from __future__ import annotations
 
 import math
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -17,88 +15,17 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from dd2d_jax.crystals.cell import cell
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.lattices.lattice import twist
+from dd2d_jax.util.text import change, number, percent, printable
 
 if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.images.calibration import Calibration
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.lattices.lattice import Indexed
-    from dd2d_jax.matching.retrieval import Candidate, Found
-
-
-T = TypeVar("T")
-
-
-def progress(
-    items: Iterable[T],
-    total: int | None,
-    what: str,
-    per: str = "s",
-    weight: Callable[[T], int] = lambda _: 1,
-) -> Iterator[T]:
-    """`items`, with a bar, the rate per "s" or "min" and the time left on stderr.
-
-    weight: how many of `total` an item counts for.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s" if per == "s" else "{task.fields[rate]:.1f}/min"),
-        TimeRemainingColumn(),
-    )
-    unit = {"s": 1, "min": 60}[per]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total, rate=0)
-        start, done = time.monotonic(), 0
-        for item in items:
-            yield item
-            done += weight(item)
-            bar.update(task, completed=done, rate=unit * done / (time.monotonic() - start))
-
-
-def printable(text: str) -> str:
-    """Without control characters: names from files must not move the cursor or add lines."""
-    return "".join(c for c in text if c.isprintable())
-
-
-def cell(lattice: np.ndarray) -> tuple[float, float, float]:
-    """a and b in angstrom and gamma in degrees of a cell (2, 2)."""
-    a, b = (float(np.linalg.norm(v)) for v in np.asarray(lattice, float))
-    cosine = float(np.dot(*np.asarray(lattice, float))) / (a * b)
-    return a, b, math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
-
-
-def number(value: float, digits: int) -> str:
-    """With so many decimals; "-" for what is not known."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
-def percent(probability: float) -> str:
-    """In percent; what is nearly certain or nearly excluded is never said to be so."""
-    if 0 < probability < 5e-4:
-        return "<0.1"
-    if 0.9995 <= probability < 1:
-        return ">99.9"
-    return number(100 * probability, 1)
-
-
-def change(before: float, after: float) -> str:
-    """An R-factor, before and after where it was refined."""
-    if before == after or not math.isfinite(before):
-        return number(after, 3)
-    return f"{number(before, 3)} -> {number(after, 3)}"
+    from dd2d_jax.matching.found import Candidate, Found
 
 
 def found_table(found: Found) -> RenderableType:
@@ -193,93 +120,6 @@ def origin(candidate: Candidate) -> str:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
     return "made up" if candidate.prototype else "-"
-
-
-def found_dict(found: Found) -> dict[str, Any]:
-    """All that was found as JSON: cells in angstrom and degrees, positions in angstrom."""
-    return {
-        **_lattice_found(found),
-        "others": [
-            {"twist": dict(zip(("degrees", "sigma"), map(_finite, turn), strict=True)),
-             **_lattice_found(other)}
-            for other in found.others
-            for turn in [twist(found.indexed, other.indexed)]
-        ],
-    }  # fmt: skip
-
-
-def _lattice_found(found: Found) -> dict[str, Any]:
-    return {
-        "searched": found.searched,
-        "lattice": lattice_dict(found.indexed),
-        "none": _finite(found.none),
-        "candidates": [
-            {"rank": rank, **candidate_dict(candidate)}
-            for rank, candidate in enumerate(found.candidates, 1)
-        ],
-    }
-
-
-def lattice_dict(found: Indexed) -> dict[str, Any]:
-    """A pattern's lattice as JSON: angstrom and degrees."""
-    a, b, gamma = cell(found.lattice)
-    return {
-        "a": a,
-        "b": b,
-        "gamma": gamma,
-        "vectors": found.lattice.tolist(),
-        "explained": found.explained,
-        "residual": found.residual,
-        "spots": len(found.q),
-    }
-
-
-def candidate_dict(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as JSON, see `found_dict`."""
-    atoms = candidate.structure
-    a, b, gamma = cell(atoms.cell.array[:2, :2])
-    return {
-        "uid": candidate.uid,
-        "formula": candidate.formula,
-        "prototype": candidate.prototype,
-        "known": candidate.known,
-        # Of crystals that are in no library (`propose.Proposed`).
-        "parent": getattr(candidate, "parent", ""),
-        "substitution": getattr(candidate, "substitution", ""),
-        "score": _finite(candidate.score),
-        "probability": _finite(candidate.probability),
-        "similarity": _finite(candidate.similarity),
-        "r_factor": _finite(candidate.r_factor),
-        "r_before": _finite(candidate.r_before),
-        "wr2": _finite(candidate.wr2),
-        "wr2_before": _finite(candidate.wr2_before),
-        "undetermined": list(candidate.undetermined),
-        "b_iso": _finite(candidate.b_iso),
-        "a": a,
-        "b": b,
-        "gamma": gamma,
-        "structure": {
-            "cell": atoms.cell.array.tolist(),
-            "symbols": atoms.get_chemical_symbols(),
-            "positions": atoms.positions.tolist(),
-        },
-    }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
-
-
-def safe_name(text: str) -> str:
-    """Letters, digits, `_` and `-` of a text, at most 40: never a path, never hidden, never ""."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:40] or "crystal"
-
-
-def inert(text: str) -> str:
-    """Text for a cell of a CSV file: spreadsheets run what begins like a formula."""
-    # Some take the wide forms of these signs for the same.
-    return "'" + text if text[:1] in tuple("=+-@\t\r\n＝＋－＠") else text
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:

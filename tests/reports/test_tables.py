@@ -15,8 +15,8 @@ from rich.console import Console
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice
-from dd2d_jax.matching.retrieval import Candidate, Found
-from dd2d_jax.reports import output
+from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.reports import as_json, tables
 from dd2d_jax.spots import Spots
 
 
@@ -65,21 +65,21 @@ def shown(table) -> str:
 
 
 def test_the_table_says_all_that_is_needed_to_judge():
-    text = shown(output.candidate_table(make_found()))
+    text = shown(tables.candidate_table(make_found()))
     for part in ("mp-1", "MoS2", "2H", "known", "0.90", "42.1", "0.800", "0.200 -> 0.100",
                  "0.250 -> 0.150", "3.180", "120.0", "100 %", "42 searched", "none of these: 15.8",
                  "of 1, 2: z of S1, S2; B"):  # fmt: skip
         assert part in text
-    text = shown(output.candidate_table(make_found(r_before=0.1, undetermined=())))
+    text = shown(tables.candidate_table(make_found(r_before=0.1, undetermined=())))
     assert "->" not in text and "not determined" not in text
 
 
 def test_what_is_not_known_is_a_dash_and_null():
     nan = float("nan")
     found = make_found(probability=nan, none=nan)
-    text = shown(output.candidate_table(found))
+    text = shown(tables.candidate_table(found))
     assert "nan" not in text and "none of these" not in text
-    data = json.loads(json.dumps(output.found_dict(found), allow_nan=False))
+    data = json.loads(json.dumps(as_json.found_dict(found), allow_nan=False))
     assert data["none"] is None and data["candidates"][0]["probability"] is None
 
 
@@ -88,14 +88,14 @@ def test_what_is_not_known_is_a_dash_and_null():
     [(0.0, "0.0"), (1e-9, "<0.1"), (0.5, "50.0"), (0.99999, ">99.9"), (1.0, "100.0")],
 )
 def test_nearly_certain_is_not_certain(probability, text):
-    assert output.percent(probability) == text
+    assert text.percent(probability) == text
 
 
 def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
     found = make_twisted()
-    text = shown(output.found_table(found))
+    text = shown(tables.found_table(found))
     assert text.count("mp-1") == 4 and "lattice 2, turned by 7.00 +- " in text
-    data = output.found_dict(found)
+    data = as_json.found_dict(found)
     assert data["others"][0]["twist"]["degrees"] == pytest.approx(7, abs=1e-3)
     assert [c["rank"] for c in data["others"][0]["candidates"]] == [1, 2]
     found.write(tmp_path / "out")
@@ -106,12 +106,12 @@ def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
 
 
 def test_names_from_files_are_text_not_markup_nor_terminal_codes():
-    text = shown(output.candidate_table(make_found(uid="[red]x[/red]\x1b[2J")))
+    text = shown(tables.candidate_table(make_found(uid="[red]x[/red]\x1b[2J")))
     assert "[red]x[/red]" in text and "\x1b" not in text
 
 
 def test_the_dictionary_is_json_and_holds_the_structure():
-    data = json.loads(json.dumps(output.found_dict(make_found()), allow_nan=False))
+    data = json.loads(json.dumps(as_json.found_dict(make_found()), allow_nan=False))
     first = data["candidates"][0]
     assert (data["searched"], first["rank"], first["uid"]) == (42, 1, "mp-1")
     atoms = ase.Atoms(
@@ -172,7 +172,7 @@ def test_the_spot_table_is_sorted_by_intensity():
         jnp.array([[1, 0], [0, 1], [0, 0]]),
         jnp.array([True, True, False]),
     )
-    lines = [x for x in shown(output.pattern_table(pattern)).splitlines() if "." in x]
+    lines = [x for x in shown(tables.pattern_table(pattern)).splitlines() if "." in x]
     assert "4.0000" in lines[0] and "100.000" in lines[0]
     assert "2.0000" in lines[1] and "25.000" in lines[1]
     assert len(lines) == 2
@@ -183,6 +183,6 @@ def test_the_evaluation_table_shows_every_method():
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
               "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip
-    text = shown(output.evaluation_table(result))
+    text = shown(tables.evaluation_table(result))
     for part in ("neural", "physics", "clean: 5 queries, 9 crystals", "50.0", "1.25"):
         assert part in text
