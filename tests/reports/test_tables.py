@@ -179,7 +179,7 @@ def test_the_spot_table_is_sorted_by_intensity():
 
 
 def test_the_evaluation_table_shows_every_method():
-    accuracies = {f"top{n}": float(n) for n in output.TOP}
+    accuracies = {f"top{n}": float(n) for n in tables.TOP}
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
               "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip
