@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import diffraction as dx
-from diffraction.form_factors import RANGE, SYMBOLS, check_range, table
+from diffraction.form_factors import check_range
+from diffraction.tabulated import RANGE, SYMBOLS, table
 
 LOBATO, KIRKLAND, XRAYS = dx.Electrons(), dx.Electrons(table="kirkland"), dx.Xrays()
 PENG = dx.Electrons(table="peng")
