@@ -33,15 +33,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dd2d_jax  # noqa: E402
 import diffraction as dx  # noqa: E402
-from dd2d_jax import cache  # noqa: E402
-from dd2d_jax.checkpoint import write_json  # noqa: E402
-from dd2d_jax.lattice import PatternError  # noqa: E402
-from dd2d_jax.library import Library, read_source  # noqa: E402
-from dd2d_jax.measure import measure  # noqa: E402
-from dd2d_jax.output import progress  # noqa: E402
-from dd2d_jax.patterns import read_pattern, write_pattern  # noqa: E402
-from dd2d_jax.reliability import reliability  # noqa: E402
-from dd2d_jax.twins import twins  # noqa: E402
+from dd2d_jax.data.datasets import read_source  # noqa: E402
+from dd2d_jax.data.duplicates import twins  # noqa: E402
+from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
+from dd2d_jax.images.measurement import measure  # noqa: E402
+from dd2d_jax.images.patterns import read_pattern, write_pattern  # noqa: E402
+from dd2d_jax.libraries.library import Library  # noqa: E402
+from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
+from dd2d_jax.util import cache  # noqa: E402
+from dd2d_jax.util.errors import PatternError  # noqa: E402
+from dd2d_jax.util.progress import progress  # noqa: E402
 
 KINDS = ("image", "kinematic", "multislice", "experiment")
 MODES = ("all", "elements", "absent")
