@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import diffraction as dx
+from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.lattices import lattice
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.reports import as_json, tables
 from dd2d_jax.spots import Spots
+from dd2d_jax.util.text import percent
 
 
 def make_found(
@@ -54,7 +56,7 @@ def make_twisted(**options) -> Found:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Nothing is drawn: pictures and pages are tested elsewhere."""
-    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda found: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *_: Figure())
     monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
 
 
@@ -84,11 +86,11 @@ def test_what_is_not_known_is_a_dash_and_null():
 
 
 @pytest.mark.parametrize(
-    ("probability", "text"),
+    ("probability", "said"),
     [(0.0, "0.0"), (1e-9, "<0.1"), (0.5, "50.0"), (0.99999, ">99.9"), (1.0, "100.0")],
 )
-def test_nearly_certain_is_not_certain(probability, text):
-    assert text.percent(probability) == text
+def test_nearly_certain_is_not_certain(probability, said):
+    assert percent(probability) == said
 
 
 def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
@@ -179,7 +181,7 @@ def test_the_spot_table_is_sorted_by_intensity():
 
 
 def test_the_evaluation_table_shows_every_method():
-    accuracies = {f"top{n}": float(n) for n in tables.TOP}
+    accuracies = {f"top{n}": float(n) for n in TOP}
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
               "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip
