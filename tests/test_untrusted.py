@@ -39,7 +39,7 @@ from dd2d_jax.lattices.lattice import find
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.libraries.shards import Shard, StoredCrystals, write_shard
 from dd2d_jax.networks.checkpoint import restore, save
-from dd2d_jax.networks.paper_network import _read_state
+from dd2d_jax.networks.paper_weights import _read_state
 from dd2d_jax.networks.trained import DEFAULT_WEIGHTS, load
 from dd2d_jax.reports import html_page
 from dd2d_jax.util import limits
