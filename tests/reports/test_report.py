@@ -13,6 +13,7 @@ import pytest
 import tiny
 from ase.db import connect
 from ml_collections import ConfigDict
+from springs import Springs
 
 from dd2d_jax.commands import main as cli
 from dd2d_jax.crystals.point_groups import point_group
