@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tiny
-from scipy.cluster.hierarchy import leaves_list
 from figure_texts import texts_inside
+from scipy.cluster.hierarchy import leaves_list
 
 import diffraction as dx
 from dd2d_jax.crystals.point_groups import tree

@@ -21,7 +21,7 @@ from dd2d_jax.util.text import percent
 @pytest.fixture
 def undrawn(monkeypatch):
     """Nothing is drawn: pictures and pages are tested elsewhere."""
-    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda found: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *args: Figure())
     monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
 
 
