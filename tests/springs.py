@@ -1,4 +1,4 @@
-"""A calculator whose answers are known, for the tests of snapshots."""
+"""A force field of which all is known."""
 
 from ase.calculators.calculator import Calculator, all_changes
 

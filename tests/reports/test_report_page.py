@@ -68,7 +68,7 @@ NUMBERS = {
     },
 }  # fmt: skip
 IMAGES = dict.fromkeys(
-    ("attention", "point_groups", "candidates", "ranks"), {"light": b"<svg/>", "dark": b"<svg />"}
+    ("attention", "point_groups", "candidates", "ranks"), {"light": "data:image/png,a", "dark": "data:image/png,b"}
 )
 
 
