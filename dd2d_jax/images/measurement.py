@@ -42,6 +42,7 @@ def measure(
     centre: tuple[float, float] | None = None,
     calibration: Calibration | str | Path | None = None,
     undistort: bool = False,
+    energy: float | None = None,
     **finding: Any,
 ) -> Measured:
     """Find the spots of an image and put them into 1/angstrom.
@@ -54,6 +55,7 @@ def measure(
         calibration: of the same camera length, from `calibrate`, or its JSON file.
         undistort: fit ellipticity and radial distortion to the pattern's own lattice, see
             `distortion.from_lattice`.
+        energy: of the electrons, keV; None takes the file's.
         finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
@@ -78,6 +80,7 @@ def measure(
         jnp.zeros(q.shape, jnp.int32),
         jnp.ones(len(q), bool),
         jnp.asarray(spots.sigma, jnp.float32),
+        image.energy if energy is None else energy,
     )
     return Measured(image, spots, mapping, pattern)
 

@@ -6,6 +6,7 @@ Files come from strangers: nothing in them is executed or unpickled, and their s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -71,15 +72,18 @@ def read(
     scale: float | None = None,
     centre: tuple[float, float] | None = None,
     calibration: Calibration | str | Path | None = None,
+    undistort: bool = False,
+    energy: float | None = None,
+    **finding: Any,
 ) -> tuple[dx.Pattern, Measured | None]:
     """A pattern as `read_pattern` reads it, and the image that it was measured in, if it was."""
     if Path(path).exists() and is_image(path):
         # Imported where there is an image: it takes a second.
         from dd2d_jax.images.measurement import measure
 
-        measured = measure(path, scale, centre, calibration)
+        measured = measure(path, scale, centre, calibration, undistort, energy, **finding)
         return measured.pattern, measured
-    return read_pattern(path, scale, centre, calibration), None
+    return read_pattern(path, scale, centre, calibration, undistort, energy, **finding), None
 
 
 def read_pattern(
@@ -88,6 +92,7 @@ def read_pattern(
     centre: tuple[float, float] | None = None,
     calibration: Any = None,
     undistort: bool = False,
+    energy: float | None = None,
     **finding: Any,
 ) -> dx.Pattern:
     """Read a pattern from a spot list or an image.
@@ -106,6 +111,7 @@ def read_pattern(
             symmetry.
         calibration: of an image, from `calibrate.calibrate` or its JSON file.
         undistort: fit an image's ellipticity and radial distortion to the pattern's own lattice.
+        energy: of the electrons, keV; None takes what the file says.
         finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
@@ -120,12 +126,17 @@ def read_pattern(
     if is_image(path):
         from dd2d_jax.images.measurement import measure
 
-        return measure(path, scale, centre, calibration, undistort, **finding).pattern
+        return measure(path, scale, centre, calibration, undistort, energy, **finding).pattern
     if calibration is not None or undistort or finding:
         raise PatternError(
             f"{path}: a list of spots; calibration, undistort and how spots are found are for "
             "images"
         )
+    pattern = _read_list(path, scale, centre)
+    return pattern if energy is None else dataclasses.replace(pattern, energy=energy)
+
+
+def _read_list(path: Path, scale: float | None, centre: tuple[float, float] | None) -> dx.Pattern:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return _from_json(path, scale, centre)
