@@ -93,7 +93,7 @@ def kept(data: bytes, number: int, name: str) -> str:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*TEXTS, *BINARIES])
 def test_a_spoiled_file_is_read_or_refused_in_one_line(tmp_path, name):
-    if name.endswith(("hspy", "zspy", "emd", "blo", "mrc", "dm3")):
+    if name.endswith(("hspy", "zspy", "emd", "blo", "mrc", "dm3", "ser", "mib", "tvips")):
         pytest.importorskip("rsciio")
     path, (read, refusal) = tmp_path / name, READERS[name]
     {**TEXTS, **BINARIES}[name](path)

@@ -8,9 +8,10 @@ import pytest
 import diffraction as dx
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.image import Image
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.patterns import read_pattern, write_pattern
-from dd2d_jax.images.readers import Image, write_image
+from dd2d_jax.images.readers import write_image
 from dd2d_jax.lattices import lattice
 from dd2d_jax.reports.diagnostics import missed, plot_steps
 from dd2d_jax.util.errors import PatternError
