@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 
 import diffraction as dx
 from dd2d_jax.images.distortion import Mapping, from_lattice
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _CONTRADICTS = 0.03
 # Half the longer side of usual images lies between these, 1/angstrom.
 _NEAREST, _FARTHEST = 0.2, 6.0
+# Between neighbouring spots of a cell of usual size, 1/angstrom: a = 4 angstrom.
+_SPACING = 0.27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ def measure(
     calibration: Calibration | str | Path | None = None,
     undistort: bool = False,
     energy: float | None = None,
+    likely_scale: bool = False,
     **finding: Any,
 ) -> Measured:
     """Find the spots of an image and put them into 1/angstrom.
@@ -62,6 +66,8 @@ def measure(
         undistort: fit ellipticity and radial distortion to the pattern's own lattice, see
             `distortion.from_lattice`.
         energy: of the electrons, keV; None takes the file's.
+        likely_scale: where nothing tells the scale, take one at which the spots have a usual
+            spacing, instead of an error; it may be wrong by a factor of 2.
         finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
@@ -71,18 +77,44 @@ def measure(
     if not isinstance(image, Image):
         image = read_image(image)
     energy = checked_energy(image.energy if energy is None else energy)
-    mapping, notes = _mapping(image, scale, calibration, where, energy)
+    try:
+        mapping, notes = _mapping(image, scale, calibration, where, energy, likely_scale)
+    except PatternError as error:
+        error.step, error.seen = "scale", image
+        raise
     image = dataclasses.replace(image, energy=energy, notes=(*image.notes, *notes))
     if centre is None and image.centre is not None:
         centre = tuple(image.centre)
     try:
         spots = find_spots(image.pixels, centre, **finding)
-        if undistort:
-            offset = spots.position - spots.centre
-            mapping, shift = from_lattice(mapping, offset, spots.intensity)
-            spots = dataclasses.replace(spots, centre=spots.centre + shift)
     except PatternError as error:
-        raise PatternError(f"{where}{error}") from error
+        seen = error.seen
+        if seen is not None:
+            seen = _measured(image, seen, mapping or Mapping(_likely_scale(seen)))
+        raise _refused(f"{where}{error}", error.step or "spots", seen or image) from error
+    if mapping is None:
+        mapping = Mapping(_likely_scale(spots))
+        told = f"about {mapping.scale:.3g} 1/A per pixel is taken"
+        note = f"{where}the scale is not known: {told}"
+        image = dataclasses.replace(image, notes=(*image.notes, note))
+    if undistort:
+        offset = spots.position - spots.centre
+        try:
+            mapping, shift = from_lattice(mapping, offset, spots.intensity)
+        except PatternError as error:
+            seen = _measured(image, spots, mapping)
+            raise _refused(f"{where}{error}", "distortion", seen) from error
+        spots = dataclasses.replace(spots, centre=spots.centre + shift)
+    return _measured(image, spots, mapping)
+
+
+def _refused(message: str, step: str, seen: object) -> PatternError:
+    error = PatternError(message)
+    error.step, error.seen = step, seen
+    return error
+
+
+def _measured(image: Image, spots: SpotList, mapping: Mapping) -> Measured:
     q = mapping.q(spots.position - spots.centre)
     pattern = dx.Pattern(
         jnp.asarray(q, jnp.float32),
@@ -90,7 +122,7 @@ def measure(
         jnp.zeros(q.shape, jnp.int32),
         jnp.ones(len(q), bool),
         jnp.asarray(spots.sigma, jnp.float32),
-        energy,
+        image.energy,
     )
     return Measured(image, spots, mapping, pattern)
 
@@ -101,8 +133,12 @@ def _mapping(
     calibration: Calibration | str | Path | None,
     where: str,
     energy: float | None,
-) -> tuple[Mapping, tuple[str, ...]]:
-    """How pixels become 1/angstrom, and what the user should know of the scale."""
+    likely_scale: bool,
+) -> tuple[Mapping | None, tuple[str, ...]]:
+    """How pixels become 1/angstrom, and what the user should know of the scale.
+
+    None where nothing tells it and a likely one will do.
+    """
     own = image.scale_at(energy)
     if calibration is not None:
         from dd2d_jax.images.calibration import Calibration
@@ -129,14 +165,23 @@ def _mapping(
         raise PatternError(
             f"{where}the file gives its scale in angles: give energy= (--energy) in keV, too"
         )
+    if own is None and likely_scale:
+        return None, ()
     if own is None:
         raise PatternError(
             f"{where}an image needs its scale in 1/angstrom per pixel, and the file does not say "
             "it: give scale= (--scale), or calibration= (--calibration) of a ring pattern at the "
-            "same camera length, made by dd2d calibrate"
+            "same camera length, made by dd2d calibrate; retrieve with --scale-error 1 needs none"
         )
     mapping = Mapping(float(own[0]) if np.ptp(own) < 1e-6 * own[0] else own)
     return mapping, _doubts(mapping, None, "file's", image.pixels.shape, where)
+
+
+def _likely_scale(spots: SpotList) -> float:
+    """1/angstrom per pixel at which spots are as far apart as those of usual cells."""
+    places = np.concatenate([spots.position, spots.centre[None]])
+    distance, _ = cKDTree(places).query(places, 2)
+    return _SPACING / float(np.median(distance[:, 1]))
 
 
 def _doubts(

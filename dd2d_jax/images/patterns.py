@@ -117,9 +117,13 @@ def read(
     calibration: Calibration | str | Path | None = None,
     undistort: bool = False,
     energy: float | None = None,
+    likely_scale: bool = False,
     **finding: Any,
 ) -> Read:
-    """What `read_pattern` reads, the image that it was measured in, and what should be known."""
+    """What `read_pattern` reads, the image that it was measured in, and what should be known.
+
+    likely_scale: of an image, see `measurement.measure`.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; give {_ACCEPTED}")
@@ -130,7 +134,9 @@ def read(
         # Imported where there is an image: it takes a second.
         from dd2d_jax.images.measurement import measure
 
-        measured = measure(path, scale, centre, calibration, undistort, energy, **finding)
+        measured = measure(
+            path, scale, centre, calibration, undistort, energy, likely_scale, **finding
+        )
         return Read(measured.pattern, measured, measured.image.notes)
     if path.suffix.lower() not in (*TEXT, ".json", ".npy"):
         raise PatternError(f"{path}: the format is unknown; give {_ACCEPTED}")

@@ -131,7 +131,10 @@ def _check_reach(pattern: dx.Pattern, path: Path) -> tuple[str, ...]:
         PatternError: larger than in any pattern of electrons.
     """
     length = np.linalg.norm(np.asarray(pattern.q, float), axis=-1)
-    reach, inner = float(length.max()), float(length[length > 0.02 * length.max()].min(initial=9e9))
+    reach = float(length.max())
+    if reach == 0:
+        return ()
+    inner = float(length[length > 0.02 * reach].min())
     others = f"1/nm (then {reach / 10:.3g} 1/A) or with 2 pi (then {reach / 2 / math.pi:.3g} 1/A)"
     if reach > _NEVER:
         raise PatternError(

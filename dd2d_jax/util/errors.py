@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be used; the message is one line and says why."""
+    """A pattern that cannot be used; the message is one line and says why.
+
+    Of an image, `step` is where it was refused ("scale", "spots", "symmetry", "distortion",
+    "lattice") and `seen` what had been found by then: an `Image` or a `Measured`.
+    """
+
+    step: str = ""
+    seen: object = None
 
 
 class StructureError(ValueError):
