@@ -29,7 +29,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrusted import BINARIES, SHEET, TEXTS, asked_too_much, bounded, spoiled, tree
 
-from dd2d_jax.crystals.structures import layer, read_frames
+from dd2d_jax.crystals.structure_files import read_frames
+from dd2d_jax.crystals.structures import layer
 from dd2d_jax.data import crystal_set, sources, usable
 from dd2d_jax.data.row_ranges import _without_secrets, server_name
 from dd2d_jax.images.calibration import Calibration, ring_positions

@@ -18,7 +18,7 @@ from dd2d_jax.images import readers
 from dd2d_jax.images.image import Image, checked_energy
 from dd2d_jax.images.microscopy import axes_say
 from dd2d_jax.images.spot_lists import TEXT, from_rows, read_list
-from dd2d_jax.util.errors import PatternError
+from dd2d_jax.util.errors import Notice, PatternError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import MAX_PIXELS
 
@@ -106,7 +106,7 @@ def read_pattern(
     """
     found = read(path, scale, centre, calibration, undistort, energy, **finding)
     for note in found.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, Notice, stacklevel=2)
     return found.pattern
 
 

@@ -29,6 +29,10 @@ class StructureError(ValueError):
         return StructureError(self.reason, f"{where}: {self}")
 
 
+class Notice(UserWarning):
+    """What a user should know of a file that is used all the same; `dd2d` prints it."""
+
+
 class LibraryError(ValueError):
     """A library that is missing, damaged or of another model; the message is one line."""
 
