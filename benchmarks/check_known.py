@@ -1,4 +1,4 @@
-"""Compare the known monolayers of `dd2d_jax.prototypes` with two databases of computed crystals.
+"""Compare the known monolayers of `dd2d_jax.data.prototypes` with two computed databases.
 
     python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE] [--made-up]
 
@@ -26,9 +26,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dd2d_jax.prototypes import generate  # noqa: E402
-from dd2d_jax.prototypes.reference import references  # noqa: E402
-from dd2d_jax.prototypes.unique import distances  # noqa: E402
+from dd2d_jax.data.prototypes import generate  # noqa: E402
+from dd2d_jax.data.prototypes.reference import references  # noqa: E402
+from dd2d_jax.data.prototypes.unique import distances  # noqa: E402
 
 LATTICE_LIMIT = 3.0
 """Percent, of a and b (and of gamma in units of 90 degrees)."""

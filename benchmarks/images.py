@@ -30,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import diffraction as dx  # noqa: E402
-from dd2d_jax import lattice  # noqa: E402
-from dd2d_jax.lattice import PatternError  # noqa: E402
-from dd2d_jax.library import Library  # noqa: E402
-from dd2d_jax.measure import measure  # noqa: E402
-from dd2d_jax.readers import Image  # noqa: E402
-from dd2d_jax.retrieval import retrieve  # noqa: E402
-from dd2d_jax.structures import StructureError, layer  # noqa: E402
+from dd2d_jax.crystals.structures import layer  # noqa: E402
+from dd2d_jax.images.measurement import measure  # noqa: E402
+from dd2d_jax.images.readers import Image  # noqa: E402
+from dd2d_jax.lattices import lattice  # noqa: E402
+from dd2d_jax.libraries.library import Library  # noqa: E402
+from dd2d_jax.matching.retrieval import retrieve  # noqa: E402
+from dd2d_jax.util.errors import PatternError, StructureError  # noqa: E402
 
 SHAPE, SCALE, Q_MAX = (512, 512), 0.0055, 1.25
 FWHM, HALO_WIDTH = 0.02, 0.15

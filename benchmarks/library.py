@@ -21,9 +21,9 @@ import numpy as np
 
 import dd2d_jax
 import diffraction as dx
-from dd2d_jax.checkpoint import write_json
-from dd2d_jax.library import Library, shard_name, write_manifest
-from dd2d_jax.retrieval import retrieve
+from dd2d_jax.libraries.library import Library, shard_name, write_manifest
+from dd2d_jax.matching.retrieval import retrieve
+from dd2d_jax.networks.checkpoint import write_json
 
 
 def timed(function, repeats: int = 5) -> dict[str, float]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import dd2d_jax
 import diffraction as dx
-from dd2d_jax.figures import plot_pattern_and_structure, save
+from dd2d_jax.reports.figures import plot_pattern_and_structure, save
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 

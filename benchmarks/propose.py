@@ -25,21 +25,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dd2d_jax.util import errors
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffraction as dx  # noqa: E402
 from configs import base  # noqa: E402
-from dd2d_jax import lattice, propose  # noqa: E402
-from dd2d_jax.corrupt import LEVELS  # noqa: E402
-from dd2d_jax.datasets import CrystalSet, load  # noqa: E402
-from dd2d_jax.evaluate import make_queries  # noqa: E402
-from dd2d_jax.evidence import measured  # noqa: E402
-from dd2d_jax.output import progress  # noqa: E402
-from dd2d_jax.rerank import Query, compare, log_none, weigh  # noqa: E402
-from dd2d_jax.score import Table, simulate_table  # noqa: E402
+from dd2d_jax.crystals.structures import to_atoms  # noqa: E402
+from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
+from dd2d_jax.data.datasets import load  # noqa: E402
+from dd2d_jax.data.duplicates import SAME, distinct  # noqa: E402
+from dd2d_jax.evaluation.evaluate import make_queries  # noqa: E402
+from dd2d_jax.lattices import lattice  # noqa: E402
+from dd2d_jax.matching import propose  # noqa: E402
+from dd2d_jax.matching.evidence import measured  # noqa: E402
+from dd2d_jax.matching.rerank import Query, compare, log_none, weigh  # noqa: E402
+from dd2d_jax.matching.score import Table, simulate_table  # noqa: E402
+from dd2d_jax.networks.disturbances import LEVELS  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots  # noqa: E402
-from dd2d_jax.structures import to_atoms  # noqa: E402
-from dd2d_jax.twins import SAME, distinct  # noqa: E402
+from dd2d_jax.util.progress import progress  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "c2db.db"
 FIRST = 10
@@ -88,7 +92,7 @@ def case(
     left_out = crystals.formula == formula if without == "formula" else crystals.uid == uid
     try:
         asked = Query.indexed(lattice.find(pattern_of(query)), conditions.q_max)
-    except lattice.PatternError as error:
+    except errors.PatternError as error:
         return {**out, "error": str(error)}
     every = compare(table, asked.settings)
     first = np.argsort(np.where(left_out, np.inf, -every.max(0)), kind="stable")[:RERANK]

@@ -24,14 +24,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dd2d_jax.data import usable
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffraction as dx  # noqa: E402
-from dd2d_jax import datasets  # noqa: E402
-from dd2d_jax.datasets import CrystalSet  # noqa: E402
-from dd2d_jax.refine import Fit, fit  # noqa: E402
+from dd2d_jax.crystals.symmetry import displacements  # noqa: E402
+from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
+from dd2d_jax.refinement.refine import Fit, fit  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots, half_plane, pair_intensities, select  # noqa: E402
-from dd2d_jax.symmetry import displacements  # noqa: E402
 
 STRAIN, DISPLACEMENT, PLACE = 0.02, 0.1, 0.002
 ENERGY, B_ISO = 80.0, 0.5
@@ -44,7 +45,7 @@ def draw(path: Path, count: int, rng: np.random.Generator) -> CrystalSet:
     database = ase.db.connect(path)
     some = rng.permutation(np.arange(1, database.count() + 1))[: 3 * count]
     rows = [database.get(id=int(i)) for i in some]
-    crystals = datasets.from_atoms([(row.toatoms(), {"uid": row.uid}) for row in rows])
+    crystals = usable.from_atoms([(row.toatoms(), {"uid": row.uid}) for row in rows])
     free = [i for i in range(len(crystals)) if not in_plane(crystals, i, True)[1].all()]
     return crystals.take(free[:count])
 

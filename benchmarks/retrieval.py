@@ -19,11 +19,11 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dd2d_jax  # noqa: E402
-from dd2d_jax import cache  # noqa: E402
-from dd2d_jax.checkpoint import write_json  # noqa: E402
-from dd2d_jax.evaluate import evaluate, stored  # noqa: E402
-from dd2d_jax.library import Library  # noqa: E402
-from dd2d_jax.output import evaluation_table  # noqa: E402
+from dd2d_jax.evaluation.evaluate import evaluate, stored  # noqa: E402
+from dd2d_jax.libraries.library import Library  # noqa: E402
+from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
+from dd2d_jax.reports.tables import evaluation_table  # noqa: E402
+from dd2d_jax.util import cache  # noqa: E402
 
 LEVELS = ("clean", "perturbed", "measured")
 

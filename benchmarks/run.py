@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulator import commit, machine  # noqa: E402
-from dd2d_jax.files import new_file  # noqa: E402
-from dd2d_jax.library import read_manifest  # noqa: E402
+from dd2d_jax.libraries.library import read_manifest  # noqa: E402
+from dd2d_jax.util.files import new_file  # noqa: E402
 
 Rows = list[tuple[str, str]]
 MILLION = 1_000_000

@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 import diffraction as dx  # noqa: E402
 from benchmarks.peers.environments import PEERS, Peer, environment, run  # noqa: E402
-from dd2d_jax.checkpoint import write_json  # noqa: E402
+from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 
 ENERGY, Q_MAX = 80.0, 1.25
 BEAM = dx.Electrons(ENERGY)

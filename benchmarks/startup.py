@@ -50,10 +50,10 @@ def main() -> None:
     import ase.build
 
     import diffraction as dx
-    from dd2d_jax.checkpoint import write_json
-    from dd2d_jax.patterns import write_pattern
+    from dd2d_jax.images.patterns import write_pattern
+    from dd2d_jax.networks.checkpoint import write_json
 
-    dd2d = [sys.executable, "-m", "dd2d_jax.cli"]
+    dd2d = [sys.executable, "-m", "dd2d_jax.commands.main"]
     with tempfile.TemporaryDirectory() as folder:
         atoms = ase.build.mx2("MoS2", kind="2H", a=3.18, thickness=3.13, vacuum=10)
         pattern = dx.simulate(dx.Crystal.from_ase(atoms), dx.Electrons(80.0), 1.5, 0.5)

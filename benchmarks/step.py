@@ -36,9 +36,9 @@ def main() -> None:
     args = arguments()
     import jax
 
-    from dd2d_jax import cache
-    from dd2d_jax.checkpoint import write_json
+    from dd2d_jax.networks.checkpoint import write_json
     from dd2d_jax.spots import Conditions
+    from dd2d_jax.util import cache
     from train import inputs
 
     cache.keep_compilations()
@@ -84,8 +84,8 @@ def make(config: Any, source: Any, rows: np.ndarray, steps: int) -> dict[str, Ca
     """{name: a function that runs some steps and returns how many}."""
     import jax
 
-    from dd2d_jax.loss import contrastive_loss
-    from dd2d_jax.trained import tower_of
+    from dd2d_jax.networks.loss import contrastive_loss
+    from dd2d_jax.networks.trained import tower_of
     from train import inputs, state, step
 
     simulate, train = step.make_functions(config)

@@ -55,8 +55,8 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     import jax
 
-    from dd2d_jax import cache
-    from dd2d_jax.checkpoint import write_json
+    from dd2d_jax.networks.checkpoint import write_json
+    from dd2d_jax.util import cache
 
     cache.keep_compilations()
     on_cpu = jax.default_backend() == "cpu"
@@ -153,8 +153,8 @@ def ours(config: Any, source: Any) -> tuple[dict, dict[str, float]]:
     """{("dd2d-jax", what): a function of a number, of one batch} and the FLOPs of a sample."""
     import jax
 
-    from dd2d_jax.paper_model import PaperTower
-    from dd2d_jax.trained import Model
+    from dd2d_jax.networks.paper_network import PaperTower
+    from dd2d_jax.networks.trained import Model
     from train import inputs, state, step
 
     every = batches(config, source)
@@ -189,7 +189,7 @@ def ready(config: Any, source: Any, rows: np.ndarray) -> tuple[Any, Any]:
     """Crystals and clean spots of a batch, on the host."""
     import jax
 
-    from dd2d_jax.corrupt import clean_spots
+    from dd2d_jax.networks.disturbances import clean_spots
     from dd2d_jax.spots import Conditions
 
     part = source.take(rows)
@@ -210,7 +210,7 @@ def torchs(config: Any, source: Any, threads: int) -> dict:
     import torch
 
     from benchmarks.peers import torch_network
-    from dd2d_jax.trained import Model, initial_params
+    from dd2d_jax.networks.trained import Model, initial_params
 
     params = initial_params(config)
     sizes = {k: config.model[k] for k in ("width", "layers", "heads", "dropout")}
@@ -237,7 +237,7 @@ def theirs(params: dict) -> dict[str, np.ndarray]:
     """Our parameters under the authors' names, as torch has them."""
     import flax.traverse_util
 
-    from dd2d_jax.paper_model import their_name
+    from dd2d_jax.networks.paper_network import their_name
 
     flat = flax.traverse_util.flatten_dict(params)
     return {
@@ -248,7 +248,7 @@ def theirs(params: dict) -> dict[str, np.ndarray]:
 
 def torch_inputs(crystals: Any, spots: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sequences (B, 180) and clouds (B, 172, 3), their points before their padding."""
-    from dd2d_jax.paper_model import point_cloud, sequences
+    from dd2d_jax.networks.paper_network import point_cloud, sequences
 
     sequence, cloud = np.asarray(sequences(crystals, SEQUENCE)), np.asarray(point_cloud(spots))
     order = np.argsort(~(cloud != 0).any(-1), axis=1, kind="stable")
@@ -258,7 +258,7 @@ def torch_inputs(crystals: Any, spots: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def shortened(x: np.ndarray) -> np.ndarray:
     """Sequences (B, T) or clouds (B, K, 3) up to the last token of the longest."""
-    from dd2d_jax.paper_model import PADDING
+    from dd2d_jax.networks.paper_network import PADDING
 
     real = (x != PADDING) if x.ndim == 2 else (x != 0).any(-1)
     return x[:, : real.sum(1).max()]

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffraction.crystal import Crystal, reciprocal
 from diffraction.form_factors import coefficients, form_factor
-from diffraction.kinematic import b_values, ewald_qz, simulate, tilt_matrix
+from diffraction.kinematic import b_values, ewald_qz, kinematic_pattern, tilt_matrix
 from diffraction.pattern import Pattern
 from diffraction.radiation import _REST_ENERGY, Electrons, Radiation
 
@@ -102,7 +102,7 @@ def multislice(
             "transformation, as hk=reflections(lattice, q_max)"
         )
     grid = tuple(int(n) for n in grid)
-    pattern = simulate(crystal, radiation, q_max, b_iso, tilt, hk)
+    pattern = kinematic_pattern(crystal, radiation, q_max, b_iso, tilt, hk)
     b_iso, tilt = b_values(b_iso, crystal.numbers), jnp.asarray(tilt, float)
     intensity = _intensity(crystal, radiation, b_iso, tilt, pattern.hk, band, grid)
     return dataclasses.replace(pattern, intensity=jnp.where(pattern.mask, intensity, 0.0))
@@ -157,7 +157,7 @@ def kinematic_error(
     """
     band = _coarse(q_max, b_values(b_iso, crystal.numbers), crystal.numbers)
     true = multislice(crystal, radiation, q_max, b_iso, tilt, band=band).intensity
-    kinematic = simulate(crystal, radiation, q_max, b_iso, tilt).intensity
+    kinematic = kinematic_pattern(crystal, radiation, q_max, b_iso, tilt).intensity
     total = jnp.sum(true, -1)
     scale = total / jnp.sum(kinematic, -1)
     return jnp.sum(jnp.abs(true - scale[..., None] * kinematic), -1) / total

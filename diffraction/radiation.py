@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffraction.tabulated import table
+
 # CODATA 2018: m_e c^2 in keV, h c in keV angstrom.
 _REST_ENERGY = 510.99895
 _HC = 12.398419843320026
@@ -112,9 +114,7 @@ class Xrays:
             raise ValueError(f"ions must be a tuple of symbols, got the text {self.ions!r}")
         object.__setattr__(self, "ions", tuple(self.ions))
         if self.ions:
-            from diffraction.form_factors import coefficients
-
-            coefficients(self)
+            table("waasmaier_kirfel", self.ions)
 
 
 Radiation = Electrons | Xrays

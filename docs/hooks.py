@@ -40,7 +40,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def command_line_help() -> str:
     """What `dd2d COMMAND --help` prints, command by command."""
-    from dd2d_jax.cli import _parser
+    from dd2d_jax.commands.main import _parser
 
     os.environ["COLUMNS"] = "80"  # the width that argparse writes for
     parser = _parser()

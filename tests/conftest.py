@@ -28,10 +28,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from paths import ROOT  # noqa: E402
 
 import diffraction as dx  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +67,7 @@ def layer():
 @pytest.fixture
 def command_line(capsys):
     """Runs a command line of `dd2d`; status, stdout, stderr."""
-    from dd2d_jax import cli
+    from dd2d_jax.commands import main as cli
 
     def run(line: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import graphene, mx2
+from paths import ROOT
 
 import dd2d_jax
 import diffraction as dx
 from configs import smoke
-from dd2d_jax import trained
-from dd2d_jax.trained import initial_params
+from dd2d_jax.networks import trained
+from dd2d_jax.networks.trained import initial_params
 
-ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = Path(dd2d_jax.__file__).parent / "weights"
 
 

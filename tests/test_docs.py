@@ -7,14 +7,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import dd2d_jax
 import diffraction
 from configs import base, paper, smoke
-from dd2d_jax import cli
+from dd2d_jax.commands import main as cli
 from train import main
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {"base": base, "paper": paper, "smoke": smoke}
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

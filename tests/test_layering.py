@@ -8,7 +8,7 @@ import sys
 import tokenize
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 import dd2d_jax
 import diffraction
@@ -102,7 +102,7 @@ def test_only_checkpoint_imports_orbax():
         for path in modules(package)
         if "orbax" in {name for name, _ in imports(path)}
     }
-    assert where == {"dd2d_jax/checkpoint.py"}
+    assert where == {"dd2d_jax/networks/checkpoint.py"}
 
 
 def test_configs_do_not_rely_on_their_module_name():

@@ -9,10 +9,10 @@ import nbformat
 import numpy as np
 import pytest
 import tiny
-from conftest import ROOT
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
+from paths import ROOT
 
 NAMES = ("diffraction_on_the_fly", "train_and_retrieve", "image_to_structure")
 

@@ -10,7 +10,7 @@ import zipfile
 from email.parser import Parser
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_wheel_has_every_module(wheel):
 
 
 def test_the_wheel_has_all_data(wheel):
-    data = files("dd2d_jax/prototypes", "*.csv") | files("diffraction/tables", "*")
+    data = files("dd2d_jax/data/prototypes", "*.csv") | files("diffraction/tables", "*")
     assert len(data) >= 9
     if (ROOT / "dd2d_jax/weights").is_dir():
         data |= files("dd2d_jax/weights", "*")

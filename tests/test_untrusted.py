@@ -29,19 +29,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrusted import BINARIES, SHEET, TEXTS, asked_too_much, bounded, spoiled, tree
 
-from dd2d_jax import datasets, html_page, limits, output, sources
-from dd2d_jax.calibrate import Calibration, ring_positions
-from dd2d_jax.checkpoint import CheckpointError, restore, save
-from dd2d_jax.lattice import PatternError, find
-from dd2d_jax.library import Library
-from dd2d_jax.limits import read_npz
-from dd2d_jax.paper_model import _read_state
-from dd2d_jax.patterns import as_pattern, read_pattern
-from dd2d_jax.readers import read_image
-from dd2d_jax.shards import LibraryError, Shard, StoredCrystals, write_shard
-from dd2d_jax.streams import _without_secrets, server_name
-from dd2d_jax.structures import StructureError, layer, read_frames
-from dd2d_jax.trained import DEFAULT_WEIGHTS, load
+from dd2d_jax.crystals.structures import layer, read_frames
+from dd2d_jax.data import crystal_set, sources, usable
+from dd2d_jax.data.row_ranges import _without_secrets, server_name
+from dd2d_jax.images.calibration import Calibration, ring_positions
+from dd2d_jax.images.patterns import as_pattern, read_pattern
+from dd2d_jax.images.readers import read_image
+from dd2d_jax.lattices.lattice import find
+from dd2d_jax.libraries.library import Library
+from dd2d_jax.libraries.shards import Shard, StoredCrystals, write_shard
+from dd2d_jax.networks.checkpoint import restore, save
+from dd2d_jax.networks.paper_network import _read_state
+from dd2d_jax.networks.trained import DEFAULT_WEIGHTS, load
+from dd2d_jax.reports import html_page
+from dd2d_jax.util import limits
+from dd2d_jax.util.errors import CheckpointError, LibraryError, PatternError, StructureError
+from dd2d_jax.util.limits import read_npz
 
 SECONDS = float(os.environ.get("DD2D_FUZZ", 0))
 COUNT = 60
@@ -54,7 +57,7 @@ def structures(path) -> None:
 
 def crystals(source, path) -> None:
     entries, _ = sources.READERS[source](path)
-    datasets.from_atoms(entries)
+    usable.from_atoms(entries)
 
 
 def pattern(path) -> None:
@@ -169,9 +172,9 @@ def test_names_of_strangers_stay_text(first, text):
     text = first + text
     shown = html_page.escaped(text) + html_page.link(text, text, text)
     inner = re.sub('<a href="[^"<>]*" download="[^"<>]*">|</a>', "", shown)
-    assert not set("<>\"'") & set(inner) and output.printable(shown) == shown
-    assert re.fullmatch("[A-Za-z0-9_-]{1,40}", output.safe_name(text))
-    assert output.inert(text)[:1] not in tuple("=+-@\t\r\n＝＋－＠")
+    assert not set("<>\"'") & set(inner) and text.printable(shown) == shown
+    assert re.fullmatch("[A-Za-z0-9_-]{1,40}", text.safe_name(text))
+    assert text.inert(text)[:1] not in tuple("=+-@\t\r\n＝＋－＠")
 
 
 def refused(read, path, words: str, kind: type = ValueError) -> None:
@@ -299,7 +302,7 @@ def test_a_bad_row_costs_one_row(tmp_path):
             connection.execute(f"UPDATE systems SET {column} = ? WHERE id = ?", (value, row))
         connection.commit()
     with bounded(20.0):
-        found = datasets.from_atoms(sources.ase_db(path)[0])
+        found = usable.from_atoms(sources.ase_db(path)[0])
     assert len(found) == 32 - 7 and found.uid.dtype.itemsize <= 4 * 200
     skipped = {name: entry["count"] for name, entry in found.report["skipped"].items()}
     assert skipped == {"unreadable": 5, "long name": 2}
@@ -313,7 +316,7 @@ def test_keys_of_a_frame_may_be_anything(tmp_path):
     odd = atoms.copy()
     odd.info |= {"uid": "odd", "occupancy": {"0": 1}}
     ase.io.write(tmp_path / "s.xyz", [atoms, odd], format="extxyz")
-    found = datasets.from_atoms(sources.files(tmp_path / "s.xyz")[0])
+    found = usable.from_atoms(sources.files(tmp_path / "s.xyz")[0])
     assert not found.known[0] and found.report["skipped"]["partial occupancy"]["count"] == 1
 
 
@@ -547,7 +550,7 @@ def test_a_checkpoint_holds_no_pipes_no_pickles_and_no_endless_arrays(tmp_path, 
     save(tmp_path, "best", 1, like, {})
     (tmp_path / "best" / "²").mkdir()
     assert restore(tmp_path, "best", like).step == 1
-    monkeypatch.setattr("dd2d_jax.checkpoint.MAX_ARRAYS", 2**20)
+    monkeypatch.setattr("dd2d_jax.networks.checkpoint.MAX_ARRAYS", 2**20)
     save(tmp_path, "best", 2, {"params": {"a": np.zeros(2**20, np.float32)}}, {})
     shutil.rmtree(tmp_path / "best" / "1", ignore_errors=True)
     refused(lambda p: restore(p, "best", like), tmp_path, "bytes of arrays", CheckpointError)
@@ -583,7 +586,7 @@ def opened(path) -> None:
     """All that is read of a part of a library."""
     found = StoredCrystals([Shard(path)], {})
     assert len(found.uid) == len(found.formula) == len(found.whole)
-    datasets.merged_report([found.shards[0].report])
+    crystal_set.merged_report([found.shards[0].report])
 
 
 def test_a_spoiled_part_of_a_library_is_read_or_refused(tmp_path, shard):
@@ -687,5 +690,5 @@ def test_angles_that_no_cell_has_cost_one_row(tmp_path):
     record = json.loads((tmp_path / "d.json").read_text())["a"]
     bad = {"seq": [*record["seq"][:3], 10.0, 10.0, 120.0, *record["seq"][6:]]}
     (tmp_path / "d.json").write_text(json.dumps({"a": record, "b": bad}))
-    found = datasets.from_atoms(sources.dd2d_json(tmp_path / "d.json")[0])
+    found = usable.from_atoms(sources.dd2d_json(tmp_path / "d.json")[0])
     assert len(found) == 1 and found.report["skipped"]["unreadable"]["count"] == 1

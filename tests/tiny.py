@@ -8,7 +8,7 @@ from ase.db import connect
 from ml_collections import ConfigDict
 
 from configs import base
-from dd2d_jax import datasets
+from dd2d_jax.data import crystal_set, usable
 
 METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
 
@@ -26,9 +26,9 @@ def sheets() -> list[tuple[ase.Atoms, dict]]:
     ]
 
 
-def crystals() -> datasets.CrystalSet:
+def crystals() -> crystal_set.CrystalSet:
     """The sheets as a data set in memory."""
-    return datasets.from_atoms(sheets())
+    return usable.from_atoms(sheets())
 
 
 def write_db(path: Path) -> Path:

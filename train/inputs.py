@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import diffraction as dx
-from dd2d_jax import datasets
-from dd2d_jax.paper_model import PaperTower
+from dd2d_jax.data import crystal_set, datasets, splits
+from dd2d_jax.networks.paper_network import PaperTower
+from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, atom_slots, strongest_rods
-from dd2d_jax.trained import tower_of
 
 # Rods simulated for each token: disturbed atoms may lift a weak spot among the strongest.
 _SPARE = 1.5
@@ -42,14 +42,14 @@ class Source:
         return jax.tree.map(lambda x: jnp.take(x, index, axis=0), self)
 
 
-def load_source(crystals: datasets.CrystalSet, conditions: Conditions) -> Source:
+def load_source(crystals: crystal_set.CrystalSet, conditions: Conditions) -> Source:
     """Find each crystal's strongest rods and put both on the device."""
     count = int(conditions.tokens * _SPARE)
     hk = strongest_rods(crystals.crystal, conditions, count)
     return Source(crystals.crystal, jnp.asarray(hk, jnp.int32))
 
 
-def load_crystals(config: ConfigDict) -> tuple[datasets.CrystalSet, dict[str, np.ndarray]]:
+def load_crystals(config: ConfigDict) -> tuple[crystal_set.CrystalSet, dict[str, np.ndarray]]:
     """The data set that the config names, and its splits as indices.
 
     Raises:
@@ -62,8 +62,8 @@ def load_crystals(config: ConfigDict) -> tuple[datasets.CrystalSet, dict[str, np
             f"config.data.limit = {data.limit}, but {data.path or data.source} has "
             f"{len(crystals)} crystals; 0 takes all"
         )
-    splits = datasets.split(crystals, data.split, data.split_seed, data.limit or None)
-    return crystals, splits
+    parts = splits.split(crystals, data.split, data.split_seed, data.limit or None)
+    return crystals, parts
 
 
 def batch_indices(seed: int, step: int, rows: np.ndarray, batch: int) -> np.ndarray:

@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dd2d_jax import cache, checkpoint
-from dd2d_jax.corrupt import LEVELS, observe
-from dd2d_jax.datasets import CrystalSet
-from dd2d_jax.files import alone, new_file
-from dd2d_jax.ranks import accuracy, embedding_ranks
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.evaluation.ranks import accuracy, embedding_ranks
+from dd2d_jax.networks import checkpoint
+from dd2d_jax.networks.disturbances import LEVELS, observe
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, Spots
-from dd2d_jax.trained import Model
+from dd2d_jax.util import cache, errors
+from dd2d_jax.util.files import alone, new_file
 from train import hosts, inputs, state, step
 
 
@@ -143,7 +144,7 @@ def _best_params(config: ConfigDict, workdir: Path) -> dict:
         nonlocal params
         best = checkpoint.restore(workdir, "best", {"params": params})
         if best is None:
-            raise checkpoint.CheckpointError(
+            raise errors.CheckpointError(
                 f"{workdir}: the run is finished, but best/ is missing"
             )
         params = best.state["params"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from dd2d_jax.trained import initial_params
+from dd2d_jax.networks.trained import initial_params
 
 
 @flax.struct.dataclass

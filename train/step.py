@@ -18,10 +18,10 @@ import optax
 from ml_collections import ConfigDict
 
 import diffraction as dx
-from dd2d_jax.corrupt import Disturbance, clean_spots, observe
-from dd2d_jax.loss import contrastive_loss
+from dd2d_jax.networks.disturbances import Disturbance, clean_spots, observe
+from dd2d_jax.networks.loss import contrastive_loss
+from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, Spots
-from dd2d_jax.trained import tower_of
 from train import accumulate
 from train.inputs import Room, Source
 from train.state import State, optimiser

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd2d_jax.paper_model import CLOUD_END, END, PADDING, position_code
+from dd2d_jax.networks.paper_network import CLOUD_END, END, PADDING, position_code
 
 _HIDDEN = -1e9
 

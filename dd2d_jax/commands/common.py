@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-
-class UserError(Exception):
-    """Something that the user can put right; the message is one line."""
+from dd2d_jax.util.errors import UserError
 
 
 def command(
@@ -104,7 +102,7 @@ at_least_zero = _number("a whole number of at least 0", lambda x: x >= 0, int)
 
 def load_model(checkpoint: str | None) -> Any:
     """The network of a folder, None for the package's own."""
-    from dd2d_jax.trained import load
+    from dd2d_jax.networks.trained import load
 
     return load(checkpoint)
 

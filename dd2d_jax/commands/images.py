@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_scale,
     check_file,
     command,
@@ -18,6 +17,7 @@ from dd2d_jax.commands.common import (
     print_table,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 
 def add_pattern(commands: Any) -> None:
@@ -59,11 +59,13 @@ def add_pattern(commands: Any) -> None:
 def _pattern(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from dd2d_jax import lattice
-    from dd2d_jax.measure import measure
-    from dd2d_jax.output import lattice_dict, measured_table
-    from dd2d_jax.patterns import pattern_dict, write_pattern
-    from dd2d_jax.readers import read_image
+    from dd2d_jax.images.measurement import measure
+    from dd2d_jax.images.patterns import pattern_dict, write_pattern
+    from dd2d_jax.images.readers import read_image
+    from dd2d_jax.lattices import lattice
+    from dd2d_jax.reports.as_json import lattice_dict
+    from dd2d_jax.reports.tables import measured_table
+    from dd2d_jax.util import errors
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
@@ -86,14 +88,14 @@ def _pattern(args: argparse.Namespace) -> None:
         say(note)
     try:
         found, why = lattice.find(measured.pattern), ""
-    except lattice.PatternError as error:
+    except errors.PatternError as error:
         found, why = None, f"{args.image}: {error}"
     # Whether or not there is a lattice: a person may want to see why.
     if args.output:
         write_pattern(measured.pattern, args.output)
     if args.plot:
-        from dd2d_jax.diagnostics import plot_steps
-        from dd2d_jax.figures import save
+        from dd2d_jax.reports.diagnostics import plot_steps
+        from dd2d_jax.reports.figures import save
 
         save(plot_steps(measured, found, why), args.plot)
     if found is None:
@@ -147,9 +149,9 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from dd2d_jax.calibrate import calibrate
-    from dd2d_jax.output import calibration_table
-    from dd2d_jax.readers import read_image
+    from dd2d_jax.images.calibration import calibrate
+    from dd2d_jax.images.readers import read_image
+    from dd2d_jax.reports.tables import calibration_table
 
     check_file("--output", args.output, (".json",))
     _check_image(args.image)
@@ -165,7 +167,7 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _check_image(path: Path) -> None:
-    from dd2d_jax.patterns import is_image
+    from dd2d_jax.images.patterns import is_image
 
     if not path.exists():
         raise UserError(f"{path}: no such file")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_checkpoint,
     at_least_one,
     check_above,
@@ -20,6 +19,7 @@ from dd2d_jax.commands.common import (
     print_json,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 
 def add_index(commands: Any) -> None:
@@ -58,8 +58,8 @@ def add_index(commands: Any) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from dd2d_jax.indexing import build
-    from dd2d_jax.streams import server_name
+    from dd2d_jax.data.row_ranges import server_name
+    from dd2d_jax.libraries.build import build
 
     above = next(p for p in (args.directory, *args.directory.absolute().parents) if p.exists())
     check_above(f"{args.directory}: cannot be written", above)
@@ -99,7 +99,7 @@ def add_enumerate(commands: Any) -> None:
 
 
 def _enumerate(args: argparse.Namespace) -> None:
-    from dd2d_jax.enumerate import write_db
+    from dd2d_jax.data.enumeration import write_db
 
     check_file("OUT.db", args.out, (".db",))
     if args.out.exists():
@@ -122,7 +122,7 @@ def add_merge(commands: Any) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
-    from dd2d_jax.indexing import merge
+    from dd2d_jax.libraries.build import merge
 
     check_new(args.directory)
     report = merge(args.libraries, args.directory)

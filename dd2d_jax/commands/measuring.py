@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_checkpoint,
     at_least_one,
     at_least_zero,
@@ -24,6 +23,7 @@ from dd2d_jax.commands.common import (
     print_table,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 _LEVELS = ("clean", "perturbed", "thermal", "measured")
 
@@ -60,10 +60,11 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from dd2d_jax.checkpoint import write_json
-    from dd2d_jax.evaluate import evaluate, stored
-    from dd2d_jax.library import MANIFEST, Library, read_source
-    from dd2d_jax.output import evaluation_table
+    from dd2d_jax.data.datasets import read_source
+    from dd2d_jax.evaluation.evaluate import evaluate, stored
+    from dd2d_jax.libraries.library import MANIFEST, Library
+    from dd2d_jax.networks.checkpoint import write_json
+    from dd2d_jax.reports.tables import evaluation_table
 
     out = None if args.json in (None, "-") else Path(args.json)
     check_file("--json", out)
@@ -131,10 +132,10 @@ def add_report(commands: Any) -> None:
 def _report(args: argparse.Namespace) -> None:
     check_new(args.out)
     _check_snapshots(args.snapshots)
-    from dd2d_jax.checkpoint import best_step
-    from dd2d_jax.library import read_source
-    from dd2d_jax.output import evaluation_table
-    from dd2d_jax.report import make
+    from dd2d_jax.data.datasets import read_source
+    from dd2d_jax.networks.checkpoint import best_step
+    from dd2d_jax.reports.report import make
+    from dd2d_jax.reports.tables import evaluation_table
 
     model = load_model(args.checkpoint)
     own_folder = Path(args.checkpoint).resolve()
@@ -221,8 +222,8 @@ def add_snapshots(commands: Any) -> None:
 
 
 def _snapshots(args: argparse.Namespace) -> None:
-    from dd2d_jax import dynamics
-    from dd2d_jax.library import read_source
+    from dd2d_jax.data.datasets import read_source
+    from dd2d_jax.evaluation import snapshots as dynamics
 
     check_file("OUT.db", args.out, (".db",))
     settings = dynamics.Settings(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     add_checkpoint,
     add_scale,
     at_least_one,
@@ -23,6 +22,7 @@ from dd2d_jax.commands.common import (
     say,
     tilt_pairs,
 )
+from dd2d_jax.util.errors import UserError
 
 
 def add_retrieve(commands: Any) -> None:
@@ -89,9 +89,9 @@ def _retrieve(args: argparse.Namespace) -> None:
     if len(args.pattern) == 1 and _is_folder(args.pattern[0]):
         _retrieve_folder(args, options)
         return
-    from dd2d_jax.lattice import PatternError
-    from dd2d_jax.patterns import read
-    from dd2d_jax.retrieval import retrieve
+    from dd2d_jax.images.patterns import read
+    from dd2d_jax.matching.retrieval import retrieve
+    from dd2d_jax.util.errors import PatternError
 
     _check_patterns(args)
     if args.output:
@@ -109,7 +109,7 @@ def _retrieve(args: argparse.Namespace) -> None:
     if args.output:
         found.write(args.output, image)
     if args.page:
-        from dd2d_jax.files import new_file
+        from dd2d_jax.util.files import new_file
 
         with new_file(args.page) as part:
             part.write_text(found.page(image), "utf-8")
@@ -125,8 +125,8 @@ def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
             f"{folder}: each pattern of a folder is retrieved on its own and has its own page in "
             "--output; --tilts and --page are for files"
         )
-    from dd2d_jax.batch import retrieve_folder
-    from dd2d_jax.output import summary_table
+    from dd2d_jax.commands.folder import retrieve_folder
+    from dd2d_jax.reports.tables import summary_table
 
     rows = retrieve_folder(
         folder, args.output, args.library, load_model(args.checkpoint), args.scale, args.centre,
@@ -182,11 +182,11 @@ def add_propose(commands: Any) -> None:
 
 
 def _propose(args: argparse.Namespace) -> None:
-    from dd2d_jax.lattice import PatternError
-    from dd2d_jax.library import Library
-    from dd2d_jax.patterns import read_pattern
-    from dd2d_jax.propose import PARENTS, propose
-    from dd2d_jax.retrieval import retrieve
+    from dd2d_jax.images.patterns import read_pattern
+    from dd2d_jax.libraries.library import Library
+    from dd2d_jax.matching.propose import PARENTS, propose
+    from dd2d_jax.matching.retrieval import retrieve
+    from dd2d_jax.util.errors import PatternError
 
     if args.output:
         check_new(args.output)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
-    UserError,
     check_file,
     command,
     finite,
@@ -18,6 +17,7 @@ from dd2d_jax.commands.common import (
     print_table,
     say,
 )
+from dd2d_jax.util.errors import UserError
 
 # Rows and columns of a simulated image.
 _PIXELS = 512
@@ -75,9 +75,9 @@ def add_simulate(commands: Any) -> None:
 
 def _simulate(args: argparse.Namespace) -> None:
     import diffraction as dx
-    from dd2d_jax import structures
-    from dd2d_jax.output import pattern_table
-    from dd2d_jax.patterns import pattern_dict, write_pattern
+    from dd2d_jax.crystals import structures
+    from dd2d_jax.images.patterns import pattern_dict, write_pattern
+    from dd2d_jax.reports.tables import pattern_table
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
@@ -104,7 +104,7 @@ def _simulate(args: argparse.Namespace) -> None:
     if args.output:
         write_pattern(pattern, args.output)
     if args.plot:
-        from dd2d_jax.figures import plot_pattern_and_structure, save
+        from dd2d_jax.reports.figures import plot_pattern_and_structure, save
 
         save(plot_pattern_and_structure(crystal, pattern), args.plot)
     if args.image:
@@ -120,7 +120,7 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     import numpy as np
 
     import diffraction as dx
-    from dd2d_jax.readers import write_image
+    from dd2d_jax.images.readers import write_image
 
     scale = float(f"{2.2 * args.q_max / _PIXELS:.3g}")
     image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)

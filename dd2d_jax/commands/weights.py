@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dd2d_jax.commands.common import UserError, at_least_one, check_new, command, print_json
+from dd2d_jax.commands.common import at_least_one, check_new, command, print_json
+from dd2d_jax.util.errors import UserError
 
 
 def add_import_weights(commands: Any) -> None:
@@ -34,7 +35,7 @@ def add_import_weights(commands: Any) -> None:
 
 def _import_weights(args: argparse.Namespace) -> None:
     check_new(args.directory)
-    from dd2d_jax.paper_model import import_weights
+    from dd2d_jax.networks.paper_network import import_weights
 
     try:
         made = import_weights(args.file, args.directory, args.heads)

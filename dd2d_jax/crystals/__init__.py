@@ -1,0 +1,1 @@
+"""One crystal: reading structures, the canonical setting, symmetry, point groups."""

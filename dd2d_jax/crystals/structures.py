@@ -1,0 +1,449 @@
+"""Reads structures and brings each 2D crystal into one canonical setting.
+
+`layer` is the one way in: whatever cell a crystal was published in (rotated, centred, a supercell,
+vacuum along x), the same layer comes out. Lengths in angstrom.
+"""
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ase
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+from ase.data.vdw_alvarez import vdw_radii
+
+from dd2d_jax.crystals.canonical import canonical_form, gauss_reduction
+from dd2d_jax.util import limits
+from dd2d_jax.util.errors import StructureError
+
+MIN_GAP = 5.0  # layers of a bulk van der Waals crystal are 2.5 to 4 apart, vacuum is 10 or more
+MAX_NUMBER = 103  # form factors end here
+MAX_ATOMS = 1000  # all pairs are held in memory
+CONTACT = 0.5  # beyond the summed van der Waals radii atoms do not hold a sheet together
+SHORTEST = 0.5  # of the summed covalent radii: no two atoms of a crystal are closer
+SAME_SITE = 0.5
+MAX_LENGTH = 1e5  # angstrom, of cells and coordinates: squares and inverses stay exact enough
+_MAX_PAIRS = 2e7  # of atoms and images that are looked at: a gigabyte
+_MAX_SYMMETRY = 2e7  # comparisons of sites and operations in a CIF: minutes
+_MAX_COLUMNS = 1000  # of an extended XYZ file
+
+_FORMATS = {
+    ".cif": "cif",
+    ".vasp": "vasp",
+    ".poscar": "vasp",
+    ".contcar": "vasp",
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".xsf": "xsf",
+}
+_ACCEPTED = "CIF (.cif), POSCAR or CONTCAR (also .vasp, .poscar), .extxyz, .xyz and .xsf"
+
+
+class Layer(NamedTuple):
+    """A 2D crystal in canonical form.
+
+    lattice (2, 2): a1, a2 as rows, angstrom; |a1| <= |a2| and 90 <= gamma <= 120 degrees (both to
+    0.01 A), a1 along +x, a2 with y > 0. positions (N, 3): Cartesian, angstrom, in-plane inside the
+    cell, z along the normal and centred on 0. numbers (N,): atomic numbers.
+    """
+
+    lattice: np.ndarray
+    positions: np.ndarray
+    numbers: np.ndarray
+
+
+def layer(atoms: ase.Atoms) -> Layer:
+    """The canonical form of the layer in `atoms`, whatever its cell, setting or vacuum axis.
+
+    Only proper rotations are used, so a chiral layer keeps its hand; its two sides are equivalent.
+
+    Raises StructureError, with the category in `.reason`, where `atoms` is not a 2D crystal.
+    """
+    _check_atoms(atoms)
+    lattice, positions = _flatten(atoms)
+    numbers = np.asarray(atoms.numbers, np.int32)
+    _check_network(lattice, positions, numbers)
+    return Layer(*canonical_form(lattice, positions, numbers))
+
+
+def to_atoms(
+    lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray, vacuum: float = 15.0
+) -> ase.Atoms:
+    """ase.Atoms of a layer (`lattice` (2, 2), `positions` (N, 3), `numbers` (N,), 0 for padding).
+
+    c is the thickness plus `vacuum` (angstrom), the layer in its middle; pbc = (1, 1, 0).
+    """
+    real = np.asarray(numbers) > 0
+    positions = np.array(positions, np.float64)[real]
+    z = positions[:, 2]
+    height = z.max() - z.min() + vacuum
+    positions[:, 2] += height / 2 - (z.max() + z.min()) / 2
+    cell = np.zeros((3, 3))
+    cell[:2, :2], cell[2, 2] = lattice, height
+    return ase.Atoms(
+        np.asarray(numbers)[real], positions=positions, cell=cell, pbc=(True, True, False)
+    )
+
+
+def read_frames(path: str | Path) -> list[ase.Atoms]:
+    """Every structure in a file: CIF, POSCAR, extended XYZ or XSF.
+
+    Other formats are refused, as some of them can run code. Raises FileNotFoundError where there is
+    no such file and StructureError where it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give one of {_ACCEPTED}")
+    kind = file_format(path)
+    if kind is None:
+        raise StructureError(
+            "unknown format", f"{path}: the format is not accepted; give one of {_ACCEPTED}"
+        )
+    limit = limits.MAX_CIF if kind == "cif" else limits.MAX_STRUCTURES
+    data = limits.read_bytes(path, limit, lambda text: StructureError("too large", text))
+    try:
+        _check_counts(kind, data)
+        # A copy in memory: by a name ASE would unpack archives and look into other files.
+        frames = list(itertools.islice(_frames(kind, data), limits.MAX_FRAMES + 1))
+    except StructureError as error:
+        raise error.at(str(path)) from error
+    except KeyError as error:
+        name = str(error.args[0]) if error.args else ""
+        if name.isalpha() and len(name) <= 3 and name not in chemical_symbols:
+            raise StructureError(
+                "unknown element", f"{path}: {name!r} is not a chemical element"
+            ) from error
+        raise _unreadable(path, kind, error) from error
+    except Exception as error:  # the readers raise anything from IndexError to AssertionError
+        raise _unreadable(path, kind, error) from error
+    if len(frames) > limits.MAX_FRAMES:
+        raise StructureError(
+            "too large", f"{path}: more than {limits.MAX_FRAMES} structures; split the file"
+        )
+    if not frames or not all(len(frame) for frame in frames):
+        raise StructureError(
+            "no structure", f"{path}: there are no atoms in it; a {kind} file with a cell is needed"
+        )
+    return frames
+
+
+def read_structure(path: str | Path) -> ase.Atoms:
+    """The one structure in a file (see `read_frames`); several are an error."""
+    frames = read_frames(path)
+    if len(frames) > 1:
+        raise StructureError(
+            "several structures",
+            f"{path}: it holds {len(frames)} structures where one is needed; split the file",
+        )
+    return frames[0]
+
+
+def file_format(path: Path) -> str | None:
+    """The ASE format of a file by its name, None where it is not accepted."""
+    if path.name.upper().startswith(("POSCAR", "CONTCAR")):
+        return "vasp"
+    return _FORMATS.get(path.suffix.lower())
+
+
+def _frames(kind: str, data: bytes) -> Iterator[ase.Atoms]:
+    """The structures in the bytes of a file."""
+    if kind == "cif":
+        from ase.io.cif import parse_cif
+
+        cost = 0.0
+        for block in parse_cif(io.BytesIO(data)):
+            if not block.has_structure():
+                continue
+            lists = {name: len(x) for name, x in block.items() if isinstance(x, list)}
+            sites = max((n for name, n in lists.items() if name.startswith("_atom_site_")),
+                        default=1)  # fmt: skip
+            operations = max((n for name, n in lists.items() if "_xyz" in name), default=192)
+            cost += sites * (sites + operations)
+            if sites > MAX_ATOMS or operations > 10 * MAX_ATOMS or cost > _MAX_SYMMETRY:
+                raise StructureError(
+                    "too large",
+                    f"{sites} sites and {operations} symmetry operations; at most {MAX_ATOMS} "
+                    "sites of a structure are taken",
+                )
+            yield block.get_atoms()
+        return
+    import ase.io  # late: it takes 0.6 s
+
+    yield from ase.io.iread(io.StringIO(data.decode("utf-8", "replace")), index=":", format=kind)
+
+
+def _check_counts(kind: str, data: bytes) -> None:
+    """Raise StructureError for what ASE would go on and on with: counts beyond the file's lines.
+
+    In XSF files the lines themselves are counted. Extremely long lines take ASE's patterns the
+    square of their length, but for extended XYZ, which is read sign by sign.
+    """
+    lines = data.split(b"\n")
+    if kind != "extxyz" and max(map(len, lines)) > limits.MAX_LINE:
+        raise StructureError("too large", f"a line of more than {limits.MAX_LINE} bytes")
+    if kind == "cif":
+        blocks = sum(line.lstrip()[:5].lower() == b"data_" for line in lines)
+        if blocks > limits.MAX_FRAMES:
+            raise StructureError("too large", f"{blocks} blocks; at most {limits.MAX_FRAMES}")
+    elif kind == "vasp":
+        for line in lines[5:7]:
+            counts = [n for word in line.split() if (n := _whole(word)) is not None]
+            if sum(map(abs, counts)) > len(lines):
+                raise StructureError("too large", f"{sum(counts)} atoms in {len(lines)} lines")
+    elif kind == "extxyz":
+        from ase.io.extxyz import key_val_str_to_dict
+
+        text, place = data.decode("utf-8", "replace").split("\n"), 0
+        while place < len(text) and (count := _whole(text[place].strip())) is not None:
+            if not 0 <= count <= len(text) - place - 2:
+                raise StructureError(
+                    "unreadable", f"line {place + 1} says {count} atoms, which do not follow"
+                )
+            about = key_val_str_to_dict(text[place + 1])
+            columns = str(about.get("Properties", "")).split(":")[2::3]
+            if sum(_whole(word) or 0 for word in columns) > _MAX_COLUMNS:
+                raise StructureError("too large", f"more than {_MAX_COLUMNS} columns")
+            place += count + 2
+            # Cell vectors may follow.
+            while place < len(text) and text[place].lstrip().startswith("VEC"):
+                place += 1
+
+
+def _whole(word: str | bytes) -> int | None:
+    """As ASE reads a count."""
+    try:
+        return int(word)
+    except ValueError:
+        return None
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> StructureError:
+    detail = f"{type(error).__name__}: {error}"[:200]
+    if kind == "vasp" and "'name'" in detail:
+        # ASE would look for them in other files of the folder.
+        detail = "it does not name its elements"
+    return StructureError(
+        "unreadable", f"{path}: cannot be read as {kind} ({detail}); give one of {_ACCEPTED}"
+    )
+
+
+def _check_atoms(atoms: ase.Atoms) -> None:
+    if len(atoms) == 0:
+        raise StructureError("no structure", "there are no atoms; a 2D crystal has at least one")
+    if len(atoms) > MAX_ATOMS:
+        raise StructureError("too large", f"{len(atoms)} atoms; at most {MAX_ATOMS} are taken")
+    bad = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > MAX_NUMBER))
+    if bad.size:
+        raise StructureError(
+            "unknown element",
+            f"atom {bad[0]} has atomic number {atoms.numbers[bad[0]]}; 1 to {MAX_NUMBER} are known",
+        )
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise StructureError(
+            "not a number", "the positions or the cell are not finite; finite numbers are needed"
+        )
+    largest = max(np.abs(atoms.positions).max(), np.abs(atoms.cell.array).max())
+    if largest > MAX_LENGTH:
+        raise StructureError(
+            "too large", f"coordinates of {largest:g} A; {MAX_LENGTH:g} A are the most"
+        )
+    try:
+        occupancies = list(_occupancies(atoms))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StructureError(
+            "partial occupancy", "the occupancies are no numbers; every site must be occupied to 1"
+        ) from error
+    for site, occupancy in occupancies:
+        if not abs(occupancy - 1) <= 1e-3:
+            raise StructureError(
+                "partial occupancy",
+                f"site {site} is occupied to {occupancy:g}; every site must be occupied to 1",
+            )
+
+
+def _occupancies(atoms: ase.Atoms) -> Iterable[tuple[str, float]]:
+    """Each site's occupancies, where ASE's readers of CIF and extended XYZ keep them."""
+    sites = atoms.info.get("occupancy")
+    if isinstance(sites, dict):
+        for site, species in sites.items():
+            for symbol, value in species.items():
+                yield f"{site} ({symbol})", float(value)
+    for name in ("occupancy", "occupancies"):
+        if name in atoms.arrays:
+            yield from (
+                (str(i), float(value)) for i, value in enumerate(np.ravel(atoms.arrays[name]))
+            )
+
+
+def _flatten(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
+    """In-plane lattice (2, 2), a1 along x, and positions (N, 3) in one piece, z the normal."""
+    rank = np.linalg.matrix_rank(atoms.cell.array, tol=1e-3)
+    if rank < 2:
+        raise StructureError(
+            "no lattice",
+            f"the cell has {rank} independent vectors; a 2D crystal needs two, or three",
+        )
+    cell = atoms.cell.complete().array
+    if abs(np.linalg.det(cell)) < 1e-3:
+        raise StructureError(
+            "no lattice", "the cell's vectors lie in one plane; give three independent ones"
+        )
+    missing = np.flatnonzero(~atoms.cell.any(1))
+    pbc = np.ones(3, bool) if sum(atoms.pbc) != 2 else atoms.pbc
+    frac = atoms.positions @ np.linalg.inv(cell)
+    axis = int(missing[0]) if missing.size else _vacuum_axis(cell, frac, pbc)
+    first, second = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
+    normal = np.cross(first, second)
+    normal /= np.linalg.norm(normal)
+    height = abs(cell[axis] @ normal)
+    along = frac[:, axis]
+    positions = atoms.positions
+    # files cut layers along open axes, too, but atoms more than a cell apart were never wrapped
+    hole = np.diff(np.sort(along), prepend=along.min()).max() * height
+    if not missing.size and (pbc[axis] or (np.ptp(along) < 1 and hole >= MIN_GAP)):
+        _, cut = _gap(along)  # the vector that joins the layer may be tilted, so move by all of it
+        positions = positions + np.round((along - cut) % 1.0 + cut - along)[:, None] * cell[axis]
+    x = first / np.linalg.norm(first)
+    frame = np.array([x, np.cross(normal, x), normal]).T
+    return (np.array([first, second]) @ frame)[:, :2], positions @ frame
+
+
+def _vacuum_axis(cell: np.ndarray, frac: np.ndarray, pbc: np.ndarray) -> int:
+    """The cell axis out of the layer: the only non-periodic one, else that of most vacuum."""
+    gaps = [_gap_along(index, cell, frac) for index in np.eye(3)]
+    widest = int(np.argmax(gaps))
+    if pbc.sum() == 2:
+        axis = int(np.argmin(pbc))
+        if gaps[axis] >= MIN_GAP or gaps[widest] < MIN_GAP:
+            return axis
+    if gaps[widest] >= MIN_GAP:
+        return widest
+    tilted = [index for index in np.ndindex(5, 5, 5) if index > (2, 2, 2)]
+    if any(_gap_along(np.array(index) - 2, cell, frac) >= MIN_GAP for index in tilted):
+        raise StructureError(
+            "not flat in the cell",
+            "the layer lies across the cell; choose two of the cell's vectors in its plane",
+        )
+    raise StructureError(
+        "bulk",
+        f"the widest gap is {gaps[widest]:.1f} A; a layer needs {MIN_GAP:g} A of vacuum",
+    )
+
+
+def _gap_along(index: np.ndarray, cell: np.ndarray, frac: np.ndarray) -> float:
+    """Widest gap (angstrom) between lattice planes of Miller index `index`."""
+    spacing = 1 / np.linalg.norm(np.linalg.inv(cell) @ index)
+    return _gap(frac @ index)[0] * spacing
+
+
+def _gap(along: np.ndarray) -> tuple[float, float]:
+    """Widest gap between numbers modulo 1, and the number in its middle."""
+    along = np.sort(along % 1.0)
+    gaps = np.diff(along, append=along[0] + 1)
+    widest = int(np.argmax(gaps))
+    return float(gaps[widest]), float(along[widest] + gaps[widest] / 2)
+
+
+def _check_network(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray) -> None:
+    """Raises where atoms are too close, or where contacts do not join the atoms into a sheet.
+
+    Bonds alone would not do: sheets of chains or molecules (HgI2, SbSI, AgCl) are 2D crystals as
+    well, with a pattern like any other's. Lone chains and clusters are those that do not even touch
+    their neighbours.
+    """
+    shortest = np.linalg.norm(gauss_reduction(lattice)[0] @ lattice)
+    if shortest < SAME_SITE:
+        raise StructureError(
+            "two atoms on one site",
+            f"the cell repeats every {shortest:.2f} A; {SAME_SITE} A or more is plausible",
+        )
+    bonded = covalent_radii[numbers]
+    touching = vdw_radii[numbers]
+    touching = np.where(np.isnan(touching), bonded + 0.8, touching)  # not tabled: a usual excess
+    i, j, shift, distance = _neighbours(lattice, positions, 2 * touching.max() + CONTACT)
+    _check_distances(i, j, distance, bonded[i] + bonded[j])
+    touch = distance < touching[i] + touching[j] + CONTACT
+    rank = _periodicity(len(numbers), i[touch], j[touch], shift[touch])
+    if rank < 2:
+        name = ("cluster", "chain")[rank]
+        raise StructureError(
+            name,
+            f"the atoms form lone {name}s; contacts must join those of a 2D crystal into a sheet",
+        )
+
+
+def _check_distances(i: np.ndarray, j: np.ndarray, distance: np.ndarray, bond: np.ndarray) -> None:
+    """Raises for neighbours i, j (P,) that are absurdly near, given `bond` (P,), summed radii."""
+    if not distance.size:
+        return
+    nearest = int(np.argmin(distance))
+    if distance[nearest] >= SAME_SITE:
+        nearest = int(np.argmin(distance / bond))
+    who = f"atoms {i[nearest]} and {j[nearest]} are {distance[nearest]:.2f} A apart"
+    if distance[nearest] < SAME_SITE:
+        raise StructureError(
+            "two atoms on one site", f"{who}; keep one atom a site, {SAME_SITE} A or more apart"
+        )
+    if distance[nearest] < SHORTEST * bond[nearest]:
+        raise StructureError(
+            "atoms too close", f"{who}; at least {SHORTEST * bond[nearest]:.2f} A is plausible"
+        )
+
+
+def _neighbours(
+    lattice: np.ndarray, positions: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbours within `cutoff`: i, j (P,), lattice shift (P, 2) of j, and distance (P,)."""
+    lattice = gauss_reduction(lattice) @ lattice
+    frac = positions[:, :2] @ np.linalg.inv(lattice)
+    heights = abs(np.linalg.det(lattice)) / np.linalg.norm(lattice, axis=1)[::-1]
+    reach = np.floor(cutoff / heights + 0.5).astype(int)
+    images = np.stack(
+        np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), -1
+    ).reshape(-1, 2)
+    if len(images) * len(frac) ** 2 > _MAX_PAIRS:
+        raise StructureError(
+            "two atoms on one site",
+            f"{len(frac)} atoms in a cell of {abs(np.linalg.det(lattice)):.3g} A^2 are too many",
+        )
+    delta = frac[None, :] - frac[:, None]
+    nearest = np.round(delta)
+    plane = (delta - nearest)[None] @ lattice + (images @ lattice)[:, None, None]
+    height = positions[None, :, 2] - positions[:, None, 2]
+    distance = np.sqrt((plane**2).sum(-1) + height**2)
+    near = distance < cutoff
+    near[(images == 0).all(1), np.arange(len(frac)), np.arange(len(frac))] = False
+    image, i, j = np.nonzero(near)
+    return i, j, (images[image] - nearest[i, j]).astype(int), distance[near]
+
+
+def _periodicity(count: int, i: np.ndarray, j: np.ndarray, shift: np.ndarray) -> int:
+    """In how many directions (0, 1, 2) the most extended bonded network repeats."""
+    bonds: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
+    for a, b, u, v in zip(i.tolist(), j.tolist(), *shift.T.tolist(), strict=True):
+        bonds[a].append((b, u, v))
+    place: dict[int, tuple[int, int]] = {}
+    best = 0
+    for start in range(count):
+        if start in place:
+            continue
+        place[start], todo, first = (0, 0), [start], None
+        while todo:
+            a = todo.pop()
+            for b, u, v in bonds[a]:
+                here = (place[a][0] + u, place[a][1] + v)
+                if b not in place:
+                    place[b] = here
+                    todo.append(b)
+                    continue
+                loop = (here[0] - place[b][0], here[1] - place[b][1])
+                if loop == (0, 0):
+                    continue
+                if first is None:
+                    first, best = loop, max(best, 1)
+                elif first[0] * loop[1] != first[1] * loop[0]:
+                    return 2
+    return best

@@ -1,0 +1,1 @@
+"""Many crystals: sources, databases, data sets, duplicates, enumeration, prototypes."""

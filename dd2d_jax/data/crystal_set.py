@@ -1,0 +1,206 @@
+"""Crystals held as padded arrays; lengths in angstrom."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ase
+import numpy as np
+
+from dd2d_jax.crystals.structures import Layer, to_atoms
+from dd2d_jax.util.files import new_file
+
+if TYPE_CHECKING:
+    import diffraction
+
+
+EXAMPLES = 5  # uids kept in the report for each reason
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CrystalSet:
+    """n crystals in canonical form, padded to N atoms.
+
+    uid, formula, prototype (n,) text; known (n,) bool; lattice (n, 2, 2) float32 and positions (n,
+    N, 3) float32 in angstrom; numbers (n, N) int32, 0 for padding. report: what was kept and what
+    was skipped and why (`from_atoms`).
+    """
+
+    uid: np.ndarray
+    formula: np.ndarray
+    lattice: np.ndarray
+    positions: np.ndarray
+    numbers: np.ndarray
+    known: np.ndarray
+    prototype: np.ndarray
+    report: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.uid)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "CrystalSet":
+        """The crystals at `indices` (m,), in that order; N and the report stay as they are."""
+        arrays = {
+            f.name: getattr(self, f.name)[indices]
+            for f in dataclasses.fields(self)
+            if f.name != "report"
+        }
+        return CrystalSet(**arrays, report=self.report)
+
+    def atoms(self, index: int) -> ase.Atoms:
+        """One crystal with c = its thickness + 15 A, pbc (1, 1, 0) and its uid in `info`."""
+        atoms = to_atoms(self.lattice[index], self.positions[index], self.numbers[index])
+        atoms.info["uid"] = str(self.uid[index])
+        return atoms
+
+    @property
+    def crystal(self) -> "diffraction.Crystal":
+        """All of them as one batch."""
+        import jax.numpy as jnp
+
+        import diffraction
+
+        return diffraction.Crystal(
+            jnp.asarray(self.lattice), jnp.asarray(self.positions), jnp.asarray(self.numbers)
+        )
+
+    def write_db(self, path: str | Path) -> None:
+        """Writes an ASE database (SQLite) with the keys `uid`, `known` and `prototype`.
+
+        It is written beside and moved into place. Raises FileExistsError where `path` exists
+        already, and ValueError where a uid is text that an ASE database cannot keep as it is (such
+        as "1e5").
+        """
+        from ase.db import connect
+
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
+        if path.exists():
+            raise FileExistsError(f"{path}: exists already; choose another name or remove it")
+        with new_file(path) as part, connect(part, type="db", use_lock_file=False) as database:
+            for i in range(len(self)):
+                self.write_row(database, i)
+
+    def write_row(self, database: Any, index: int) -> None:
+        """Writes one crystal to an open ASE database, as `write_db` does."""
+        keys = {"uid": database_key(str(self.uid[index])), "known": bool(self.known[index])}
+        if self.prototype[index]:
+            keys["prototype"] = str(self.prototype[index])
+        database.write(self.atoms(index), **keys)
+
+
+def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
+    """The crystals of several sets, one after another; reports are added up.
+
+    Raises ValueError where a uid stands in two of them.
+    """
+    uid = np.concatenate([part.uid for part in sets])
+    names, counts = np.unique(uid, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"{int((counts > 1).sum())} uids are in more than one set, the first is "
+            f"{str(names[counts > 1][0])!r}; give each crystal its own"
+        )
+    return join(sets, merged_report(part.report for part in sets))
+
+
+def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:
+    """Sets of crystals one after another, padded to the largest."""
+    size = max(part.numbers.shape[1] for part in sets)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, 0), (0, size - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+    return CrystalSet(
+        positions=np.concatenate([padded(part.positions) for part in sets]),
+        numbers=np.concatenate([padded(part.numbers) for part in sets]),
+        report=report,
+        **{
+            name: np.concatenate([getattr(part, name) for part in sets])
+            for name in ("uid", "formula", "lattice", "known", "prototype")
+        },
+    )
+
+
+def new_report() -> dict[str, Any]:
+    """An empty report."""
+    return {"rows": 0, "kept": 0, "skipped": {}, "duplicates": {"count": 0, "examples": []}}
+
+
+def merged_report(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One report of several parts; examples are those of the first."""
+    total = new_report()
+    for report in reports:
+        total["rows"] += report["rows"]
+        total["kept"] += report["kept"]
+        pairs = [(total["duplicates"], report["duplicates"])]
+        for reason, entry in report["skipped"].items():
+            empty = {"count": 0, "examples": []}
+            pairs.append((total["skipped"].setdefault(reason, empty), entry))
+        for sums, entry in pairs:
+            sums["count"] += entry["count"]
+            sums["examples"] = (sums["examples"] + entry["examples"])[:EXAMPLES]
+    return total
+
+
+def digest(crystals: CrystalSet) -> str:
+    """12 hex digits that change with the crystals."""
+    value = hashlib.sha256()
+    for field in dataclasses.fields(crystals):
+        if field.name != "report":
+            array = getattr(crystals, field.name)
+            value.update(f"{field.name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return value.hexdigest()[:12]
+
+
+def reduced_formula(numbers: np.ndarray) -> str:
+    """Reduced formula text of atomic numbers (N,), metals first: MoS2."""
+    from ase.formula import Formula
+
+    kinds, counts = np.unique(numbers[numbers > 0], return_counts=True)
+    divisor = gcd(*counts.tolist())
+    symbols = {
+        ase.data.chemical_symbols[z]: int(c) // divisor for z, c in zip(kinds, counts, strict=True)
+    }
+    return Formula.from_dict(symbols).format("metal")
+
+
+def crystal_set(
+    infos: list[dict[str, Any]], layers: list[Layer], report: dict[str, Any]
+) -> CrystalSet:
+    """Infos and layers of `usable` as a set in memory."""
+    count, size = len(layers), max((len(crystal.numbers) for crystal in layers), default=1)
+    positions = np.zeros((count, size, 3), np.float32)
+    numbers = np.zeros((count, size), np.int32)
+    for i, crystal in enumerate(layers):
+        positions[i, : len(crystal.numbers)] = crystal.positions
+        numbers[i, : len(crystal.numbers)] = crystal.numbers
+    text = {
+        name: np.array([info[name] for info in infos], str)
+        for name in ("uid", "formula", "prototype")
+    }
+    return CrystalSet(
+        lattice=np.array([crystal.lattice for crystal in layers], np.float32).reshape(-1, 2, 2),
+        positions=positions,
+        numbers=numbers,
+        known=np.array([info["known"] for info in infos], bool),
+        report=report,
+        **text,
+    )
+
+
+def database_key(uid: str) -> str | int:
+    """The uid as ASE databases take it: they refuse text that reads as a number."""
+    try:
+        float(uid)
+    except ValueError:
+        return uid
+    if uid.isdecimal() and str(int(uid)) == uid:
+        return int(uid)
+    raise ValueError(
+        f"uid {uid!r} reads as a number, which an ASE database cannot keep as text; rename it"
+    )

@@ -1,0 +1,5 @@
+"""2D crystals made in the project: known monolayers and decorated structure prototypes."""
+
+from dd2d_jax.data.prototypes.source import generate
+
+__all__ = ["generate"]

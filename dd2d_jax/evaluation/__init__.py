@@ -1,0 +1,1 @@
+"""Accuracy of the methods side by side: levels, ranks, thermal snapshots."""

@@ -1,0 +1,365 @@
+"""Accuracy and speed of the three methods side by side: neural, physics, neural+rerank."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.evaluation.ranks import accuracy, rank, row_ranks
+from dd2d_jax.evaluation.snapshots import read_snapshots
+from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis, measured
+from dd2d_jax.matching.rerank import Query, compare, first_candidates, weigh
+from dd2d_jax.matching.score import Table, simulate_table, strain_between
+from dd2d_jax.networks.disturbances import LEVELS, Disturbance, measure, observe
+from dd2d_jax.networks.trained import Model
+from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
+from dd2d_jax.util.errors import PatternError
+from dd2d_jax.util.progress import progress
+
+METHODS = ("neural", "physics", "neural+rerank")
+# A level beside those of LEVELS: its queries are snapshots of molecular dynamics.
+THERMAL = "thermal"
+# The level whose queries come as patterns: their lattice is to be found.
+PATTERNS = "measured"
+# The first candidates, whose probability is computed.
+RERANK = 100
+# Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
+QUERY_PAIRS = 128
+# Rods are sought a little beyond q_max: strain may bring them in.
+_MARGIN = 1.04
+
+
+def make_patterns(
+    crystals: CrystalSet, conditions: Conditions, amount: Disturbance, seed: int
+) -> list[dx.Pattern]:
+    """A pattern of each of n crystals as a microscope gives it: neither setting nor indices."""
+    return list(_observed(measure, crystals, conditions, amount, seed))
+
+
+def make_queries(
+    crystals: CrystalSet, conditions: Conditions, amount: Disturbance, seed: int
+) -> Spots:
+    """A pattern (n, QUERY_PAIRS) of each crystal, disturbed, in the crystal's own setting."""
+    return _observed(observe, crystals, conditions, amount, seed)
+
+
+def _observed(look, crystals, conditions, amount, seed):
+    """What `look`, of `corrupt`, makes of each crystal, one after another."""
+    wide = dataclasses.replace(conditions, q_max=conditions.q_max * _MARGIN)
+    count = QUERY_PAIRS * 5 // 4
+    hk = jnp.asarray(strongest_rods(crystals.crystal, wide, count), jnp.int32)
+    many = dataclasses.replace(conditions, tokens=QUERY_PAIRS)
+    batch, parts = crystals.crystal, []
+    look = jax.jit(look)
+    for number, start in enumerate(range(0, len(crystals), 256)):
+        rows = np.minimum(np.arange(start, start + 256), len(crystals) - 1)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        seen = look(key, batch[rows], hk[rows], many, amount)
+        real = min(256, len(crystals) - start)
+        parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], seen))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gallery:
+    """A library made ready for a model.
+
+    Attributes:
+        embeddings: (n, D).
+        table: the clean patterns.
+        setup_s: {"embed", "simulate"}, seconds that this took; of a library "embed" is reading.
+    """
+
+    embeddings: np.ndarray
+    table: Table
+    setup_s: dict[str, float]
+
+
+def prepare(
+    model: Model, library: CrystalSet, report: Callable[[str], None] = lambda _: None
+) -> Gallery:
+    """Embed and simulate every crystal; `report` is called with a line at each stage."""
+    report(f"embedding {len(library)} crystals")
+    begin = time.perf_counter()
+    embeddings = model.embed_crystals(library.crystal)
+    return _simulated(model, library, embeddings, time.perf_counter() - begin, report)
+
+
+def stored(
+    model: Model, library: Library, report: Callable[[str], None] = lambda _: None
+) -> tuple[CrystalSet, Gallery]:
+    """A library's crystals, and the gallery: embeddings are its own, patterns are simulated.
+
+    Raises:
+        LibraryError: another model made the library.
+    """
+    library.check(model)
+    report(f"reading {len(library)} crystals")
+    begin = time.perf_counter()
+    crystals = library.crystals
+    crystals = crystals if isinstance(crystals, CrystalSet) else crystals.whole
+    embeddings = np.asarray(library.embeddings, np.float32)
+    seconds = time.perf_counter() - begin
+    return crystals, _simulated(model, crystals, embeddings, seconds, report)
+
+
+def _simulated(
+    model: Model,
+    crystals: CrystalSet,
+    embeddings: np.ndarray,
+    seconds: float,
+    report: Callable[[str], None],
+) -> Gallery:
+    """The gallery of crystals whose embeddings took so many seconds."""
+    report(f"simulating {len(crystals)} crystals")
+    begin = time.perf_counter()
+    table = simulate_table(crystals.crystal, model.conditions)
+    took = {"embed": seconds, "simulate": time.perf_counter() - begin}
+    return Gallery(embeddings, table, took)
+
+
+def evaluate(
+    model: Model,
+    queries: CrystalSet,
+    library: CrystalSet,
+    level: str,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+    snapshots: str | Path | None = None,
+    gallery: Gallery | None = None,
+) -> dict:
+    """Accuracies in percent and milliseconds a query of the three methods.
+
+    Args:
+        model: the trained model.
+        queries: crystals whose patterns are looked for; each uid must be in the library.
+        library: the gallery.
+        level: "clean", "perturbed", "measured" or "thermal".
+        seed: of the disturbance.
+        report: called with a line at each stage.
+        snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
+            crystals are looked for, those of other crystals are not; the true answer is the
+            crystal itself.
+        gallery: from `prepare` or `stored`, of this model and library; None makes it.
+
+    Returns:
+        {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
+        "ms_per_query"}}, "cell_alone": {"top1", ...}, "no_lattice": uids whose pattern showed
+        none and which come last, "setup_s": {"embed", "simulate"}}; of
+        "thermal" also "snapshots": what made them, how many crystals have one and which have none
+        (`dynamics.read_snapshots`).
+        The milliseconds of the network are the mean of a batch, the others the median.
+        "cell_alone" ranks by the nearest cell and no intensity: what a level gives away.
+
+    Raises:
+        FileNotFoundError: no file of snapshots.
+        ValueError: an unknown level, no queries, a query that is not in the library, or
+            snapshots that are unusable or not asked for by the level.
+    """
+    if level not in (*LEVELS, THERMAL):
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
+    if (level == THERMAL) != (snapshots is not None):
+        raise ValueError(f"snapshots and level {THERMAL!r} need each other, got level {level!r}")
+    if snapshots is not None:
+        queries = read_snapshots(snapshots, queries)
+        made, without = queries.report, queries.report["without"]
+        report(
+            f"{snapshots}: crystals with snapshots: {made['crystals']}, without: {len(without)}"
+            + (f", the first is {without[0]!r}" if without else "")
+        )
+    truth = places(queries, library)
+    conditions = model.conditions
+    hypotheses = measured() if level == PATTERNS else HYPOTHESES
+    gallery = prepare(model, library, report) if gallery is None else gallery
+    table = gallery.table
+    report(f"{len(queries)} queries")
+    asked, lattice_ms = _asked(queries, level, conditions, seed)
+    lost = [i for i, query in enumerate(asked) if query is None]
+    there = [i for i, query in enumerate(asked) if query is not None]
+    if not there:
+        raise ValueError(
+            f"no lattice was found in any of the {len(queries)} patterns: nothing to rank"
+        )
+
+    few = [sized(asked[i].settings, conditions.tokens) for i in there]
+    settings = np.cumsum([0, *(len(x.lattice) for x in few)])
+    few = jax.tree.map(lambda *x: np.concatenate(x), *few)
+    model.embed_patterns(few)  # compiled, so that the times are the methods' own
+    begin = time.perf_counter()
+    embedded = model.embed_patterns(few)
+    cosines = _best_cosines(embedded, settings, gallery.embeddings)
+    neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
+    begin = time.perf_counter()
+    found = np.concatenate([asked[i].found for i in there])
+    of_found = cosines
+    if not found.all():
+        edges = np.concatenate([[0], np.cumsum(found)])[settings]
+        of_found = _best_cosines(embedded[found], edges, gallery.embeddings)
+    found_ms = 1000 * (time.perf_counter() - begin) / len(there)
+    # Whose lattice is not found comes last.
+    ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
+    ranks["neural"][there] = row_ranks(cosines, truth[there])
+    times = {"neural": neural_ms}
+    for name, of in (
+        ("physics", lambda _, *about: physics_rank(table, *about)),
+        ("neural+rerank", lambda at, *about: rerank_rank(cosines[at], of_found[at], *about)),
+    ):
+        seconds = np.zeros(len(there))
+        for place, i in enumerate(there):
+            begin = time.perf_counter()
+            ranks[name][i] = of(place, library, asked[i], conditions, truth[i], hypotheses)
+            seconds[place] = time.perf_counter() - begin
+        # The median: new sizes are compiled on the way.
+        times[name] = 1000 * float(np.median(seconds)) + lattice_ms
+    times["neural+rerank"] += neural_ms - lattice_ms + found_ms
+    cell_ranks = np.full(len(queries), len(library))
+    for i in there:
+        cells = _nearness(table.lattice, asked[i].settings.lattice).max(0)
+        cell_ranks[i] = rank(cells, truth[i])
+    return {
+        "level": level,
+        "library": len(library),
+        "queries": len(queries),
+        "methods": {
+            name: {**accuracy(ranks[name]), "ms_per_query": times[name]} for name in METHODS
+        },
+        "cell_alone": accuracy(cell_ranks),
+        "no_lattice": [str(queries.uid[i]) for i in lost],
+        "setup_s": gallery.setup_s,
+        **({} if snapshots is None else {"snapshots": queries.report}),
+    }
+
+
+def _best_cosines(embedded: np.ndarray, edges: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Cosines (m, n) of m queries, each the best of its rows edges[i] to edges[i + 1]."""
+    out = np.empty((len(edges) - 1, len(gallery)), np.float32)
+    # Many at once, but never all: a query may have dozens of settings.
+    for first in range(0, len(out), 32):
+        ends = edges[first : first + 33]
+        block = embedded[ends[0] : ends[-1]] @ gallery.T
+        out[first : first + 32] = np.maximum.reduceat(block, ends[:-1] - ends[0], axis=0)
+    return out
+
+
+def _asked(
+    queries: CrystalSet, level: str, conditions: Conditions, seed: int
+) -> tuple[list[Query | None], float]:
+    """A query of each crystal, None where no lattice was found, and the milliseconds that took."""
+    # A snapshot is disturbed already.
+    amount = LEVELS.get(level, Disturbance())
+    if level != PATTERNS:
+        spots = make_queries(queries, conditions, amount, seed)
+        rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(queries)))
+        return [Query.known(row) for row in rows], 0.0
+    patterns = make_patterns(queries, conditions, amount, seed)
+    asked, begin = [], time.perf_counter()
+    for pattern in progress(patterns, len(patterns), "lattices"):
+        try:
+            asked.append(Query.indexed(lattices.find(pattern), conditions.q_max))
+        except PatternError:
+            asked.append(None)
+    return asked, 1000 * (time.perf_counter() - begin) / len(patterns)
+
+
+def physics_rank(
+    table: Table,
+    library: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    truth: int,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+) -> int:
+    """Rank of the true crystal without the network: every library pattern is compared.
+
+    The probability is computed of the best by `score`. Where the setting is known, so may the cell
+    be: those whose cells are nearest count, too, as atoms that moved far spoil the intensities.
+    """
+    scores = compare(table, query.settings)
+    best = scores.max(0)
+    first = _first(best, RERANK)
+    if len(scores) == 1:
+        near = _nearness(table.lattice, query.settings.lattice)[0]
+        first = np.union1d(first, _first(near, RERANK))
+    return _rank(first, best, scores[:, first], library, query, conditions, truth, hypotheses)
+
+
+def rerank_rank(
+    cosines: np.ndarray,
+    of_found: np.ndarray,
+    library: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    truth: int,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+) -> int:
+    """Rank when the network's first candidates are ordered by their probability.
+
+    Cosines (n,) are the best over all settings, and over those of the cell that was found.
+    """
+    first = first_candidates(_first(of_found, RERANK), _first(cosines, RERANK), RERANK)
+    scores = np.zeros((1, len(first)), np.float32)
+    if len(query.settings.lattice) > 1:
+        table = simulate_table(library.take(first).crystal, conditions, together=True)
+        scores = compare(table, query.settings)
+    return _rank(first, cosines, scores, library, query, conditions, truth, hypotheses)
+
+
+def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
+    """(S, n) higher where a crystal's cell (n, 2, 2) is nearer to the query's, (S, 2, 2)."""
+    strains = [strain_between(cells, cell) for cell in asked]
+    return -np.stack([np.asarray(stretch**2 + shear**2) for stretch, shear in strains])
+
+
+def _first(scores: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` highest scores, the best first."""
+    count = min(count, len(scores))
+    # Of a million only these are sorted.
+    few = np.argpartition(-scores, count - 1)[:count]
+    return few[np.argsort(-scores[few], kind="stable")]
+
+
+def _rank(
+    first: np.ndarray,
+    order: np.ndarray,
+    scores: np.ndarray,
+    library: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    truth: int,
+    hypotheses: Sequence[Hypothesis],
+) -> int:
+    """Rank among the first candidates by their probability; the others keep their `order`."""
+    place = np.flatnonzero(first == truth)
+    if len(place):
+        found, _ = weigh(library.take(first), scores, query, conditions, hypotheses)
+        return rank(found, int(place[0]))
+    others = np.setdiff1d(np.arange(len(order)), first)
+    return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))
+
+
+def places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:
+    """Rows (m,) of the library where the queries' crystals are, by uid.
+
+    Raises:
+        ValueError: no queries, or a query that is not in the library.
+    """
+    if len(queries) == 0:
+        raise ValueError("there are no queries")
+    where = {uid: i for i, uid in enumerate(library.uid)}
+    missing = [str(uid) for uid in queries.uid if uid not in where]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(queries)} queries are not in the library, the first is uid "
+            f"{missing[0]!r}; every query needs its crystal there"
+        )
+    return np.array([where[uid] for uid in queries.uid])

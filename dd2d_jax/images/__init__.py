@@ -1,0 +1,1 @@
+"""From images to spots: readers, centre, background, spot finding, distortion, calibration."""

@@ -1,0 +1,178 @@
+"""From pixels to 1/angstrom and back, with the camera's distortion; and that from a lattice.
+
+Offsets are (K, 2) pixels from the centre: columns to the right, rows downwards; q_y points up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+import diffraction as dx
+from dd2d_jax.lattices import lattice
+from dd2d_jax.util.errors import PatternError
+
+# How far from a more symmetric lattice's angle (degrees) and ratio of lengths one counts as it.
+_ANGLE, _RATIO = 5.0, 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """q = scale (w + a w* + radial |w|^2 w) / sqrt(1 - |a|^2) of the offset w = x + i y, y up.
+
+    Attributes:
+        scale: 1/angstrom per pixel at the centre: one number, or (2,) along columns and rows.
+        stretch: a, complex: circles were ellipses whose axes are as 1 + |a| to 1 - |a|, the long
+            one at half the angle of -a.
+        radial: third-order radial term, 1/pixel^2; negative where the image is stretched outwards.
+    """
+
+    scale: float | np.ndarray
+    stretch: complex = 0.0
+    radial: float = 0.0
+
+    def q(self, offset: np.ndarray) -> np.ndarray:
+        """(K, 2) 1/angstrom."""
+        w = (offset * [1, -1]) @ [1, 1j]
+        u = w + self.stretch * w.conj() + self.radial * np.abs(w) ** 2 * w
+        u = u / np.sqrt(1 - abs(self.stretch) ** 2)
+        return np.stack([u.real, u.imag], -1) * self.scale
+
+    def pixels(self, q: np.ndarray) -> np.ndarray:
+        """(K, 2) offsets."""
+        u = (q / self.scale) @ [1, 1j] * np.sqrt(1 - abs(self.stretch) ** 2)
+        w = u
+        for _ in range(20):  # each step gains a factor of the distortion, a few per cent
+            w = u - self.stretch * w.conj() - self.radial * np.abs(w) ** 2 * w
+        return np.stack([w.real, -w.imag], -1)
+
+    @property
+    def ellipticity(self) -> float:
+        """Long over short axis of what should be a circle, less 1."""
+        return 2 * abs(self.stretch) / (1 - abs(self.stretch))
+
+    @property
+    def axis(self) -> float:
+        """Direction of the long axis, degrees from +x towards +y (up), -90 to 90."""
+        return float(np.degrees(np.angle(-self.stretch)) / 2)
+
+
+def from_lattice(
+    mapping: Mapping, offset: np.ndarray, intensity: np.ndarray
+) -> tuple[Mapping, np.ndarray]:
+    """A mapping under which the spots' lattice is straight and symmetric.
+
+    The radial term is fitted by least squares. The stretch is the one that makes a nearly
+    hexagonal, square, rectangular or rhombic lattice exactly so; where two would do, along and
+    across a rectangle, none is assumed. The scale stays.
+
+    Args:
+        mapping: the calibration so far.
+        offset: (K, 2) pixels from the centre.
+        intensity: (K,).
+
+    Returns:
+        The mapping, and by how many pixels (2,) the centre moves.
+
+    Raises:
+        PatternError: no lattice, or one without symmetry, from which no stretch can be told.
+    """
+    best = None
+    order = np.argsort(np.linalg.norm(offset, axis=1))
+    # The radial term hardly matters near the centre: begin there and grow outwards.
+    for share in (1.0, 0.6, 0.35):
+        inner = order[: max(int(share * len(order)), 8)]
+        try:
+            found = lattice.find(_pattern(mapping.q(offset[inner]), intensity[inner]))
+        except PatternError as error:
+            failure = error
+            continue
+        fitted = _straighten(mapping, offset, np.linalg.inv(found.lattice).T, order)
+        if best is None or fitted[3] > best[3] + 0.02:
+            best = fitted
+    if best is None:
+        raise failure
+    radial, basis, shift, _ = best
+    stretch = _symmetric_stretch(basis)
+    before = mapping.stretch
+    stretch = (before + stretch) / (1 + stretch * np.conj(before))
+    turned = dataclasses.replace(mapping, stretch=complex(stretch), radial=float(radial))
+    return turned, shift
+
+
+def _pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
+    return dx.Pattern(
+        jnp.asarray(q), jnp.asarray(intensity), jnp.zeros(q.shape, int), jnp.ones(len(q), bool)
+    )
+
+
+def _straighten(
+    mapping: Mapping, offset: np.ndarray, basis: np.ndarray, order: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, float]:
+    """Radial term, reciprocal basis, shift of the centre in pixels, share of spots explained."""
+    flat = dataclasses.replace(mapping, radial=0.0)
+    q = flat.q(offset)
+    cubic = (np.linalg.norm(offset, axis=1) ** 2)[:, None] * q
+    radial, shift = mapping.radial, np.zeros(2)
+    near = 0.25 * min(np.linalg.norm(b) for b in lattice.reduce(basis) @ basis)
+    for count in np.linspace(0.35, 1, 8):
+        some = order[: max(int(count * len(order)), 8)]
+        for _ in range(3):
+            straight = q[some] + radial * cubic[some] - shift
+            hk = np.rint(straight @ np.linalg.inv(basis))
+            away = np.linalg.norm(straight - hk @ basis, axis=1)
+            good = (away < near) & (away <= 3 * np.median(away) + 1e-4)
+            if good.sum() < 6:
+                break
+            # q + radial cubic = hk basis + shift, linear in all that is not known.
+            one, none = np.ones(good.sum()), np.zeros((good.sum(), 2))
+            h, c = hk[good], cubic[some][good]
+            rows = np.concatenate(
+                [
+                    np.c_[h, none, one, 0 * one, -c[:, 0]],
+                    np.c_[none, h, 0 * one, one, -c[:, 1]],
+                ]
+            )
+            x = np.linalg.lstsq(rows, q[some][good].T.ravel(), rcond=None)[0]
+            basis, shift, radial = x[:4].reshape(2, 2).T, x[4:6], x[6]
+    straight = q + radial * cubic - shift
+    hk = np.rint(straight @ np.linalg.inv(basis))
+    explained = np.linalg.norm(straight - hk @ basis, axis=1) < 0.5 * near
+    return radial, basis, shift / mapping.scale * [1, -1], float(explained.mean())
+
+
+def _symmetric_stretch(basis: np.ndarray) -> complex:
+    """The smallest a for which the lattice of q + a q* (rows of `basis`) is symmetric."""
+    change = lattice.reduce(np.linalg.inv(basis).T)
+    direct = change @ np.linalg.inv(basis).T
+
+    def shape(a: np.ndarray) -> tuple[float, float]:
+        """Logarithm of b / a and angle, degrees, of the direct cell."""
+        # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
+        v = direct @ [1, 1j]
+        v = v - (a[0] + 1j * a[1]) * v.conj()
+        return np.log(abs(v[1]) / abs(v[0])), abs(np.degrees(np.angle(v[1] / v[0])))
+
+    ratio, angle = shape(np.zeros(2))
+    # b + a / 2 stands across a in a centred rectangle.
+    centred = np.degrees(np.arccos(-0.5 * np.exp(-ratio)))
+    if abs(angle - 120) < _ANGLE and ratio < _RATIO:
+        wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 120)]  # noqa: E731
+    elif abs(angle - 90) < _ANGLE and ratio < _RATIO:
+        wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 90)]  # noqa: E731
+    elif abs(angle - 90) < _ANGLE:
+        wrong = lambda a: [np.radians(shape(a)[1] - 90)]  # noqa: E731
+    elif ratio < _RATIO:
+        wrong = lambda a: [shape(a)[0]]  # noqa: E731
+    elif abs(angle - centred) < _ANGLE:
+        wrong = lambda a: [np.cos(np.radians(shape(a)[1])) + 0.5 * np.exp(-shape(a)[0])]  # noqa: E731
+    else:
+        raise PatternError(
+            f"the lattice (angle {angle:.1f} degrees, b / a = {np.exp(ratio):.3f}) has no symmetry "
+            "from which a stretch could be told; calibrate with dd2d calibrate"
+        )
+    fit = optimize.least_squares(lambda a: [*wrong(a), *(1e-4 * a)], np.zeros(2))
+    return complex(*fit.x)

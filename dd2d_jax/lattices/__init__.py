@@ -1,0 +1,1 @@
+"""From spots to lattices: search, sets, settings, tilts."""

@@ -1,0 +1,351 @@
+"""The lattice behind a list of spots, and every setting in which it may have been indexed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.lattices.search import Fit
+from dd2d_jax.lattices.sets import explain
+from dd2d_jax.spots import Spots, power_of_two, select
+from dd2d_jax.util.errors import PatternError
+
+# Spots weaker than this, relative to the strongest, say nothing about the lattice.
+_FAINT = 1e-5
+# Fewer spots have no lattice that chance would not give.
+_FEWEST = 4
+# Bases whose lengths differ by less than this, or angles by less than this, are all tried.
+_LENGTH_TOLERANCE = 0.03
+_ANGLE_TOLERANCE = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+    """Those of a pattern's spots that lie on one lattice.
+
+    Attributes:
+        lattice: (2, 2) angstrom, Gauss-reduced, 90 to 120 degrees, in the pattern's frame.
+        q: (K, 2) 1/angstrom.
+        hk: (K, 2) integers.
+        intensity: (K,) relative to the pattern's strongest.
+        explained: share of the pattern's spots, by number, that lie on this lattice.
+        residual: root mean square distance of the spots from the lattice's, 1/angstrom.
+        spots: (K,) their rows in the pattern's unmasked spots, `pattern.q[pattern.mask][spots]`.
+        sigma: (4,) standard uncertainties of a, b (angstrom), the angle between them and
+            `rotation` (degrees), of the fit alone: a wrong scale is not among them.
+        intensity_sigma: (K,) standard uncertainties of `intensity`, in the same units; None where
+            the pattern has none.
+    """
+
+    lattice: np.ndarray
+    q: np.ndarray
+    hk: np.ndarray
+    intensity: np.ndarray
+    explained: float
+    residual: float
+    spots: np.ndarray
+    sigma: np.ndarray
+    intensity_sigma: np.ndarray | None = None
+
+    @property
+    def rotation(self) -> float:
+        """Of a1 against the pattern's x axis, counter-clockwise, -180 to 180 degrees."""
+        return float(np.rad2deg(np.arctan2(self.lattice[0, 1], self.lattice[0, 0])))
+
+
+def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """Spots q (K, 2) and intensities (K,) of a single pattern, relative to the strongest.
+
+    The central beam (|q| < 0.02 1/angstrom) is left out.
+
+    Raises:
+        PatternError: not a single pattern, no spots, all masked, or values that are not finite
+            or negative.
+    """
+    return _checked(pattern)[:2]
+
+
+def _checked(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """q, intensity, its uncertainty and the rows among the unmasked spots, see `check`."""
+    mask = np.asarray(pattern.mask, bool)
+    if mask.ndim != 1:
+        raise PatternError(f"a single pattern is needed, got a batch of shape {mask.shape}")
+    if mask.size == 0 or not mask.any():
+        raise PatternError("the pattern is empty: every spot is masked, or there is none")
+    q = np.asarray(pattern.q, float)[mask]
+    intensity = np.asarray(pattern.intensity, float)[mask]
+    named = {"q": q, "intensity": intensity}
+    if pattern.sigma is not None:
+        named["sigma"] = np.asarray(pattern.sigma, float)[mask]
+    for name, values in named.items():
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        if bad.any():
+            raise PatternError(f"spot {int(np.argmax(bad))}: {name} is not a finite number")
+    for name in ("intensity", "sigma"):
+        values = named.get(name, np.zeros(1))
+        if (values < 0).any():
+            row = int(np.argmax(values < 0))
+            hint = "; subtract less background" if name == "intensity" else ""
+            raise PatternError(f"spot {row}: {name} {values[row]:g} is negative{hint}")
+    rows = np.flatnonzero(np.linalg.norm(q, axis=1) > 0.02)
+    if len(rows) == 0 or intensity[rows].max() <= 0:
+        raise PatternError("the pattern has no spot with an intensity beside the central beam")
+    strongest = intensity[rows].max()
+    sigma = named["sigma"][rows] / strongest if "sigma" in named else None
+    return q[rows], intensity[rows] / strongest, sigma, rows
+
+
+def find(pattern: dx.Pattern, tolerance: float = 0.02) -> Indexed:
+    """The coarsest reciprocal lattice through the central beam that explains the spots.
+
+    The first of `find_all`, which see for the arguments and errors.
+    """
+    return find_all(pattern, tolerance)[0]
+
+
+def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> list[Indexed]:
+    """All reciprocal lattices through the central beam that the spots need, most spots first.
+
+    Several for twisted layers, heterostructures and grains; one for a crystal, its superstructure
+    included. Spots at which lattices coincide belong to each of them. Spots at sums of two
+    lattices' vectors are double diffraction and make no lattice of their own.
+
+    Args:
+        pattern: a single pattern.
+        tolerance: how far a spot may lie from its place at most, 1/angstrom, or 15 % of the
+            shortest reciprocal vector, if that is less; where the spots lie closer, so do those
+            that are taken.
+        most: number of lattices at most.
+
+    Raises:
+        PatternError: see `check`; or fewer than two thirds of the spots lie on lattices, or random
+            spots would lie on one as well.
+        ValueError: `tolerance` or `most` is not positive.
+    """
+    if tolerance <= 0 or most < 1:
+        raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
+    q, intensity, sigma, rows = _checked(pattern)
+    keep = intensity > _FAINT
+    q, intensity, rows = q[keep], intensity[keep], rows[keep]
+    sigma = sigma if sigma is None else sigma[keep]
+    if len(q) < _FEWEST:
+        raise PatternError(
+            f"{len(q)} spots are too few to find a lattice; {_FEWEST} are needed at least"
+        )
+    if np.linalg.svd(q, compute_uv=False)[1] < 0.02:
+        raise PatternError("the spots lie on a line: they span no 2D lattice")
+    found = explain(q, intensity, tolerance, most)
+    share = float(found.spots.mean()) if found.fits else 0.0
+    if share < 2 / 3:
+        raise PatternError(
+            f"no 2D lattice explains the spots: {share:.0%} of the {len(q)} spots lie on lattices "
+            "that random spots would not lie on as well; two thirds are needed"
+        )
+    return [_indexed(fit, q, intensity, sigma, rows) for fit in found.fits]
+
+
+def _indexed(
+    fit: Fit, q: np.ndarray, intensity: np.ndarray, sigma: np.ndarray | None, rows: np.ndarray
+) -> Indexed:
+    good = fit.good
+    direct = np.linalg.inv(fit.basis).T
+    change = reduce(direct)
+    lattice, hk = change @ direct, fit.hk[good] @ change.T
+    misfit = q[good] - hk @ np.linalg.inv(lattice).T
+    return Indexed(
+        lattice,
+        q[good],
+        hk,
+        intensity[good],
+        float(good.mean()),
+        float(np.sqrt((misfit**2).sum(1).mean())),
+        rows[good],
+        _uncertainties(lattice, hk, misfit),
+        None if sigma is None else sigma[good],
+    )
+
+
+def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:
+    """Of a, b (angstrom), the angle and the rotation (degrees), by propagation of errors."""
+    variance = (misfit**2).sum() / (2 * len(hk) - 4)
+    # Of a column of the reciprocal basis; both columns alike, and independent of each other.
+    covariance = variance * np.linalg.inv(hk.T @ hk)
+    # A change d of the reciprocal basis changes the lattice L by -L d^T L.
+    length = np.linalg.norm(lattice, axis=1)
+    along = lattice / length[:, None]
+    across = np.stack([-along[:, 1], along[:, 0]], 1) / length[:, None]
+    terms = []
+    for i in range(2):
+        for j in range(2):
+            unit = np.zeros((2, 2))
+            unit[i, j] = 1
+            step = -lattice @ unit.T @ lattice
+            turns = (across * step).sum(1)
+            terms.append([*(along * step).sum(1), turns[1] - turns[0], turns[0]])
+    jacobian = np.array(terms).reshape(2, 2, 4)
+    out = np.sqrt(np.einsum("ijn,ik,kjn->n", jacobian, covariance, jacobian))
+    return out * [1, 1, np.rad2deg(1), np.rad2deg(1)]
+
+
+def twist(first: Indexed, second: Indexed) -> tuple[float, float]:
+    """The angle between two lattices and its standard uncertainty, degrees.
+
+    Modulo the lattices' own rotations and in either sense: 0 to 30 for two hexagonal lattices, to
+    45 for square ones, to 90 for others; to 15 for a hexagonal one on a square one. Lattices count
+    as hexagonal or square within the tolerance of `settings`.
+    """
+    angles, variances, periods = zip(*(_orientation(i) for i in (first, second)), strict=True)
+    period = int(np.gcd(*periods))
+    apart = (angles[1] - angles[0] + period / 2) % period - period / 2
+    return float(abs(apart)), float(np.sqrt(sum(variances)))
+
+
+def _orientation(indexed: Indexed) -> tuple[float, float, int]:
+    """A lattice's angle (degrees), its variance and the rotation that repeats the lattice."""
+    a, b = indexed.lattice
+    count = len(settings(indexed.lattice))
+    if count not in (8, 12):
+        return indexed.rotation, float(indexed.sigma[3]) ** 2, 180
+    period = 60 if count == 12 else 90
+    # The mean over the vectors that symmetry makes equal does not know a strain.
+    vectors = np.array([a, b, a + b] if count == 12 else [a, b])
+    phases = np.exp(2j * np.pi * np.arctan2(vectors[:, 1], vectors[:, 0]) / np.deg2rad(period))
+    angle = np.angle(phases.mean()) / (2 * np.pi) * period
+    # Of a turn of all spots together.
+    spread = indexed.residual**2 * len(indexed.q) / (2 * len(indexed.q) - 4)
+    return float(angle), float(np.rad2deg(1) ** 2 * spread / (indexed.q**2).sum()), period
+
+
+def rescaled(indexed: Indexed, scale: float) -> Indexed:
+    """The same with every q multiplied by `scale`."""
+    return dataclasses.replace(
+        indexed, lattice=indexed.lattice / scale, q=indexed.q * scale
+    )
+
+
+def reduce(lattice: np.ndarray) -> np.ndarray:
+    """The integer matrix (2, 2) that takes a lattice to its Gauss-reduced basis, 90 to 120 deg."""
+    change = np.eye(2, dtype=int)
+    for _ in range(100):
+        a, b = change @ lattice
+        if a @ a > b @ b * (1 + 1e-9):
+            change = change[::-1]
+            continue
+        steps = int(np.rint(a @ b / (a @ a)))
+        if steps == 0:
+            break
+        change = np.array([change[0], change[1] - steps * change[0]])
+    a, b = change @ lattice
+    if a @ b > 1e-9:
+        change = np.array([change[0], -change[1]])
+    return change
+
+
+def settings(lattice: np.ndarray) -> list[np.ndarray]:
+    """Integer matrices (2, 2) of all bases that could be the canonical one, within tolerance.
+
+    Both hands are among them: a layer seen from below shows the mirrored pattern.
+    """
+    length_max = 1 + _LENGTH_TOLERANCE
+    cosine = np.cos(np.deg2rad([90 - _ANGLE_TOLERANCE, 120 + _ANGLE_TOLERANCE]))
+    out = []
+    for entries in itertools.product((-1, 0, 1), repeat=4):
+        change = np.array(entries).reshape(2, 2)
+        if abs(round(np.linalg.det(change))) != 1:
+            continue
+        a, b = change @ lattice
+        length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
+        angle = a @ b / (length_a * length_b)
+        if length_a <= length_b * length_max and cosine[1] <= angle <= cosine[0]:
+            out.append(change)
+    return out
+
+
+def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The cell found and those of twice its area, (2, 2) and the spots' indices there, reduced.
+
+    A superstructure may be too weak to be seen: the crystal's cell is then larger than the one
+    that explains the spots.
+    """
+    out = []
+    for change in ([[1, 0], [0, 1]], [[2, 0], [0, 1]], [[1, 0], [0, 2]], [[1, 1], [-1, 1]]):
+        cell = np.array(change) @ indexed.lattice
+        change = reduce(cell) @ change
+        out.append((change @ indexed.lattice, indexed.hk @ change.T))
+    return out
+
+
+def canonical_spots(
+    indexed: Indexed, q_max: float, tokens: int, floor: float = _FAINT
+) -> Spots:
+    """The spots in every canonical setting, batch axis (S,) over the settings.
+
+    Settings of the lattice found come first, then those of the three lattices of twice its area.
+
+    Args:
+        indexed: from `find`.
+        q_max: spots beyond it are left out, 1/angstrom.
+        tokens: number of Friedel pairs to keep.
+        floor: spots weaker than this, relative to the strongest, are left out.
+
+    Raises:
+        PatternError: nothing within q_max.
+    """
+    keep = (np.linalg.norm(indexed.q, axis=1) <= q_max) & (indexed.intensity >= floor)
+    if not keep.any():
+        raise PatternError(f"no spot lies within q_max = {q_max} 1/angstrom")
+    made = [
+        _pairs(change, cell, indexed.q[keep], hk[keep], indexed.intensity[keep])
+        for cell, hk in _cells(indexed)
+        for change in settings(cell)
+    ]
+    # Few shapes are compiled: both sizes are powers of two.
+    size = power_of_two(max(32, *(len(m[0]) for m in made)))
+    count = len(made)
+    made += made[-1:] * (power_of_two(count) - count)
+    q, hk, intensity, measured = (
+        np.stack([np.pad(m[i], [(0, size - len(m[i])), (0, 0)]) for m in made]) for i in range(4)
+    )
+    chosen = _select(
+        q.astype(np.float32), hk.astype(np.int32), intensity.astype(np.float32), measured, tokens
+    )
+    return jax.tree.map(lambda x: np.asarray(x)[:count], chosen)
+
+
+def frames(indexed: Indexed) -> np.ndarray:
+    """Axes (S, 2, 2) of the settings of `canonical_spots`, x and y as rows, in the pattern's."""
+    return np.array(
+        [_frame(*(change @ cell)) for cell, _ in _cells(indexed) for change in settings(cell)]
+    )
+
+
+def _frame(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    x = a / np.linalg.norm(a)
+    y = np.array([-x[1], x[0]])
+    return np.stack([x, y if b @ y > 0 else -y])
+
+
+_select = jax.jit(select, static_argnums=4)
+
+
+def _pairs(
+    change: np.ndarray, lattice: np.ndarray, q: np.ndarray, hk: np.ndarray, intensity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """q, hk (T, 2) of the upper half plane, intensity and measured (T, 2), in one setting."""
+    hk = hk @ change.T
+    q = q @ _frame(*(change @ lattice)).T
+    upper = (hk[:, 0] > 0) | ((hk[:, 0] == 0) & (hk[:, 1] > 0))
+    sign = np.where(upper, 1, -1)[:, None]
+    unique, place = np.unique(hk * sign, axis=0, return_inverse=True)
+    values, weight = np.zeros((2, len(unique), 2))
+    mean = np.zeros((len(unique), 2))
+    side = np.where(upper, 0, 1)
+    np.add.at(values, (place, side), intensity)
+    np.add.at(weight, (place, side), 1)
+    np.add.at(mean, place, q * sign)
+    mean /= weight.sum(1, keepdims=True)
+    return mean, unique, values / np.maximum(weight, 1), weight > 0

@@ -1,0 +1,208 @@
+"""How many lattices a list of spots needs: one, its superlattice, or several.
+
+An explanation costs what it could have explained by chance: two small cells win against the large
+one that holds both, a superlattice wins where a second lattice would explain less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from dd2d_jax.lattices.search import (
+    FINEST,
+    MAX_AREA,
+    Fit,
+    chance,
+    polish,
+    search,
+    square,
+    superlattice,
+)
+
+# Logarithms of how unlikely by chance a superlattice and a whole lattice have to be.
+_SUPERLATTICE, _LATTICE = 5.0, 5.0
+# Of a lattice in a set: its four numbers, each to about a hundredth of its range.
+_COST = 20.0
+# A further lattice is looked for where this many spots and this share of them are left.
+_LEFT, _LEFT_SHARE = 6, 0.15
+# Spots nearer than this to places of two lattices may be both in one, 1/angstrom.
+_OVERLAP = 0.012
+# Vectors of each lattice whose sums are double diffraction.
+_BEAMS = 24
+# A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
+_LARGE, _SEEN = 15.0, 0.4
+# Places with two spots, as a share, that make one lattice a mean of several.
+_TWOFOLD = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """Lattices that explain a list of spots together.
+
+    Attributes:
+        fits: the one with most spots first.
+        doubled: (K,) True for spots on none of them, but at sums of their vectors or between
+            places of two.
+        sums: number of places that such sums have.
+    """
+
+    fits: list[Fit]
+    doubled: np.ndarray
+    sums: int
+
+    @property
+    def spots(self) -> np.ndarray:
+        """(K,) True for every spot that is explained."""
+        return np.any([f.good for f in self.fits] + [self.doubled], axis=0)
+
+
+def explain(q: np.ndarray, weight: np.ndarray, tolerance: float, most: int) -> Explained:
+    """The lattices, at most `most`, that explain spots q (K, 2) of intensity weight (K,) best.
+
+    `fits` is empty where no lattice is significant.
+    """
+    found = [_grow(q, weight, tolerance, most, MAX_AREA)]
+    fits = found[0].fits
+    if most > 1 and len(fits) == 1 and _sparse(fits[0], q):
+        # Twisted lattices have a common, large and mostly empty cell.
+        found.append(_grow(q, weight, tolerance, most, fits[0].area / 2.5))
+    if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
+        # Lattices that are nearly the same have a mean, from which spots stray.
+        found += [_grow(q, weight, tolerance / s, most, MAX_AREA) for s in (2, 4)]
+    best = max(found, key=lambda f: _worth(f, q))
+    return dataclasses.replace(best, fits=sorted(best.fits, key=lambda f: -int(f.good.sum())))
+
+
+def _grow(
+    q: np.ndarray, weight: np.ndarray, tolerance: float, most: int, max_area: float
+) -> Explained:
+    """Take the better of a superlattice and a further lattice while there is one."""
+    found = Explained([], np.zeros(len(q), bool), 0)
+    refused = False
+    for _ in range(4 * most):
+        left = ~found.spots
+        moves = []
+        for i, fit in enumerate(found.fits if left.any() else ()):
+            new, gain = superlattice(fit, q, left)
+            if gain > _SUPERLATTICE and new.area < max_area:
+                new = polish(new.basis, q, tolerance, new.reach)
+                moves.append([new if i == j else f for j, f in enumerate(found.fits)])
+        enough = not found.fits or left.sum() >= max(_LEFT, _LEFT_SHARE * len(q))
+        if enough and len(found.fits) < most and not refused:
+            new = search(q[left], weight[left], tolerance, max_area)
+            refused = new is None or significance(new, q[left]) < _LATTICE
+            if not refused:
+                # What explains a lattice's spots and others is its superlattice.
+                moves.append([*(f for f in found.fits if not _holds(new, f)), new.on(q)])
+        if not moves:
+            break
+        found = max((_double(fits, q, weight) for fits in moves), key=lambda f: _worth(f, q))
+    return found
+
+
+def _holds(fine: Fit, coarse: Fit) -> bool:
+    """Whether all places of one reciprocal lattice are places of the other."""
+    change = coarse.basis @ np.linalg.inv(fine.basis)
+    apart = (change - np.rint(change)) @ fine.basis
+    return bool((np.linalg.norm(apart, axis=1) < fine.reach).all())
+
+
+def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
+    """Find which spots on none of the lattices lie at the sum of two lattices' vectors."""
+    out = np.zeros(len(q), bool)
+    alone = ~np.any([f.good for f in fits], axis=0)
+    places = 0
+    for i, first in enumerate(fits):
+        for second in fits[i + 1 :]:
+            beams = []
+            for fit in (first, second):
+                on = np.flatnonzero(fit.good)
+                hk = fit.hk[on[np.argsort(-weight[on], kind="stable")[:_BEAMS]]]
+                beams.append(np.unique(np.concatenate([hk, -hk]), axis=0) @ fit.basis)
+            sums = (beams[0][:, None] + beams[1]).reshape(-1, 2)
+            sums = sums[square(sums) < square(q).max()]
+            reach = max(first.reach, second.reach)
+            places += len(np.unique(np.rint(sums / reach), axis=0))
+            # Two spots that overlap are seen as one between their places.
+            close = (first.distance < _OVERLAP) & (second.distance < _OVERLAP)
+            out |= close & alone
+            if alone.any() and len(sums):
+                distance, _ = cKDTree(sums).query(q[alone])
+                out[np.flatnonzero(alone)[distance < reach]] = True
+    return Explained(fits, out, places)
+
+
+def _twofold(fit: Fit, q: np.ndarray, tolerance: float) -> bool:
+    """Whether many of the lattice's places have two spots."""
+    near = fit.hk[fit.distance < tolerance]
+    return len(near) - len(np.unique(near, axis=0)) > max(2, _TWOFOLD * len(near))
+
+
+def _sparse(fit: Fit, q: np.ndarray) -> bool:
+    places = np.pi * square(q).max() * fit.area
+    return fit.area > _LARGE and len(np.unique(fit.hk[fit.good], axis=0)) < _SEEN * places
+
+
+def _worth(found: Explained, q: np.ndarray) -> float:
+    """Logarithm of the odds against random spots, each at one of the places explained.
+
+    A spot explained costs the choice of its place, one that is not that of any point of the plane;
+    all cost their kind.
+    """
+    if not found.fits:
+        return -np.inf
+    left = np.ones(len(q), bool)
+    total, shares = 0.0, []
+    for fit in found.fits:
+        mine = fit.good & left
+        left &= ~mine
+        shares.append(mine.mean())
+        total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - _COST
+    if found.doubled.any():
+        plane = np.pi * square(q).max()
+        reach = max(f.reach for f in found.fits)
+        total += found.doubled.sum() * -np.log(min(found.sums * np.pi * reach**2 / plane, 1.0))
+        shares.append(found.doubled.mean())
+    shares = np.array([*shares, 1 - sum(shares)])
+    shares = shares[shares > 0]
+    return float(total + len(q) * (shares * np.log(shares)).sum())
+
+
+def significance(fit: Fit, q: np.ndarray) -> float:
+    """- log of how many lattices as good are expected among as many random spots.
+
+    The smaller of two: spots strewn over the plane, and spots turned at random on their own rings,
+    as those of a powder. A spot and its Friedel mate count once: both come from the same grain.
+    """
+    apart, mate = cKDTree(q).query(-q)
+    paired = apart < fit.reach
+    once = ~paired | (mate >= np.arange(len(q)))
+    q = np.where(paired[:, None], (q - q[mate]) / 2, q)[once]
+    distance = fit.on(q).distance
+    reach = np.maximum(fit.reach * np.array([1.0, 0.5, 0.25]), FINEST)
+    count = (distance[:, None] < reach).sum(0)
+    points = len(q)
+    strewn = chance(count - 2, points - 2, np.pi * reach**2 * fit.area).max()
+    # Two spots give a basis, in a few ways.
+    strewn -= np.log(np.clip(2 * points * (points - 1), 1, 2000))
+    rings = [_on_rings(fit, q, r).mean() for r in reach]
+    # One spot gives the rotation.
+    turned = chance(count - 1, points - 1, np.array(rings)).max() - np.log(3 * points)
+    return float(min(strewn, turned))
+
+
+def _on_rings(fit: Fit, q: np.ndarray, reach: float) -> np.ndarray:
+    """Share (K,) of the circle through each spot that is within reach of the lattice's places."""
+    radius = np.sqrt(square(q))
+    plane = min(np.pi * reach**2 * fit.area, 1.0)
+    size = int(np.ceil(radius.max() * np.sqrt(1 / np.linalg.eigvalsh(fit.basis @ fit.basis.T)[0])))
+    if (2 * size + 1) ** 2 > 1000:
+        return np.full(len(q), plane)  # rings overlap
+    hk = np.stack(np.meshgrid(*(np.arange(-size, size + 1),) * 2), -1).reshape(-1, 2)
+    places = np.sqrt(square(hk[(hk != 0).any(1)] @ fit.basis))
+    chord = np.sqrt(np.maximum(reach**2 - (places - radius[:, None]) ** 2, 0.0))
+    share = 2 * np.arcsin(np.minimum(chord / (2 * radius[:, None]), 1.0)) / np.pi
+    return np.clip(share.sum(1), plane, 1.0)

@@ -1,0 +1,101 @@
+"""Several patterns of one crystal at known tilts, on one lattice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.lattices.lattice import Indexed
+from dd2d_jax.spots import Conditions
+from dd2d_jax.util.errors import PatternError
+from diffraction.kinematic import tilt_matrix
+
+# Spots of the other tilts may lie so far from their place, 1/angstrom, or so much of the shortest
+# reciprocal vector, if that is less.
+_TOLERANCE, _SHARE = 0.03, 0.2
+# Before the energy is known: where the sphere cuts matters in the second order.
+_WAVELENGTH = 0.037
+
+
+def least_tilt(tilts: Sequence[Sequence[float]]) -> int:
+    """Which of the tilts is the smallest."""
+    return int(np.argmin(np.hypot(*np.asarray(tilts, float).T)))
+
+
+def in_plane(q: np.ndarray, tilt: Sequence[float], wavelength: float) -> np.ndarray:
+    """Coordinates (K, 2) in the layer's plane of spots q (K, 2) across the beam, 1/angstrom.
+
+    The scattered wave lies on the Ewald sphere, which gives the third component; the tilt, as in
+    `dx.simulate`, is turned back. Exact where the tilt is.
+    """
+    k = 1 / wavelength
+    squared = np.sum(q * q, -1)
+    along = squared / (k + np.sqrt(np.maximum(k * k - squared, 0.0)))
+    return (np.column_stack([q, along]) @ np.asarray(tilt_matrix(tilt), float))[:, :2]
+
+
+def untilted(indexed: Indexed, tilt: Sequence[float], conditions: Conditions) -> Indexed:
+    """The same spots where they would be without the tilt."""
+    wavelength = float(conditions.radiation.wavelength)
+    return dataclasses.replace(indexed, q=in_plane(indexed.q, tilt, wavelength))
+
+
+def from_tilts(
+    patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]
+) -> list[Indexed]:
+    """Every pattern's spots, q as measured, on the lattice of the one with the least tilt.
+
+    Args:
+        patterns: of one crystal, whose axes in the plane are the same in all of them.
+        tilts: (P, 2) degrees about x and y as in `dx.simulate`.
+
+    Raises:
+        ValueError: not as many tilts as patterns.
+        PatternError: see `lattice.find`; or a pattern without spots on the lattice of the first.
+    """
+    values = np.asarray(tilts, float)
+    if len(patterns) == 0 or values.shape != (len(patterns), 2):
+        raise ValueError(
+            f"{len(patterns)} patterns need as many tilts of two angles each; got an array of "
+            f"shape {values.shape}"
+        )
+    first = least_tilt(tilts)
+    spots = [lattices.check(pattern) for pattern in patterns]
+    flat = [in_plane(q, tilt, _WAVELENGTH) for (q, _), tilt in zip(spots, values, strict=True)]
+    whole = spots[first][1]
+    reference = lattices.find(
+        dx.Pattern(
+            jnp.asarray(flat[first], jnp.float32),
+            jnp.asarray(whole, jnp.float32),
+            jnp.zeros(flat[first].shape, jnp.int32),
+            jnp.ones(len(whole), bool),
+        )
+    )
+    basis = np.linalg.inv(reference.lattice).T
+    limit = min(_TOLERANCE, _SHARE * np.linalg.norm(basis, axis=1).min())
+    out = []
+    for number, ((q, intensity), places) in enumerate(zip(spots, flat, strict=True)):
+        hk = np.rint(places @ reference.lattice.T).astype(int)
+        good = (np.linalg.norm(places - hk @ basis, axis=1) < limit) & (hk != 0).any(1)
+        if good.sum() < 3:
+            raise PatternError(
+                f"pattern {number} at tilt {tuple(values[number].tolist())}: {int(good.sum())} of "
+                f"its spots lie on the lattice of pattern {first}; are the tilts and axes right?"
+            )
+        out.append(
+            dataclasses.replace(
+                reference,
+                q=q[good],
+                hk=hk[good],
+                intensity=intensity[good] / intensity[good].max(),
+                intensity_sigma=None,
+                spots=np.flatnonzero(good),
+                explained=float(good.mean()),
+            )
+        )
+    return out

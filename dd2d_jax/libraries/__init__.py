@@ -1,0 +1,1 @@
+"""Crystals to search: shards, search, building."""

@@ -1,0 +1,52 @@
+"""A candidate as users see it, of the rows of a library and their fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.found import Candidate
+from dd2d_jax.refinement.refine import Fit
+from dd2d_jax.spots import Spots
+
+
+def candidate(
+    chosen: CrystalSet,
+    i: int,
+    value: float,
+    probability: float,
+    similarity: float,
+    fits: Fit,
+    queries: Spots,
+    axes: np.ndarray,
+    kind: type[Candidate] = Candidate,
+    **more: Any,
+) -> Candidate:
+    """Candidate i of those chosen; `more` are further fields of its `kind`."""
+    structure = jax.tree.map(lambda x: np.asarray(x)[i], fits.crystals).to_ase()
+    structure.info["uid"] = str(chosen.uid[i])
+    # Of several tilts the first is shown.
+    shown = fits.intensity[i]
+    return kind(
+        uid=str(chosen.uid[i]),
+        formula=str(chosen.formula[i]),
+        structure=structure,
+        score=float(value),
+        probability=float(probability),
+        similarity=float(similarity),
+        r_factor=float(fits.r_factor[i]),
+        r_before=float(fits.r_before[i]),
+        wr2=float(fits.wr2[i]),
+        wr2_before=float(fits.wr2_before[i]),
+        undetermined=() if fits.undetermined is None else fits.undetermined[i],
+        b_iso=float(fits.b_iso[i]),
+        prototype=str(chosen.prototype[i]),
+        known=bool(chosen.known[i]),
+        simulated=shown[0] if shown.ndim == 3 else shown,
+        query=jax.tree.map(lambda x: np.asarray(x[i]), queries),
+        axes=axes[i],
+        **more,
+    )

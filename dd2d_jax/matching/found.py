@@ -1,0 +1,129 @@
+"""What was found for a pattern: candidates, the best first, for each lattice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ase
+import numpy as np
+
+from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.spots import Spots
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import rich.console
+
+    from dd2d_jax.images.measurement import Measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A crystal that may have made the pattern.
+
+    Attributes:
+        uid: its name in the library.
+        formula: reduced formula.
+        structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
+        score: natural logarithm of how much more probable the pattern is if this crystal made it
+            than if none of the library's did; see `dd2d_jax.matching.evidence`. Without reranking
+            the same as `similarity`.
+        probability: that this crystal made the pattern; NaN without reranking.
+        similarity: cosine of the network's embeddings.
+        r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
+        r_before: R1 before refinement; the same as r_factor without.
+        wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
+        wr2_before: before refinement.
+        undetermined: what refinement could not determine, such as "z of S1"; () without.
+        b_iso: angstrom^2, of the simulation that r_factor belongs to.
+        prototype: where the library knows it.
+        known: True for a crystal that the library lists as known.
+        simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
+        query: the pattern in that setting.
+        axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
+    """
+
+    uid: str
+    formula: str
+    structure: ase.Atoms
+    score: float
+    probability: float
+    similarity: float
+    r_factor: float
+    r_before: float
+    wr2: float
+    wr2_before: float
+    undetermined: tuple[str, ...]
+    b_iso: float
+    prototype: str
+    known: bool
+    simulated: np.ndarray
+    query: Spots
+    axes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Found(Sequence[Candidate]):
+    """Candidates, the best first.
+
+    Attributes:
+        candidates: at most k.
+        indexed: the pattern's spots and their lattice.
+        searched: number of crystals that were compared.
+        none: probability that none of the library's crystals made the pattern; NaN without
+            reranking.
+        others: what was found for each further lattice in the pattern (twisted layers, grains).
+    """
+
+    candidates: tuple[Candidate, ...]
+    indexed: lattices.Indexed
+    searched: int
+    none: float = float("nan")
+    others: tuple[Found, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __getitem__(self, index):
+        return self.candidates[index]
+
+    def table(self) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+        from dd2d_jax.reports.tables import found_table
+
+        return found_table(self)
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """The pattern beside the first candidates and their structures."""
+        from dd2d_jax.reports.figures import plot_found
+
+        return plot_found(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `dd2d retrieve --json` prints."""
+        from dd2d_jax.reports.as_json import found_dict
+
+        return found_dict(self)
+
+    def page(self, measured: Measured | None = None) -> str:
+        """A page (HTML) that shows all of it, with its pictures inside; see `query_page`."""
+        from dd2d_jax.reports.query_page import page
+
+        return page(self, measured)
+
+    def write(self, directory: str | Path, measured: Measured | None = None) -> None:
+        """Write CIF and POSCAR files, page.html, found.json, .csv and .png into a new folder.
+
+        Args:
+            directory: the folder to make.
+            measured: the image that the pattern was seen in, for the page.
+
+        Raises:
+            FileExistsError: something is there already.
+        """
+        from dd2d_jax.reports.found_files import write_found
+
+        write_found(self, Path(directory), measured)

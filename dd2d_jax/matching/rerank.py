@@ -1,0 +1,206 @@
+"""The first candidates weighed by simulation, over every setting of the query's lattice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.lattices.lattice import Indexed, canonical_spots
+from dd2d_jax.matching.evidence import SOFT, Hypothesis, log_evidence, with_unseen
+from dd2d_jax.matching.score import Table, score, strain_between
+from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
+
+# A candidate is tried in so many settings: those that `score` likes best.
+_SETTINGS = 2
+# Where the scale is unknown, at so many scales.
+_SCALES = 3
+# Cells further than this from the query's, in isotropic strain and in shear, are not compared.
+STRETCH, SHEAR = 0.06, 0.03
+
+# Spot pairs that the comparison sees, and rods without a spot that it knows of.
+_SEEN, _UNSEEN = 128, 128
+# Pairs that are read of a pattern, whatever its cell.
+_ALL = 512
+
+# That a pattern's crystal is not in the library, before the pattern was seen.
+NONE = 0.1
+# Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
+# has it. Fitted, see docs/retrieval.md.
+TEMPERATURE = 3.0
+# Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
+# ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
+_LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Query:
+    """A pattern in every setting that its lattice may have.
+
+    Attributes:
+        settings: (S, T) its spots.
+        whole: (S, U) the same, and after them the rods of its cell that show no spot.
+        found: (S,) False where the cell is twice the one that was found.
+    """
+
+    settings: Spots
+    whole: Spots
+    found: np.ndarray
+
+    @classmethod
+    def known(cls, spots: Spots) -> Query:
+        """Of spots (T,) whose setting is known; nothing is said of rods without a spot."""
+        cut = strongest(spots, power_of_two(max(int(np.asarray(spots.mask).sum()), 1)))
+        one = jax.tree.map(lambda x: np.asarray(x)[None], cut)
+        return cls(one, one, np.ones(1, bool))
+
+    @classmethod
+    def indexed(cls, indexed: Indexed, q_max: float) -> Query:
+        """Of a pattern whose lattice was found, as far as `q_max`, 1/angstrom.
+
+        Raises:
+            PatternError: no spot within q_max.
+        """
+        spots = canonical_spots(indexed, q_max, _ALL)
+        last = float(np.linalg.norm(np.asarray(spots.q), axis=-1).max())
+        whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN)
+        area = np.abs(np.linalg.det(np.asarray(spots.lattice, float)))
+        return cls(strongest(spots, _SEEN), whole, area < 1.5 * area.min())
+
+    @classmethod
+    def joined(cls, queries: Sequence[Query]) -> Query:
+        """All settings of several, one after another."""
+        return jax.tree.map(lambda *x: np.concatenate(x), *queries)
+
+
+def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `count` crystals: half of them the first of `found`, then those of `every`.
+
+    There are more settings of the cells of twice the area, and more crystals with large cells:
+    these would crowd out what fits the cell that was found.
+
+    Args:
+        found: rows by the settings of that cell (`Query.found`), the best first.
+        every: rows by all settings, the best first.
+        count: of them.
+    """
+    rows = np.concatenate([found[: count // 2], every])
+    _, first = np.unique(rows, return_index=True)
+    return rows[np.sort(first)][:count]
+
+
+def compare(table: Table, settings: Spots) -> np.ndarray:
+    """Scores (S, n) of a table's crystals in S settings of one pattern.
+
+    Only crystals whose cells are near are compared, in sizes that are powers of two. The others
+    come behind them, the nearer cell before the farther.
+    """
+    lattice = np.asarray(table.lattice)
+    out = np.zeros((len(settings.lattice), len(lattice)), np.float32)
+    for s in range(len(out)):
+        one = jax.tree.map(lambda x, s=s: x[s], settings)
+        stretch, shear = (np.asarray(x) for x in strain_between(table.lattice, one.lattice))
+        rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
+        out[s] = -10 - np.abs(stretch) - shear
+        if len(rows):
+            size = power_of_two(max(len(rows), 64))
+            filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
+            out[s, rows] = np.asarray(score(table.take(filled), one))[: len(rows)]
+    return out
+
+
+def weigh(
+    crystals: CrystalSet,
+    scores: np.ndarray,
+    query: Query,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+    tilts: np.ndarray | None = None,
+    scales: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
+
+    Args:
+        crystals: n candidates.
+        scores: (S, n) of them in each setting, by `compare`.
+        query: the pattern.
+        conditions: radiation and B.
+        hypotheses: what may differ.
+        tilts: (S, 2) of the layer in each setting, degrees; None for none.
+        scales: at which the pattern was joined, as many settings of each.
+    """
+    best = _best(scores, scales)
+    count = len(best)
+    rows = np.tile(np.arange(len(crystals)), count)
+    queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
+    tilted = None if tilts is None else tilts[best.ravel()]
+    found = log_evidence(crystals.take(rows), queries, conditions, hypotheses, tilted)
+    found = found.reshape(count, -1)
+    first = found.argmax(0)
+    return found.max(0), best[first, np.arange(len(crystals))]
+
+
+def _best(scores: np.ndarray, scales: int) -> np.ndarray:
+    """Settings (m, n) that each crystal is tried in, of scores (S, n).
+
+    The best of the three best scales: `score` weighs cells and intensities otherwise than the
+    probability does, which would miss the scale at which a candidate's intensities fit better.
+    """
+    each = scores.reshape(scales, -1, scores.shape[1])
+    first = np.argsort(-each, axis=1, kind="stable")[:, :_SETTINGS]
+    tops = np.take_along_axis(each, first[:, :1], axis=1)[:, 0]
+    chosen = np.argsort(-tops, axis=0, kind="stable")[:_SCALES]
+    rows = np.take_along_axis(first, chosen[:, None], axis=0) + each.shape[1] * chosen[:, None]
+    return rows.reshape(-1, scores.shape[1])
+
+
+def log_none(query: Query) -> float:
+    """Log-probability of a pattern if none of the library's crystals made it.
+
+    Comparable with that of `weigh`. The mean of two Friedel mates has an exponential density about
+    a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318, 1949),
+    mates are as like as noise allows, and the cell may be any.
+    """
+    spots = jax.tree.map(lambda x: np.asarray(x[0], float), query.whole)
+    measured = spots.measured > 0
+    seen = measured.any(-1)
+    expected = (spots.hk != 0).any(-1)
+    squared = (spots.q**2).sum(-1)
+    weight = measured.sum(-1)
+    mean = (spots.intensity * measured).sum(-1) / np.maximum(weight, 1)
+    # The mean of an exponential variable's logarithm lies below that of its mean by 0.5772.
+    slope, level = np.polyfit(squared[seen], np.log(mean[seen]), 1) if seen.sum() > 2 else (0, 0)
+    envelope = np.exp(min(slope, 0.0) * squared + level + np.euler_gamma)
+    logs = np.log(mean[seen] + SOFT)
+    value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
+    both = measured.all(-1)
+    ratio = np.diff(np.log(spots.intensity[both] + SOFT), axis=-1)[:, 0]
+    value += (-0.5 * (ratio / _LIKENESS) ** 2 - np.log(_LIKENESS)).sum()
+    floor = spots.intensity[measured].min()
+    below = 1 - np.exp(-floor / envelope[expected])
+    alone = (expected[:, None] & ~measured).sum(-1)[expected]
+    value += (alone * np.log(_MISSING + (1 - _MISSING) * below)).sum()
+    value += measured.sum() * np.log1p(-_MISSING)
+    # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
+    value += 0.5 * measured.sum() * np.log(2 * np.pi)
+    return float(value + 1.5 * np.log(2 * np.pi) - np.log(_CELLS))
+
+
+def probabilities(
+    log_evidence: np.ndarray, log_none: float, log_prior: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Probabilities (n,) of candidates and that of "none of these"; together 1.
+
+    Args:
+        log_evidence: (n,) from `weigh`.
+        log_none: from `log_none`.
+        log_prior: (n,) of each, as a share of the library; what candidates lack of 1 is with
+            crystals that need not be considered.
+    """
+    values = (log_evidence - log_none) / TEMPERATURE + np.log1p(-NONE) + log_prior
+    total = np.logaddexp.reduce(np.append(values, np.log(NONE)))
+    return np.exp(values - total), float(np.exp(np.log(NONE) - total))

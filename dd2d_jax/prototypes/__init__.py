@@ -1,5 +1,0 @@
-"""2D crystals made in the project: known monolayers and decorated structure prototypes."""
-
-from dd2d_jax.prototypes.source import generate
-
-__all__ = ["generate"]

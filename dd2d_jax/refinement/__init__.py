@@ -1,0 +1,1 @@
+"""Least squares through the simulator."""

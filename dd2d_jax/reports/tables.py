@@ -1,0 +1,241 @@
+"""What was found, as tables for the terminal and as JSON; progress on the way.
+
+Names and formulas come from strangers' files: they are shown as they are, never as markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from dd2d_jax.crystals.cell import cell
+from dd2d_jax.evaluation.ranks import TOP
+from dd2d_jax.lattices.lattice import twist
+from dd2d_jax.util.text import change, number, percent, printable
+
+if TYPE_CHECKING:
+    import diffraction as dx
+    from dd2d_jax.images.calibration import Calibration
+    from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.matching.found import Candidate, Found
+
+
+def found_table(found: Found) -> RenderableType:
+    """A table of candidates for each lattice."""
+    if not found.others:
+        return candidate_table(found)
+    lattices = (found, *found.others)
+    return Group(
+        *(candidate_table(one, lattice_title(found, i)) for i, one in enumerate(lattices))
+    )
+
+
+def lattice_title(found: Found, i: int) -> str:
+    """What the i-th lattice of a pattern is called; the first is 0."""
+    if i == 0:
+        return "lattice 1"
+    degrees, sigma = twist(found.indexed, found.others[i - 1].indexed)
+    turned = f"turned by {degrees:.2f} +- {sigma:.2f} deg against the first"
+    return f"lattice {i + 1}, {turned}"
+
+
+def candidate_table(found: Found, title: str | None = None) -> Table:
+    """The candidates for one lattice, best first; lengths in angstrom, angles in degrees."""
+    a, b, gamma = cell(found.indexed.lattice)
+    caption = [
+        f"measured cell {a:.3f} x {b:.3f} A, {gamma:.1f} deg, on which "
+        f"{100 * found.indexed.explained:.0f} % of the spots lie; {found.searched} searched"
+    ]
+    if math.isfinite(found.none):
+        caption.append(f"none of these: {percent(found.none)} %, that is no crystal of the library")
+    caption += undetermined(found)
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=escape("\n".join(caption)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("", "uid", "formula", "prototype", "origin"):
+        table.add_column(name, justify="right" if not name else "left", overflow="fold")
+    for name in ("%", "score", "cosine", "R1", "wR2", "a", "b", "gamma"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rank, candidate in enumerate(found.candidates, 1):
+        a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
+        table.add_row(
+            str(rank),
+            escape(printable(candidate.uid)),
+            escape(printable(candidate.formula)),
+            escape(printable(candidate.prototype) or "-"),
+            escape(origin(candidate)),
+            percent(candidate.probability),
+            number(candidate.score, 2),
+            number(candidate.similarity, 3),
+            change(candidate.r_before, candidate.r_factor),
+            change(candidate.wr2_before, candidate.wr2),
+            f"{a:.3f}",
+            f"{b:.3f}",
+            f"{gamma:.1f}",
+        )
+    return table
+
+
+def undetermined(found: Found) -> list[str]:
+    """Lines that say what refinement left undetermined: for all candidates alike, or by rank."""
+    by_names: dict[tuple[str, ...], list[str]] = {}
+    for rank, candidate in enumerate(found.candidates, 1):
+        if candidate.undetermined:
+            by_names.setdefault(candidate.undetermined, []).append(str(rank))
+    return [
+        f"not determined by the pattern, of {', '.join(ranks)}: {_gathered(names)}"
+        for names, ranks in by_names.items()
+    ]
+
+
+def _gathered(names: Sequence[str]) -> str:
+    """Such as "z of O1, O2; B" of "z of O1", "z of O2" and "B"."""
+    by_what: dict[str, list[str]] = {}
+    for name in names:
+        what, _, of = name.partition(" of ")
+        by_what.setdefault(what, []).append(of)
+    return "; ".join(
+        f"{what} of {', '.join(of)}" if any(of) else what for what, of in by_what.items()
+    )
+
+
+def origin(candidate: Candidate) -> str:
+    """Where a candidate comes from."""
+    if parent := getattr(candidate, "parent", None):
+        return f"proposed: {printable(parent)}, {candidate.substitution}"
+    if candidate.known:
+        return "known"
+    # Only the project's own crystals come with a prototype; of others nothing is claimed.
+    return "made up" if candidate.prototype else "-"
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A line for each pattern of a folder, see `batch.retrieve_folder`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("file", "cell (A, deg)", "first", "uid"):
+        table.add_column(name, overflow="fold")
+    for name in ("%", "none %", "R1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    nothing = math.nan
+    for row in rows:
+        further = row["lattices"] - 1
+        lengths = f"{row['a']:.3f} x {row['b']:.3f}, {row['gamma']:.1f}" if row["a"] else "-"
+        probability, none, r1 = (
+            nothing if row[name] is None else row[name] for name in ("probability", "none", "r1")
+        )
+        note = row["error"] or (f"and {further} further lattices" if further else "")
+        texts = (row["file"], lengths, row["formula"] or "-", row["uid"] or "-")
+        table.add_row(
+            *(escape(printable(text)) for text in texts),
+            percent(probability),
+            percent(none),
+            number(r1, 3),
+            escape(printable(note)),
+        )
+    return table
+
+
+def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:
+    """The strongest spots of a single pattern: hk, |q| in 1/angstrom, d in angstrom, percent."""
+    mask = np.asarray(pattern.mask, bool)
+    hk, intensity = np.asarray(pattern.hk)[mask], np.asarray(pattern.intensity)[mask]
+    length = np.linalg.norm(np.asarray(pattern.q, float)[mask], axis=1)
+    order = np.lexsort((length, -np.round(intensity / max(intensity.max(), 1e-30), 6)))[:count]
+    table = Table(
+        caption=f"the strongest {len(order)} of {len(hk)} spots", caption_justify="left"
+    )
+    for name in ("h", "k", "|q| (1/A)", "d (A)", "intensity (%)"):
+        table.add_column(name, justify="right")
+    strongest = intensity.max() if intensity.max() > 0 else 1.0
+    for i in order:
+        table.add_row(
+            str(hk[i, 0]),
+            str(hk[i, 1]),
+            f"{length[i]:.4f}",
+            f"{1 / length[i]:.4f}",
+            f"{100 * intensity[i] / strongest:.3f}",
+        )
+    return table
+
+
+def measured_table(measured: Measured, found: Indexed) -> Table:
+    """What was found in an image: lattice, spots, centre, scale; angstrom, degrees, pixels."""
+    spots, mapping = measured.spots, measured.mapping
+    a, b, gamma = cell(found.lattice)
+    scale = " x ".join(f"{x:.6g}" for x in np.atleast_1d(mapping.scale))
+    energy = measured.image.energy
+    rows = {
+        "a, b (A)": f"{a:.3f}, {b:.3f}",
+        "gamma (degrees)": f"{gamma:.2f}",
+        "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice",
+        "from its places (1/A, rms)": f"{found.residual:.4f}",
+        "saturated, rejected": f"{spots.saturated.sum()}, {len(spots.rejected)}",
+        "centre (pixels)": f"{spots.centre[0]:.2f}, {spots.centre[1]:.2f}",
+        "scale (1/A per pixel)": scale,
+        "not measured": f"{100 * (1 - spots.measured.mean()):.1f} % of the image",
+    }
+    if mapping.stretch or mapping.radial:
+        rows["ellipticity"] = f"{100 * mapping.ellipticity:.2f} % along {mapping.axis:.0f} degrees"
+        rows["radial term (1/pixel^2)"] = f"{mapping.radial:.3g}"
+    if energy is not None:
+        rows["energy (keV)"] = f"{energy:g}"
+    return _facts(rows)
+
+
+def calibration_table(made: Calibration) -> Table:
+    """A calibration and its standard uncertainties."""
+    m, sigma = made.mapping, made.sigma
+    return _facts(
+        {
+            "material": printable(made.material),
+            "scale (1/A per pixel)": f"{m.scale:.7f} +- {sigma['scale']:.2g}",
+            "centre (pixels)": ", ".join(
+                f"{x:.2f} +- {s:.2f}" for x, s in zip(made.centre, sigma["centre"], strict=True)
+            ),
+            "ellipticity (%)": f"{100 * m.ellipticity:.2f} +- {100 * sigma['ellipticity']:.2f}",
+            "its long axis (degrees)": f"{m.axis:.1f} +- {sigma['axis']:.1f}",
+            "radial term (1/pixel^2)": f"{m.radial:.3g} +- {sigma['radial']:.2g}",
+            "rings": f"{len(made.rings)}, which explain {100 * made.explained:.0f} % of what is "
+            "above the background",
+        }
+    )
+
+
+def _facts(rows: dict[str, str]) -> Table:
+    table = Table(show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    return table
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """Accuracies in percent and milliseconds a query of the three methods (see `evaluate`)."""
+    cell = "/".join(f"{result['cell_alone'][f'top{n}']:.1f}" for n in TOP)
+    setup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["setup_s"].items())
+    table = Table(
+        title=f"{result['level']}: {result['queries']} queries, {result['library']} crystals",
+        title_justify="left",
+        caption=f"the nearest cell alone, no intensities: {cell}\nset-up: {setup}",
+        caption_justify="left",
+    )
+    table.add_column("method")
+    for name in (*(f"top-{n} (%)" for n in TOP), "ms a query"):
+        table.add_column(name, justify="right")
+    for method, values in result["methods"].items():
+        shown = [f"{values[f'top{n}']:.1f}" for n in TOP]
+        table.add_row(method, *shown, f"{values['ms_per_query']:.2f}")
+    return table

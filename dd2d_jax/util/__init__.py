@@ -1,0 +1,1 @@
+"""Pieces that know nothing of crystals: files, limits, cache, text and progress."""

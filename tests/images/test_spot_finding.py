@@ -1,0 +1,299 @@
+"""From images to spots, on images whose spots are known, and on a measured one."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import ase.build
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+from scipy.spatial import cKDTree
+
+import diffraction as dx
+from dd2d_jax.images.centre import symmetry_centre
+from dd2d_jax.images.measurement import measure
+from dd2d_jax.images.patterns import read_pattern
+from dd2d_jax.images.readers import Image, read_image
+from dd2d_jax.images.spot_finding import find_spots
+from dd2d_jax.lattices import lattice
+from dd2d_jax.util.errors import PatternError
+
+SCALE = 0.006
+
+
+def render(
+    pattern: dx.Pattern, centre=(255.5, 255.5), peak=2e4, halo=300.0, beam="spot", seed=0
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image of 512 x 512 counts and the true places (K, 2) of its spots."""
+    rows, columns = np.indices((512, 512)).astype(float)
+    radius = np.hypot(columns - centre[0], rows - centre[1])
+    image = 5 + halo * np.exp(-radius * SCALE / 0.25)
+    mask = np.asarray(pattern.mask)
+    intensity = np.asarray(pattern.intensity)[mask]
+    places = np.array(centre) + np.asarray(pattern.q)[mask] * [1, -1] / SCALE
+    for (x, y), i in zip(places, intensity / intensity.max(), strict=True):
+        image += i * peak * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 12.5)
+    if beam != "none":
+        image += 50 * peak * np.exp(-(radius**2) / (28 if beam == "spot" else 50))
+    image = np.random.default_rng(seed).poisson(image).astype(float)
+    if beam == "saturated":
+        image = np.minimum(image, 65535)
+    if beam == "stop":
+        angle = np.arctan2(rows - centre[1], columns - centre[0])
+        image[(radius < 12) | (np.abs(angle - 0.7) < 0.12)] = 0
+    return image, places
+
+
+@pytest.fixture(scope="module")
+def mos2() -> dx.Pattern:
+    pattern = dx.simulate(dx.Crystal.from_ase(ase.build.mx2("MoS2", vacuum=8)), q_max=1.4)
+    turn = np.deg2rad(17.0)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return dx.Pattern(pattern.q @ rotation, pattern.intensity, pattern.hk, pattern.mask)
+
+
+@pytest.mark.parametrize("beam", ["spot", "saturated", "none"])
+@pytest.mark.parametrize("centre", [(255.5, 255.5), (240.3, 271.8)])
+def test_every_spot_is_found_where_it_is_and_as_strong_as_it_is(mos2, beam, centre):
+    image, places = render(mos2, centre, beam=beam)
+    found = find_spots(image)
+    np.testing.assert_allclose(found.centre, centre, atol=0.1)
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1)
+    assert distance.min(1).max() < 0.5, "a spot that is not there"
+    assert distance.min(0).max() < 0.5, "a spot was missed"
+    true = np.asarray(mos2.intensity)[np.asarray(mos2.mask)][distance.argmin(1)]
+    ratio = found.intensity / true
+    assert np.median(np.abs(np.log(ratio / np.median(ratio)))) < 0.02
+
+
+def test_a_beam_stop_costs_the_spots_behind_it_and_adds_none(mos2):
+    image, places = render(mos2, beam="stop")
+    found = find_spots(image)
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1)
+    assert distance.min(1).max() < 1.0
+    assert len(found.position) > 0.85 * len(places)
+    np.testing.assert_allclose(found.centre, 255.5, atol=0.1)
+
+
+def test_the_rim_of_a_round_stop_in_a_bright_halo_is_no_spot(mos2):
+    frame = {"shape": (512, 512), "scale": 0.0055, "centre": (250.2, 261.7)}
+    flux = float(mos2.intensity.sum())
+    halo = (flux / 2e4, 0.15)
+    expected = dx.render(mos2, **frame, fwhm=0.02, halo=halo, beam=20 * flux)
+    image = np.asarray(dx.counts(jax.random.key(0), expected, 1e7))
+    seen = np.asarray(dx.beam_stop(**frame, radius=0.08, angle=40.0, width=0.05))
+    found = find_spots(image * seen)
+    offset = found.position - frame["centre"]
+    places = np.asarray(mos2.q)[np.asarray(mos2.mask)] * [1, -1] / frame["scale"]
+    distance = np.linalg.norm(offset[:, None] - places[None], axis=-1).min(1)
+    rim = np.hypot(*offset.T) * frame["scale"] < 0.15
+    assert not (rim & (distance > 2)).any()
+
+
+def test_weak_spots_in_noise_still_give_the_lattice(mos2, tmp_path):
+    image, _ = render(mos2, (240.3, 271.8), peak=300, halo=100)
+    np.save(tmp_path / "p.npy", image)
+    found = lattice.find(read_pattern(tmp_path / "p.npy", scale=SCALE))
+    np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), 3.18, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["u8.png", "u16.png", "rgb.png", "u16.tif", "f32.tif"])
+def test_images_of_every_depth_give_the_lattice(mos2, tmp_path, kind):
+    image, _ = render(mos2, peak=2000, beam="none")
+    path = tmp_path / kind
+    grey = np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
+    if kind.startswith("u16"):
+        PIL.Image.fromarray(image.astype(np.uint16)).save(path)
+    elif kind.startswith("f32"):
+        PIL.Image.fromarray(image.astype(np.float32)).save(path)
+    elif kind.startswith("rgb"):
+        PIL.Image.fromarray(np.stack([grey] * 3, -1)).save(path)
+    else:
+        PIL.Image.fromarray(grey).save(path)
+    found = lattice.find(read_pattern(path, scale=SCALE))
+    np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), 3.18, rtol=3e-3)
+
+
+def test_the_strong_spots_of_a_jpeg_are_found(mos2, tmp_path):
+    image, places = render(mos2, peak=2000, beam="none")
+    grey = np.clip(image / image.max() * 255, 0, 255).astype(np.uint8)
+    PIL.Image.fromarray(grey).save(tmp_path / "p.jpg", quality=95)
+    pattern = read_pattern(tmp_path / "p.jpg", scale=SCALE)
+    strong = np.asarray(pattern.q)[np.argsort(-np.asarray(pattern.intensity))[:12]]
+    true = (places - 255.5) * [SCALE, -SCALE]
+    assert np.linalg.norm(strong[:, None] - true[None], axis=-1).min(1).max() < SCALE
+
+
+def test_the_pattern_has_its_q_y_upwards(tmp_path):
+    image = np.ones((128, 128))
+    rows, columns = np.indices(image.shape)
+    for x, y, peak in ((84, 34, 500), (44, 94, 300), (90, 80, 200), (38, 48, 200)):
+        image += peak * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
+    np.save(tmp_path / "p.npy", image)
+    pattern = read_pattern(tmp_path / "p.npy", scale=0.01, centre=(64, 64))
+    strongest = np.asarray(pattern.q)[int(np.argmax(pattern.intensity))]
+    np.testing.assert_allclose(strongest, [0.2, 0.3], atol=2e-3)
+
+
+def test_large_images_are_measured_in_their_own_pixels(mos2):
+    image, _ = render(mos2, beam="none")
+    found, same = find_spots(np.kron(image, np.ones((4, 4)))), find_spots(image)
+    np.testing.assert_allclose(found.centre, same.centre * 4 + 1.5, atol=0.5)
+    strongest = [s.position[np.argsort(-s.intensity)[:30]] for s in (found, same)]
+    distance = np.linalg.norm(strongest[0][:, None] - strongest[1] * 4 - 1.5, axis=-1)
+    assert distance.min(0).max() < 2
+
+
+def test_the_centre_of_a_symmetric_image_is_exact():
+    rows, columns = np.indices((100, 120))
+    image = np.zeros((100, 120))
+    for x, y in ((20, 5), (-20, -5), (7, -25), (-7, 25)):
+        image += np.exp(-((columns - 57.3 - x) ** 2 + (rows - 51.8 - y) ** 2) / 8)
+    np.testing.assert_allclose(symmetry_centre(image), [57.3, 51.8], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((64, 64)), "every pixel is 0"),
+        (np.full((64, 64), 7.0), "every pixel is 7"),
+        (np.random.default_rng(0).poisson(100.0, (256, 256)), "no spot"),
+        (np.add.outer(np.arange(64.0), np.arange(64.0)), "spot"),
+        (np.full((64, 64), np.nan), "not finite"),
+        (np.ones((8, 8)), "16 x 16"),
+        (np.ones((64, 64, 7)), "16 x 16"),
+    ],
+    ids=["black", "flat", "noise", "slope", "nan", "tiny", "stack"],
+)
+def test_an_image_without_spots_is_one_clear_line(image, says):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PatternError, match=says) as error:
+            find_spots(image)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["chelsea.png", "camera.png", "gravel.png"])
+def test_a_photograph_is_no_lattice(name):
+    image = read_image(Path(skimage.data.__file__).parent / name)
+    with pytest.raises(PatternError, match="lattice"):
+        lattice.find(measure(image, 0.01).pattern)
+
+
+def test_rings_are_no_lattice():
+    rows, columns = np.indices((200, 200))
+    radius = np.hypot(columns - 100, rows - 100)
+    rings = sum(h * np.exp(-((radius - r) ** 2) / 8) for r, h in ((40, 100), (56, 60), (65, 60)))
+    image = np.random.default_rng(0).poisson(5 + rings + 200 * np.exp(-radius / 20))
+    with pytest.raises(PatternError, match="lattice|spot"):
+        lattice.find(measure(Image(image.astype(float)), 0.01).pattern)
+
+
+def test_intensities_scatter_as_their_uncertainties_say(mos2):
+    """Of many exposures of one pattern."""
+    found = [render(mos2, peak=800, beam="none", seed=seed)[0] for seed in range(5)]
+    spots = [find_spots(image, (255.5, 255.5), width=2.5) for image in found]
+    places = spots[0].position
+    values, sigmas = [], []
+    for s in spots:
+        distance, place = cKDTree(s.position).query(places)
+        values.append(np.where(distance < 1, s.intensity[place], np.nan))
+        sigmas.append(s.sigma[place])
+    pulls = (values - np.nanmean(values, 0)) / np.mean(sigmas, 0) / np.sqrt(4 / 5)
+    assert np.isfinite(pulls).sum() > 250
+    assert 0.8 < np.sqrt(np.nanmean(pulls**2)) < 1.25
+
+
+def test_uncertainties_scale_with_the_image_and_not_with_its_noise_alone(mos2):
+    image, _ = render(mos2, peak=5000, beam="none")
+    one, seven = find_spots(image), find_spots(0.37 * image)
+    assert len(one.position) == len(seven.position)
+    ratio = seven.sigma / one.sigma / 0.37
+    assert 0.8 < np.median(ratio) < 1.25
+
+
+def test_a_saturated_spot_is_kept_and_says_so(mos2):
+    image, places = render(mos2, peak=2e4, beam="none")
+    found = find_spots(np.minimum(image, 4000.0))
+    over = found.saturated
+    assert 3 < over.sum() < len(places) / 2
+    np.testing.assert_array_equal(found.sigma[over], found.intensity[over])
+    distance = np.linalg.norm(found.position[over][:, None] - places[None], axis=-1).min(1)
+    assert distance.max() < 0.5
+
+
+def test_few_electrons_give_no_spots_where_there_are_none(mos2):
+    pattern = dataclasses.replace(mos2, hk=jnp.zeros(mos2.q.shape, int))
+    expected = dx.render(pattern, (512, 512), SCALE, fwhm=0.02)
+    halo = float(expected.sum()) / 512**2
+    image = np.asarray(dx.counts(jax.random.key(0), expected + halo, 2e4)).astype(float)
+    found = find_spots(image)
+    places = np.array([255.5, 255.5]) + np.asarray(mos2.q) * [1, -1] / SCALE
+    places = places[np.asarray(mos2.mask)]
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1).min(1)
+    assert len(found.position) > 20
+    assert (distance > 3).sum() <= 1
+    flat = np.asarray(dx.counts(jax.random.key(1), np.full((512, 512), 1.0), 2e4)).astype(float)
+    with pytest.raises(PatternError, match="spot"):
+        find_spots(flat)
+
+
+def test_gaps_and_masks_are_not_measured(mos2):
+    image, places = render(mos2, beam="none")
+    gaps = image.copy()
+    gaps[100:112] = -1
+    gaps[300, 300] = np.nan
+    mask = np.ones(image.shape, bool)
+    mask[:, :150] = False
+    found = find_spots(gaps, mask=mask)
+    np.testing.assert_allclose(found.centre, 255.5, atol=0.3)
+    assert (found.position[:, 0] > 150).all()
+    assert not found.measured[100:112].any() and not found.measured[:, :150].any()
+    distance = np.linalg.norm(found.position[:, None] - places[None], axis=-1).min(1)
+    assert distance.max() < 1.0
+    with pytest.raises(PatternError, match="mask"):
+        find_spots(image, mask=mask[1:])
+
+
+def test_every_choice_can_be_overridden(mos2):
+    image, _ = render(mos2, beam="stop")
+    usual = find_spots(image)
+    assert find_spots(image, max_radius=120).position.shape[0] < len(usual.position) / 2
+    weak, _ = render(mos2, peak=300)
+    assert len(find_spots(weak, threshold=20).position) < len(find_spots(weak).position)
+    assert find_spots(image, width=4.0).width == 4.0
+    assert find_spots(image, beam_stop=False).measured.all() and not usual.measured.all()
+
+
+def test_an_image_needs_its_scale(tmp_path):
+    PIL.Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "p.png")
+    with pytest.raises(PatternError, match="p.png: an image needs its scale"):
+        read_pattern(tmp_path / "p.png")
+    with pytest.raises(PatternError, match="p.png: the image has no spots"):
+        read_pattern(tmp_path / "p.png", scale=0.01)
+
+
+def test_an_image_too_large_is_refused_before_it_is_decoded(tmp_path):
+    PIL.Image.new("1", (12000, 12000)).save(tmp_path / "p.png")
+    with pytest.raises(PatternError, match="12000 x 12000"):
+        read_pattern(tmp_path / "p.png", scale=0.01)
+
+
+def test_a_truncated_image_is_refused(tmp_path):
+    PIL.Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "p.png")
+    data = (tmp_path / "p.png").read_bytes()
+    (tmp_path / "p.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(PatternError, match="cannot be read as an image"):
+        read_pattern(tmp_path / "p.png", scale=0.01)
+
+
+def test_the_measured_spots_of_moo3_lie_on_its_rectangle(shared_data):
+    pattern = read_pattern(shared_data / "experiment" / "moo3_20cm.tif", scale=0.01)
+    assert 70 < int(pattern.mask.sum()) < 110
+    # The image is sheared and stretched: spots stray by up to 0.03 1/angstrom, the cell by 5 %.
+    found = lattice.find(pattern, tolerance=0.025)
+    np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), [3.70, 3.96], rtol=0.05)

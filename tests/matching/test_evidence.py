@@ -1,0 +1,201 @@
+"""The likelihood: what its formula says, computed another way, and what it is good for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+import diffraction as dx
+from dd2d_jax.data import crystal_set
+from dd2d_jax.evaluation.evaluate import make_queries
+from dd2d_jax.matching import evidence
+from dd2d_jax.matching.evidence import Hypothesis, log_evidence
+from dd2d_jax.networks.disturbances import Disturbance
+from dd2d_jax.spots import Conditions, Spots, strongest
+
+CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
+STRAINED = Hypothesis(0.03, 0.1, 0.012, 0.003)
+MOVED = Hypothesis(0.15, 0.1, 3e-4, 3e-4)
+
+
+@pytest.fixture(scope="module")
+def library() -> crystal_set.CrystalSet:
+    """Sheets of three atoms, no two alike."""
+    return tiny.crystals()
+
+
+def queries(crystals: crystal_set.CrystalSet, seed: int, **amount: float) -> list[Spots]:
+    """A pattern of each crystal, its 32 strongest pairs."""
+    spots = strongest(make_queries(crystals, CONDITIONS, Disturbance(**amount), seed), 32)
+    return [jax.tree.map(lambda x, i=i: np.asarray(x[i]), spots) for i in range(len(crystals))]
+
+
+def intensities(positions: np.ndarray, crystal: dx.Crystal, hk: np.ndarray) -> np.ndarray:
+    """|F|^2 at rods, of atoms at other places; in double precision."""
+    moved = dataclasses.replace(crystal, positions=jnp.asarray(positions))
+    pattern = dx.simulate(moved, CONDITIONS.radiation, 2.0, CONDITIONS.b_iso, hk=jnp.asarray(hk))
+    return np.asarray(pattern.intensity)
+
+
+def directly(crystal: dx.Crystal, query: Spots, h: Hypothesis) -> float:
+    """The density by scipy, from |F|^2 alone: slopes by differences, no Woodbury."""
+    with jax.enable_x64(True):
+        crystal = dx.Crystal(
+            np.asarray(query.lattice, float),
+            np.asarray(crystal.positions, float),
+            np.asarray(crystal.numbers),
+        )
+        hk = np.concatenate([query.hk, -query.hk])
+        here = np.asarray(crystal.positions)
+        still = intensities(here, crystal, hk)
+        slopes = []
+        for place in np.ndindex(len(here), 2):
+            step = np.zeros_like(here)
+            step[place] = 1e-4
+            forth, back = (intensities(here + s * step, crystal, hk) for s in (1, -1))
+            slopes.append((forth - back) / 2e-4)
+        alone = [
+            intensities(
+                here, dataclasses.replace(crystal, numbers=np.where(np.arange(3) == i,
+                                                                    crystal.numbers, 0)), hk
+            )
+            for i in range(3)
+        ]  # fmt: skip
+        q = np.linalg.norm(hk @ np.linalg.inv(query.lattice).T, axis=-1)
+        wavelength = float(CONDITIONS.radiation.wavelength)
+        height = 1 / wavelength - np.sqrt(1 / wavelength**2 - q**2)
+        damping = np.exp(-((2 * np.pi * h.displacement) ** 2) * (q**2 + height**2))
+    diffuse = (1 - damping) * np.sum(alone, 0)
+    mean = still * damping + diffuse
+    measured = np.concatenate([query.measured[:, 0], query.measured[:, 1]])
+    observed = np.concatenate([query.intensity[:, 0], query.intensity[:, 1]])
+    mean, diffuse, observed = mean[measured], diffuse[measured], observed[measured]
+    slope = (np.array(slopes) * damping)[:, measured]
+    # Amplitudes by least squares: sqrt(observed) = a sqrt(mean).
+    (root,), *_ = np.linalg.lstsq(np.sqrt(mean)[:, None], np.sqrt(observed))
+    scale = root**2
+    soft = scale * mean + evidence.SOFT
+    columns = np.concatenate([h.displacement * scale * slope / soft, [scale * mean / soft]])
+    covariance = columns.T @ columns + np.diag(
+        h.noise**2 * ((scale * mean / soft) ** 2 + evidence.LEAST**2)
+        + 0.5 * (scale * diffuse / soft) ** 2
+    )
+    constant = 0.5 * measured.sum() * np.log(2 * np.pi)
+    found = multivariate_normal(np.log(soft), covariance).logpdf(np.log(observed + evidence.SOFT))
+    return found + constant
+
+
+@pytest.mark.parametrize("h", [STRAINED, MOVED])
+def test_the_density_is_that_of_the_normal_distribution_written_out(library, h):
+    few = library.take([0, 5])
+    for i, query in enumerate(queries(few, 3, displacement=0.03, noise=0.1)):
+        (found,) = log_evidence(few.take([i]), query, CONDITIONS, [h])
+        # The query's cell is its crystal's.
+        cell = -np.log(h.stretch) - 2 * np.log(h.shear)
+        assert found == pytest.approx(cell + directly(few.take([i]).crystal[0], query, h), abs=0.1)
+
+
+def test_the_scale_of_a_pattern_is_found(library):
+    """Intensities are relative to the strongest spot; that of the moved atoms may be another."""
+    (query,) = queries(library.take([6]), 0)
+    weaker = dataclasses.replace(query, intensity=0.3 * query.intensity)
+    for h in (STRAINED, MOVED):
+        strong, weak = (
+            log_evidence(library.take([6]), x, CONDITIONS, [h])[0] for x in (query, weaker)
+        )
+        # Not the same alone for what is read as SOFT.
+        assert strong == pytest.approx(weak, rel=0.1)
+
+
+def test_a_strained_cell_costs_what_its_normal_distribution_says(library):
+    one = library.take([0])
+    (query,) = queries(one, 0)
+    wide, tight = Hypothesis(0.03, 0.1, 0.01, 0.003), Hypothesis(0.03, 0.1, 0.005, 0.003)
+    stretched = dataclasses.replace(one, lattice=one.lattice * np.float32(np.exp(-0.01)))
+    found = [float(log_evidence(stretched, query, CONDITIONS, [h])[0]) for h in (wide, tight)]
+    # The intensities are those on the query's cell for both.
+    assert found[0] - found[1] == pytest.approx(-0.5 + 2.0 - np.log(2), abs=2e-2)
+
+
+def test_hypotheses_are_summed(library):
+    few = library.take([1, 2])
+    (query, _) = queries(few, 0, displacement=0.05, noise=0.1)
+    each = [log_evidence(few, query, CONDITIONS, [h]) for h in (STRAINED, MOVED)]
+    both = log_evidence(few, query, CONDITIONS, [STRAINED, MOVED])
+    np.testing.assert_allclose(both, logsumexp(each, axis=0), rtol=1e-4, atol=1e-2)
+
+
+def test_the_mean_intensity_is_that_of_many_displaced_copies(library):
+    """exp(-w) |F|^2 + (1 - exp(-w)) sum |f|^2, w = (2 pi q s)^2."""
+    crystal, s = library.take([7]).crystal[0], 0.1
+    hk = dx.reflections(np.asarray(crystal.lattice), 1.2)
+    hk = hk[(hk != 0).any(-1)]
+    random = np.random.default_rng(0)
+    moves = random.normal(0, s, (4000, *crystal.positions.shape))
+    copies = dataclasses.replace(
+        crystal,
+        positions=jnp.asarray(np.asarray(crystal.positions) + moves, jnp.float32),
+        lattice=jnp.broadcast_to(crystal.lattice, (4000, 2, 2)),
+        numbers=jnp.broadcast_to(crystal.numbers, (4000, 3)),
+    )
+    pattern = dx.simulate(
+        copies, CONDITIONS.radiation, 1.3, CONDITIONS.b_iso,
+        hk=jnp.broadcast_to(hk, (4000, *hk.shape)),
+    )  # fmt: skip
+    sampled = np.asarray(pattern.intensity).mean(0)
+    query = Spots(None, jnp.asarray(hk), None, None, crystal.lattice)
+    q, shares = evidence._shares(crystal, query, CONDITIONS, jnp.zeros(2))
+    q, shares = np.asarray(q)[: len(hk)], np.asarray(shares)[: len(hk)]
+    damping = np.exp(-((2 * np.pi * s) ** 2) * (q**2).sum(-1))
+    mean = np.abs(shares.sum(-1)) ** 2 * damping + (1 - damping) * (np.abs(shares) ** 2).sum(-1)
+    np.testing.assert_allclose(sampled, mean, rtol=0.08)
+
+
+def test_padding_and_what_was_not_measured_change_nothing(library):
+    few = library.take([0, 9, 4])
+    query = queries(few, 1, displacement=0.03, noise=0.1)[1]
+    query.measured[5, 1] = False
+    found = log_evidence(few, query, CONDITIONS)
+    room = np.pad(few.positions, [(0, 0), (0, 20), (0, 0)], constant_values=7.0)
+    padded = dataclasses.replace(
+        few, positions=room[:, ::-1], numbers=np.pad(few.numbers, [(0, 0), (0, 20)])[:, ::-1]
+    )
+    spoilt = jax.tree.map(np.copy, query)
+    spoilt.intensity[5, 1] = 0.7
+    longer = Spots(
+        *(np.pad(getattr(spoilt, f), [(0, 40), (0, 0)]) for f in ("q", "hk", "intensity",
+                                                                  "measured")),
+        query.lattice,
+    )  # fmt: skip
+    np.testing.assert_allclose(log_evidence(padded, longer, CONDITIONS), found, rtol=1e-4)
+
+
+def test_a_clean_pattern_tells_its_crystal_from_one_that_differs_by_a_hundredth_of_an_angstrom(
+    library,
+):
+    moved = np.random.default_rng(5).normal(0, 0.01, library.positions.shape).astype(np.float32)
+    other = dataclasses.replace(library, positions=library.positions + moved)
+    for i, query in enumerate(queries(library.take(range(8)), 0)):
+        true, near = (
+            log_evidence(c.take([i]), query, CONDITIONS)[0] for c in (library, other)
+        )
+        assert true > near + 1
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [{}, {"strain": 0.01, "displacement": 0.03, "noise": 0.1}, {"displacement": 0.15}],
+    ids=["clean", "strained", "moved"],
+)
+def test_the_true_crystal_is_the_most_probable(library, amount):
+    """Among 32 sheets of like cells; where atoms moved by 0.15 A their intensities are others."""
+    first = [
+        log_evidence(library, query, CONDITIONS).argmax() == i
+        for i, query in enumerate(queries(library, 4, **amount))
+    ]
+    assert np.mean(first) > 0.8

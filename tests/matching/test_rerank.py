@@ -1,0 +1,137 @@
+"""Candidates weighed over settings: what is absent counts, and no crystal at all is an answer."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import diffraction as dx
+from dd2d_jax.data import crystal_set
+from dd2d_jax.evaluation.evaluate import make_patterns, make_queries
+from dd2d_jax.lattices import lattice
+from dd2d_jax.matching import evidence
+from dd2d_jax.matching.evidence import Hypothesis, log_evidence, with_unseen
+from dd2d_jax.matching.rerank import (
+    Query,
+    compare,
+    first_candidates,
+    log_none,
+    probabilities,
+    weigh,
+)
+from dd2d_jax.matching.score import simulate_table
+from dd2d_jax.networks.disturbances import LEVELS
+from dd2d_jax.spots import Conditions, half_plane
+
+CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
+
+
+@pytest.fixture(scope="module")
+def library() -> crystal_set.CrystalSet:
+    return tiny.crystals()
+
+
+@pytest.fixture(scope="module")
+def queries(library) -> list[Query]:
+    """Measured patterns of the first eight."""
+    patterns = make_patterns(library.take(range(8)), CONDITIONS, LEVELS["measured"], 1)
+    return [Query.indexed(lattice.find(pattern), CONDITIONS.q_max) for pattern in patterns]
+
+
+@pytest.fixture(scope="module")
+def weighed(library, queries) -> list[np.ndarray]:
+    table = simulate_table(library.crystal, CONDITIONS)
+    return [
+        weigh(library, compare(table, q.settings), q, CONDITIONS, evidence.measured())[0]
+        for q in queries
+    ]
+
+
+def test_a_measured_pattern_is_its_crystals_among_32_like_ones(weighed):
+    ranks = [int((w >= w[i]).sum()) for i, w in enumerate(weighed)]
+    assert np.mean(np.array(ranks) == 1) >= 0.6 and max(ranks) <= 6
+
+
+def test_spots_seen_and_rods_without_a_spot_are_together_all_rods_of_the_cell(queries):
+    query = queries[0]
+    for s in (0, len(query.whole.lattice) - 1):
+        hk = query.whole.hk[s][(query.whole.hk[s] != 0).any(-1)]
+        assert len({tuple(x) for x in hk.tolist()}) == len(hk)
+        last = np.linalg.norm(query.settings.q[s], axis=-1).max()
+        rods = half_plane(np.asarray(query.whole.lattice[s], float), min(last, 1.25))
+        wanted = {tuple(x) for x in rods.tolist() if any(x)}
+        assert wanted <= {tuple(x) for x in hk.tolist()} or len(hk) == 256
+
+
+def test_a_strong_spot_that_is_not_there_speaks_against_a_crystal(library):
+    """The two strongest spots of a clean pattern are taken away, their rod stays."""
+    few = library.take([0])
+    spots = make_queries(few, CONDITIONS, LEVELS["clean"], 0)
+    without = jax.tree.map(lambda x: np.array(x[0]), spots)
+    without.measured[0] = False
+    sure = Hypothesis(0.03, 0.1, 0.02, 0.006, missing=0.01)
+    blind = dataclasses.replace(sure, missing=0.0)
+    told = [float(log_evidence(few, without, CONDITIONS, [h])[0]) for h in (sure, blind)]
+    # Two spots missed at one per cent each, less what those that were seen cost.
+    seen = int(without.measured.sum())
+    assert told[0] - told[1] == pytest.approx(2 * np.log(0.01) + seen * np.log(0.99), abs=0.3)
+
+
+def test_no_crystal_is_less_probable_than_the_true_and_more_than_a_foreign_one(
+    library, queries, weighed
+):
+    other = dataclasses.replace(
+        library, numbers=np.where(library.numbers > 0, 6, 0).astype(np.int32)
+    )
+    for i, query in enumerate(queries):
+        none = log_none(query)
+        assert weighed[i][i] > none + 5
+        scores = compare(simulate_table(other.crystal, CONDITIONS), query.settings)
+        foreign = weigh(other.take([i]), scores[:, [i]], query, CONDITIONS,
+                        evidence.measured())[0][0]  # fmt: skip
+        assert foreign < weighed[i][i] - 5
+
+
+def test_probabilities_are_ordered_as_the_evidence_and_add_up_to_one():
+    prior = np.full(3, -np.log(100))
+    found, none = probabilities(np.array([30.0, 20.0, -10.0]), 0.0, prior)
+    assert found.sum() + none == pytest.approx(1)
+    assert found[0] > found[1] > found[2]
+    nothing, none = probabilities(np.array([-50.0, -60.0, -90.0]), 0.0, prior)
+    assert none > 0.99 > nothing[0]
+    # A likelier crystal beforehand is likelier afterwards.
+    tilted, _ = probabilities(np.array([30.0, 30.0]), 0.0, np.log([0.02, 0.01]))
+    assert tilted[0] / tilted[1] == pytest.approx(2)
+
+
+def test_known_spots_are_one_setting_and_say_nothing_of_what_is_absent(queries):
+    spots = jax.tree.map(lambda x: np.asarray(x[0]), queries[0].settings)
+    query = Query.known(spots)
+    assert query.settings.lattice.shape == (1, 2, 2)
+    assert (query.whole.mask == (query.whole.hk != 0).any(-1)).all()
+
+
+def test_half_of_the_candidates_fit_the_cell_that_was_found():
+    found, every = np.array([7, 3, 9, 5]), np.array([1, 3, 2, 4, 6])
+    assert first_candidates(found, every, 4).tolist() == [7, 3, 1, 2]
+    assert first_candidates(every, every, 5).tolist() == every.tolist()
+
+
+def test_the_settings_of_the_cell_that_was_found_are_told_from_those_of_twice_its_area(queries):
+    for query in queries:
+        area = np.abs(np.linalg.det(query.settings.lattice))
+        assert 0 < query.found.sum() < len(query.found)
+        np.testing.assert_allclose(area[query.found], area.min(), rtol=1e-4)
+        np.testing.assert_allclose(area[~query.found], 2 * area.min(), rtol=1e-4)
+
+
+def test_rods_are_added_behind_the_spots(queries):
+    whole = with_unseen(queries[0].settings, 1.0, 16, 8)
+    assert whole.hk.shape[1:] == (24, 2)
+    assert not whole.measured[:, 16:].any() and (whole.intensity[:, 16:] == 0).all()
+    wide = with_unseen(queries[0].settings, 1.0, 200, 8)
+    used = (wide.hk != 0).any(-1)
+    assert used.sum() > 8 * len(used) and not used.all()
+    assert (used[:, :-1] >= used[:, 1:]).all()  # padding comes last and is not computed

@@ -1,0 +1,188 @@
+"""What was found, on the terminal and as files: complete, safe, all or nothing."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import ase.build
+import ase.io
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+import diffraction as dx
+from dd2d_jax.lattices import lattice
+from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.reports import as_json, tables
+from dd2d_jax.spots import Spots
+
+
+def make_found(
+    uid="mp-1", formula="MoS2", r_before=0.2, count=2, probability=0.421, none=0.158,
+    undetermined=("z of S1", "z of S2", "B"),
+) -> Found:  # fmt: skip
+    """Candidates as `retrieve` returns them, without a model."""
+    atoms = ase.build.mx2("MoS2", vacuum=8)
+    pattern = dx.simulate(dx.Crystal.from_ase(atoms), q_max=1.0)
+    indexed = lattice.find(pattern)
+    settings = lattice.canonical_spots(indexed, 1.0, 16)
+    query = Spots(*(np.asarray(getattr(settings, f))[0]
+                    for f in ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
+    candidate = Candidate(
+        uid=uid, formula=formula, structure=atoms, score=0.9, probability=probability,
+        similarity=0.8, r_factor=0.1, r_before=r_before, wr2=0.15,
+        wr2_before=0.15 + (r_before - 0.1), undetermined=undetermined, b_iso=0.5,
+        prototype="2H", known=True,
+        simulated=query.intensity * 0.9, query=query, axes=lattice.frames(indexed)[0],
+    )  # fmt: skip
+    return Found((candidate,) * count, indexed, 42, none)
+
+
+def make_twisted(**options) -> Found:
+    """Two lattices 7 degrees apart."""
+    found = make_found(**options)
+    c, s = np.cos(np.deg2rad(7)), np.sin(np.deg2rad(7))
+    turn = np.array([[c, s], [-s, c]])
+    indexed = found.indexed
+    other = dataclasses.replace(indexed, lattice=indexed.lattice @ turn, q=indexed.q @ turn)
+    return dataclasses.replace(found, others=(dataclasses.replace(found, indexed=other),))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Nothing is drawn: pictures and pages are tested elsewhere."""
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda found: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
+
+
+def shown(table) -> str:
+    text = io.StringIO()
+    Console(file=text, width=160).print(table)
+    return text.getvalue()
+
+
+def test_the_table_says_all_that_is_needed_to_judge():
+    text = shown(tables.candidate_table(make_found()))
+    for part in ("mp-1", "MoS2", "2H", "known", "0.90", "42.1", "0.800", "0.200 -> 0.100",
+                 "0.250 -> 0.150", "3.180", "120.0", "100 %", "42 searched", "none of these: 15.8",
+                 "of 1, 2: z of S1, S2; B"):  # fmt: skip
+        assert part in text
+    text = shown(tables.candidate_table(make_found(r_before=0.1, undetermined=())))
+    assert "->" not in text and "not determined" not in text
+
+
+def test_what_is_not_known_is_a_dash_and_null():
+    nan = float("nan")
+    found = make_found(probability=nan, none=nan)
+    text = shown(tables.candidate_table(found))
+    assert "nan" not in text and "none of these" not in text
+    data = json.loads(json.dumps(as_json.found_dict(found), allow_nan=False))
+    assert data["none"] is None and data["candidates"][0]["probability"] is None
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0.0, "0.0"), (1e-9, "<0.1"), (0.5, "50.0"), (0.99999, ">99.9"), (1.0, "100.0")],
+)
+def test_nearly_certain_is_not_certain(probability, text):
+    assert text.percent(probability) == text
+
+
+def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
+    found = make_twisted()
+    text = shown(tables.found_table(found))
+    assert text.count("mp-1") == 4 and "lattice 2, turned by 7.00 +- " in text
+    data = as_json.found_dict(found)
+    assert data["others"][0]["twist"]["degrees"] == pytest.approx(7, abs=1e-3)
+    assert [c["rank"] for c in data["others"][0]["candidates"]] == [1, 2]
+    found.write(tmp_path / "out")
+    assert (tmp_path / "out/lattice2/02_MoS2.cif").is_file()
+    with open(tmp_path / "out/found.csv", newline="") as file:
+        rows = [(row["lattice"], row["rank"]) for row in csv.DictReader(file)]
+    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
+
+
+def test_names_from_files_are_text_not_markup_nor_terminal_codes():
+    text = shown(tables.candidate_table(make_found(uid="[red]x[/red]\x1b[2J")))
+    assert "[red]x[/red]" in text and "\x1b" not in text
+
+
+def test_the_dictionary_is_json_and_holds_the_structure():
+    data = json.loads(json.dumps(as_json.found_dict(make_found()), allow_nan=False))
+    first = data["candidates"][0]
+    assert (data["searched"], first["rank"], first["uid"]) == (42, 1, "mp-1")
+    atoms = ase.Atoms(
+        first["structure"]["symbols"],
+        positions=first["structure"]["positions"],
+        cell=first["structure"]["cell"],
+    )
+    assert atoms.get_chemical_formula() == "MoS2"
+    np.testing.assert_allclose([first["a"], first["b"], first["gamma"]], [3.18, 3.18, 120])
+
+
+def test_written_structures_read_back_as_they_were(tmp_path, undrawn):
+    found = make_found()
+    found.write(tmp_path / "new" / "out")
+    for suffix in ("cif", "vasp"):
+        atoms = ase.io.read(tmp_path / "new" / "out" / f"02_MoS2.{suffix}")
+        expected = found[0].structure
+        assert sorted(atoms.symbols) == sorted(expected.symbols)
+        assert np.ptp(atoms.positions[:, 2]) == pytest.approx(3.19, abs=1e-3)
+        np.testing.assert_allclose(atoms.cell.lengths()[:2], 3.18, atol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "..", "", ".hidden", "a\nb", "x" * 500, "C\x00N"]
+)
+def test_no_name_leaves_the_folder(tmp_path, name, undrawn):
+    make_found(uid=name, formula=name, count=1).write(tmp_path / "out")
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) == 6 and all(p.parent == tmp_path / "out" for p in files)
+    assert json.loads((tmp_path / "out/found.json").read_text())["candidates"][0]["uid"] == name
+
+
+def test_no_cell_of_the_csv_is_a_spreadsheet_formula(tmp_path, undrawn):
+    make_found(uid="=cmd()", count=1).write(tmp_path / "out")
+    with open(tmp_path / "out/found.csv", newline="") as file:
+        assert next(csv.DictReader(file))["uid"] == "'=cmd()"
+
+
+def test_what_is_there_is_kept_and_a_failure_leaves_nothing(tmp_path, monkeypatch, undrawn):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"):
+        make_found().write(tmp_path / "out")
+
+    def fail(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("dd2d_jax.reports.figures.save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_found().write(tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_spot_table_is_sorted_by_intensity():
+    pattern = dx.Pattern(
+        jnp.array([[0.5, 0.0], [0.0, 0.25], [0.0, 0.0]]),
+        jnp.array([1.0, 4.0, 0.0]),
+        jnp.array([[1, 0], [0, 1], [0, 0]]),
+        jnp.array([True, True, False]),
+    )
+    lines = [x for x in shown(tables.pattern_table(pattern)).splitlines() if "." in x]
+    assert "4.0000" in lines[0] and "100.000" in lines[0]
+    assert "2.0000" in lines[1] and "25.000" in lines[1]
+    assert len(lines) == 2
+
+
+def test_the_evaluation_table_shows_every_method():
+    accuracies = {f"top{n}": float(n) for n in tables.TOP}
+    methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
+    result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
+              "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip
+    text = shown(tables.evaluation_table(result))
+    for part in ("neural", "physics", "clean: 5 queries, 9 crystals", "50.0", "1.25"):
+        assert part in text
