@@ -117,11 +117,14 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index):
         return self.candidates[index]
 
-    def table(self) -> rich.console.RenderableType:
-        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+    def table(self, every: bool = False) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`.
+
+        Candidates of less than 0.1 % are left out but for `every`.
+        """
         from dd2d_jax.reports.tables import found_table
 
-        return found_table(self)
+        return found_table(self, every)
 
     def plot(self, measured: Measured | None = None) -> matplotlib.figure.Figure:
         """The pattern (on its image, where given) beside the first candidates."""
