@@ -27,8 +27,8 @@ from dd2d_jax.matching.evidence import Hypothesis, log_evidence
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.rerank import TEMPERATURE, Query, log_none
-from dd2d_jax.matching.retrieval import conditions_at
 from dd2d_jax.matching.score import score, simulate_table, strain_between
+from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
 from dd2d_jax.spots import Conditions, Spots, power_of_two

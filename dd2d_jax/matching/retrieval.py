@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import diffraction as dx
 from dd2d_jax.data.duplicates import groups
 from dd2d_jax.images.patterns import as_pattern
 from dd2d_jax.lattices import lattice as lattices
@@ -25,7 +24,7 @@ from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import TEMPERATURE, Query
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
-from dd2d_jax.matching.weighing import Weighed, weigh_library
+from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
@@ -150,13 +149,6 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
     """The electrons' energy in keV that was told, or that a pattern knows."""
     known = [energy, *(getattr(pattern, "energy", None) for pattern in patterns)]
     return next((float(x) for x in known if x is not None), None)
-
-
-def conditions_at(model: Model, energy: float | None) -> Conditions:
-    """The model's conditions, at an energy in keV; None is the model's own."""
-    if energy is None:
-        return model.conditions
-    return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
 
 
 def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:

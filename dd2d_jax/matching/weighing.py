@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.evidence import Hypothesis
 from dd2d_jax.matching.rerank import TEMPERATURE, Query, log_none, probabilities, weigh
 from dd2d_jax.matching.shortlist import shortlist
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
 
 
@@ -44,6 +47,13 @@ class Weighed(NamedTuple):
     def shifted(self, by: float) -> Weighed:
         """The same where "none of them" is likelier by exp(-by): odds change, their order stays."""
         return self._replace(odds=self.odds + by)
+
+
+def conditions_at(model: Model, energy: float | None) -> Conditions:
+    """The model's conditions, at an energy in keV; None is the model's own."""
+    if energy is None:
+        return model.conditions
+    return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
 
 
 def weigh_library(
