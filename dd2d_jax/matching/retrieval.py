@@ -157,33 +157,24 @@ def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     above = superlattices(view.at) if asked.rerank and asked.tilts is None else []
     views = [view, *(_view([one.parent], asked) for one in above)]
     names = ["", *(one.name for one in above)]
-    if above:
-        # "None of them" is the likeliest of all: a crystal of the whole cell, or a superlattice.
-        nothing = np.array(
-            [view.weighed.log_none]
-            + [
-                parent.weighed.log_none + log_satellites(one, view.query)
-                for one, parent in zip(above, views[1:], strict=True)
-            ]
-        )
-        shift = (nothing - nothing.max()) / TEMPERATURE
-        shift[1:] += math.log(_SUPERLATTICE / len(above))
-        views = [
-            dataclasses.replace(one, weighed=one.weighed.shifted(float(by)))
-            for one, by in zip(views, shift, strict=True)
-        ]
-    candidates = [
-        c for one, name in zip(views, names, strict=True) for c in _candidates(one, asked, name)
-    ]
-    odds = np.concatenate([one.weighed.odds for one in views])
+    # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
+    reading = np.array([one.weighed.total for one in views])
+    for i, one in enumerate(above, 1):
+        reading[i] += log_satellites(one, view.query) / TEMPERATURE
+        reading[i] += math.log(_SUPERLATTICE / len(above))
+    reading -= np.logaddexp.reduce(reading)
+    apart = np.array([one.weighed.none for one in views])
+    none = float(np.sum(np.exp(reading) * apart))
+    candidates = []
+    for one, name, by, its in zip(views, names, reading, apart, strict=True):
+        for c in _candidates(one, asked, name):
+            if asked.rerank:
+                # Log-probability: its odds are against none of them in this reading.
+                log_p = c.score + math.log(max(its, 1e-300)) + by
+                score = log_p - math.log(max(none, 1e-300))
+                c = dataclasses.replace(c, score=float(score), probability=math.exp(min(log_p, 0.0)))
+            candidates.append(c)
     weighed = [uid for one in views for uid in one.weighed.crystals.uid]
-    none = view.weighed.none
-    if asked.rerank:
-        total = np.logaddexp.reduce([0.0, *odds])
-        none = math.exp(-total)
-        candidates = [
-            dataclasses.replace(c, probability=math.exp(c.score - total)) for c in candidates
-        ]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
     named = candidates[0].superlattice if candidates else ""

@@ -13,7 +13,7 @@ import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.evidence import Hypothesis
-from dd2d_jax.matching.rerank import TEMPERATURE, Query, log_none, probabilities, weigh
+from dd2d_jax.matching.rerank import NONE, TEMPERATURE, Query, log_none, probabilities, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
@@ -32,6 +32,8 @@ class Weighed(NamedTuple):
         odds: (m,) natural logarithm of the probability of each over that of none of them.
         none: that none of the library's crystals made the pattern.
         log_none: log-probability of the pattern if none of them did.
+        total: log-probability of the pattern over all of them and none, at the temperature of the
+            probabilities: compares one reading of a pattern with another.
     """
 
     rows: np.ndarray
@@ -43,10 +45,7 @@ class Weighed(NamedTuple):
     odds: np.ndarray
     none: float
     log_none: float = 0.0
-
-    def shifted(self, by: float) -> Weighed:
-        """The same where "none of them" is likelier by exp(-by): odds change, their order stays."""
-        return self._replace(odds=self.odds + by)
+    total: float = 0.0
 
 
 def conditions_at(model: Model, energy: float | None) -> Conditions:
@@ -91,6 +90,8 @@ def weigh_library(
     nothing = log_none(query) + math.log(scales)
     prior = log_prior[short.rows]
     probability, none = probabilities(value, nothing, prior)
+    either = np.append(value / TEMPERATURE + prior, nothing / TEMPERATURE + math.log(NONE))
+    total = float(np.logaddexp.reduce(either))
     value = value - nothing
     # The order of the probabilities, also where these are too small for a number.
     relative = value / TEMPERATURE + prior
@@ -99,7 +100,7 @@ def weigh_library(
     odds = relative - relative.max() + _log(probability.max()) - _log(none)
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        setting[order], value[order], probability[order], odds[order], none, nothing,
+        setting[order], value[order], probability[order], odds[order], none, nothing, total,
     )  # fmt: skip
 
 
