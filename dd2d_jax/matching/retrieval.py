@@ -171,8 +171,8 @@ def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
                 log_p = c.score + math.log(max(its, 1e-300)) + by
-                score = log_p - math.log(max(none, 1e-300))
-                c = dataclasses.replace(c, score=float(score), probability=math.exp(min(log_p, 0.0)))
+                score = float(log_p - math.log(max(none, 1e-300)))
+                c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
             candidates.append(c)
     weighed = [uid for one in views for uid in one.weighed.crystals.uid]
     # Several entries of one structure may be likelier than a single one before them.
