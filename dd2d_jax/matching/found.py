@@ -28,10 +28,13 @@ class Candidate:
         uid: its name in the library.
         formula: reduced formula.
         structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: natural logarithm of how much more probable the pattern is if this crystal made it
-            than if none of the library's did; see `dd2d_jax.matching.evidence`. Without reranking
-            the same as `similarity`.
-        probability: that this crystal made the pattern; NaN without reranking.
+        score: natural logarithm of the probability of this crystal over that of none of the
+            library's: below 0 none of them is likelier. Ranks, scores and probabilities have one
+            order. Without reranking the same as `similarity`.
+        log_evidence: natural logarithm of how much more probable the pattern is if this crystal
+            made it than if none of the library's did; see `dd2d_jax.matching.evidence`.
+        probability: that this crystal made the pattern; NaN without reranking. Of several entries
+            of one structure, of them together.
         similarity: cosine of the network's embeddings.
         r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
         r_before: R1 before refinement; the same as r_factor without.
@@ -41,6 +44,12 @@ class Candidate:
         b_iso: angstrom^2, of the simulation that r_factor belongs to.
         prototype: where the library knows it.
         known: True for a crystal that the library lists as known.
+        ehull: energy above the convex hull, eV/atom; NaN where the library does not know it.
+        layer_group: symbol; "" where the library does not know it.
+        lattice: (2, 2) angstrom, the library's own cell.
+        strain: isotropic strain from that cell to the measured one.
+        shear: the same, its shear.
+        entries: uids of this structure in the library, the likeliest first.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
         axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
@@ -50,6 +59,7 @@ class Candidate:
     formula: str
     structure: ase.Atoms
     score: float
+    log_evidence: float
     probability: float
     similarity: float
     r_factor: float
@@ -60,6 +70,12 @@ class Candidate:
     b_iso: float
     prototype: str
     known: bool
+    ehull: float
+    layer_group: str
+    lattice: np.ndarray
+    strain: float
+    shear: float
+    entries: tuple[str, ...]
     simulated: np.ndarray
     query: Spots
     axes: np.ndarray
@@ -76,6 +92,8 @@ class Found(Sequence[Candidate]):
         none: probability that none of the library's crystals made the pattern; NaN without
             reranking.
         others: what was found for each further lattice in the pattern (twisted layers, grains).
+        weighed: uids of all crystals that were weighed, the likeliest first.
+        energy: of the electrons, keV; None where it was not told: the model's was taken.
     """
 
     candidates: tuple[Candidate, ...]
@@ -83,6 +101,8 @@ class Found(Sequence[Candidate]):
     searched: int
     none: float = float("nan")
     others: tuple[Found, ...] = ()
+    weighed: tuple[str, ...] = ()
+    energy: float | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)

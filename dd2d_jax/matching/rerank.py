@@ -12,7 +12,7 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.lattice import Indexed, canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Hypothesis, log_evidence, with_unseen
 from dd2d_jax.matching.score import Table, score, strain_between
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
+from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 
 # A candidate is tried in so many settings: those that `score` likes best.
 _SETTINGS = 2
@@ -96,7 +96,7 @@ def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.nda
 def compare(table: Table, settings: Spots) -> np.ndarray:
     """Scores (S, n) of a table's crystals in S settings of one pattern.
 
-    Only crystals whose cells are near are compared, in sizes that are powers of two. The others
+    Only crystals whose cells are near are compared, in sizes that are powers of four. The others
     come behind them, the nearer cell before the farther.
     """
     lattice = np.asarray(table.lattice)
@@ -107,7 +107,7 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
         rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
         out[s] = -10 - np.abs(stretch) - shear
         if len(rows):
-            size = power_of_two(max(len(rows), 64))
+            size = power_of_four(max(len(rows), 64))
             filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
             out[s, rows] = np.asarray(score(table.take(filled), one))[: len(rows)]
     return out

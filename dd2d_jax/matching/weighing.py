@@ -1,0 +1,91 @@
+"""A library's crystals weighed for one pattern: short list, likelihood, prior, probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.evidence import Hypothesis
+from dd2d_jax.matching.rerank import TEMPERATURE, Query, log_none, probabilities, weigh
+from dd2d_jax.matching.shortlist import shortlist
+from dd2d_jax.spots import Conditions
+
+
+class Weighed(NamedTuple):
+    """m crystals that were weighed, the likeliest first.
+
+    Attributes:
+        rows: (m,) of the library.
+        crystals: these.
+        similarity: (m,) the network's largest cosine.
+        setting: (m,) in which each fits the pattern best.
+        value: (m,) log-probability of the pattern for each, less that for none of the library's.
+        probability: (m,) of each.
+        odds: (m,) natural logarithm of the probability of each over that of none of them.
+        none: that none of the library's crystals made the pattern.
+    """
+
+    rows: np.ndarray
+    crystals: CrystalSet
+    similarity: np.ndarray
+    setting: np.ndarray
+    value: np.ndarray
+    probability: np.ndarray
+    odds: np.ndarray
+    none: float
+
+
+def weigh_library(
+    library: Library,
+    query: Query,
+    embedded: np.ndarray,
+    allowed: np.ndarray,
+    log_prior: np.ndarray,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+    count: int,
+    scale_error: float,
+    tilts: np.ndarray | None = None,
+    scales: int = 1,
+) -> Weighed:
+    """Weigh the crystals of a library that may have made a pattern.
+
+    Args:
+        library: n crystals.
+        query: the pattern in S settings.
+        embedded: (S, D) what the network makes of these.
+        allowed: (n,) bool, the crystals that may be returned.
+        log_prior: (n,) from `prior.log_prior`.
+        conditions: radiation, q_max and B.
+        hypotheses: what may differ.
+        count: crystals to weigh, and known ones beside them.
+        scale_error: how wrong the pattern's scale may be, relative.
+        tilts: (S, 2) of the layer in each setting, degrees; None for none.
+        scales: at which the pattern was joined, as many settings of each.
+    """
+    short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
+    value, setting = weigh(
+        short.crystals, short.scores, query, conditions, hypotheses, tilts, scales
+    )
+    nothing = log_none(query) + math.log(scales)
+    prior = log_prior[short.rows]
+    probability, none = probabilities(value, nothing, prior)
+    value = value - nothing
+    # The order of the probabilities, also where these are too small for a number.
+    relative = value / TEMPERATURE + prior
+    order = np.argsort(-relative, kind="stable")
+    # Probabilities are the exponentials of these, but for a constant.
+    odds = relative - relative.max() + _log(probability.max()) - _log(none)
+    return Weighed(
+        short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
+        setting[order], value[order], probability[order], odds[order], none,
+    )  # fmt: skip
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, 1e-300))
