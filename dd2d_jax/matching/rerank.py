@@ -121,6 +121,7 @@ def weigh(
     hypotheses: Sequence[Hypothesis],
     tilts: np.ndarray | None = None,
     scales: int = 1,
+    temperature: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
 
@@ -138,7 +139,9 @@ def weigh(
     rows = np.tile(np.arange(len(crystals)), count)
     queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
     tilted = None if tilts is None else tilts[best.ravel()]
-    found = log_evidence(crystals.take(rows), queries, conditions, hypotheses, tilted)
+    found = log_evidence(
+        crystals.take(rows), queries, conditions, hypotheses, tilted, temperature
+    )
     found = found.reshape(count, -1)
     first = found.argmax(0)
     return found.max(0), best[first, np.arange(len(crystals))]
