@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.lattice import Indexed, canonical_spots
-from dd2d_jax.matching.evidence import SOFT, Hypothesis, log_evidence, with_unseen
+from dd2d_jax.matching.evidence import SOFT, Hypothesis, explain, with_unseen
 from dd2d_jax.matching.score import Table, score, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 
@@ -113,6 +114,23 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     return out
 
 
+class Weighing(NamedTuple):
+    """What n crystals, each in the setting that fits best, say of a pattern.
+
+    Attributes:
+        value: (n,) log-probability of the pattern, the intensities' part divided by the temperature.
+        setting: (n,) of the query.
+        r1: (n,) of the amplitudes, scale and B fitted.
+        stretch, shear: (n,) strain from each crystal's cell to the pattern's.
+    """
+
+    value: np.ndarray
+    setting: np.ndarray
+    r1: np.ndarray
+    stretch: np.ndarray
+    shear: np.ndarray
+
+
 def weigh(
     crystals: CrystalSet,
     scores: np.ndarray,
@@ -122,8 +140,8 @@ def weigh(
     tilts: np.ndarray | None = None,
     scales: int = 1,
     temperature: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
+) -> Weighing:
+    """Weigh n crystals for a pattern.
 
     Args:
         crystals: n candidates.
@@ -133,18 +151,19 @@ def weigh(
         hypotheses: what may differ.
         tilts: (S, 2) of the layer in each setting, degrees; None for none.
         scales: at which the pattern was joined, as many settings of each.
+        temperature: see `evidence.explain`.
     """
     best = _best(scores, scales)
     count = len(best)
     rows = np.tile(np.arange(len(crystals)), count)
     queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
     tilted = None if tilts is None else tilts[best.ravel()]
-    found = log_evidence(
-        crystals.take(rows), queries, conditions, hypotheses, tilted, temperature
+    found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted, temperature)
+    first = found.value.reshape(count, -1).argmax(0), np.arange(len(crystals))
+    value, r1, stretch, shear = (
+        x.reshape(count, -1)[first] for x in (found.value, found.r1, found.stretch, found.shear)
     )
-    found = found.reshape(count, -1)
-    first = found.argmax(0)
-    return found.max(0), best[first, np.arange(len(crystals))]
+    return Weighing(value, best[first], r1, stretch, shear)
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:
