@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import rich.console
 
     from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.matching.superlattice import Superlattice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Candidate:
         strain: isotropic strain from that cell to the measured one.
         shear: the same, its shear.
         entries: uids of this structure in the library, the likeliest first.
+        superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
+            superlattice; "" else.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
         axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
@@ -76,6 +79,7 @@ class Candidate:
     strain: float
     shear: float
     entries: tuple[str, ...]
+    superlattice: str
     simulated: np.ndarray
     query: Spots
     axes: np.ndarray
@@ -92,6 +96,8 @@ class Found(Sequence[Candidate]):
         none: probability that none of the library's crystals made the pattern; NaN without
             reranking.
         others: what was found for each further lattice in the pattern (twisted layers, grains).
+        superlattice: the pattern's lattice as a superlattice of a smaller cell, whose further spots
+            are weak; None where it is none.
         weighed: uids of all crystals that were weighed, the likeliest first.
         energy: of the electrons, keV; None where it was not told: the model's was taken.
     """
@@ -101,6 +107,7 @@ class Found(Sequence[Candidate]):
     searched: int
     none: float = float("nan")
     others: tuple[Found, ...] = ()
+    superlattice: Superlattice | None = None
     weighed: tuple[str, ...] = ()
     energy: float | None = None
 
@@ -110,11 +117,14 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index):
         return self.candidates[index]
 
-    def table(self) -> rich.console.RenderableType:
-        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+    def table(self, every: bool = False) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`.
+
+        Candidates of less than 0.1 % are left out but for `every`.
+        """
         from dd2d_jax.reports.tables import found_table
 
-        return found_table(self)
+        return found_table(self, every)
 
     def plot(self, measured: Measured | None = None) -> matplotlib.figure.Figure:
         """The pattern (on its image, where given) beside the first candidates."""

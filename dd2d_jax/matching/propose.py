@@ -404,6 +404,7 @@ def _candidates(
                 float(odds[row]),
                 Proposed,
                 entries=(str(crystals.uid[i]),),
+                superlattice="",
                 parent=str(made.parent[row]),
                 substitution=str(made.substitution[row]),
             )

@@ -21,9 +21,10 @@ from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.evidence import measured
-from dd2d_jax.matching.found import Found
+from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.rerank import TEMPERATURE, Query
+from dd2d_jax.matching.superlattice import log_satellites, superlattices
 from dd2d_jax.matching.weighing import Weighed, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
@@ -33,6 +34,8 @@ from dd2d_jax.spots import Conditions, Spots, sized
 _PAIRS = 128
 # Scales that are tried one by one lie two of these apart.
 _SCALE_STEP = 0.03
+# That a crystal shows a weak superlattice, before the pattern was seen.
+_SUPERLATTICE = 0.2
 
 
 def retrieve(
@@ -158,7 +161,70 @@ def conditions_at(model: Model, energy: float | None) -> Conditions:
 
 def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     """Candidates for one lattice, seen at one tilt or at several."""
-    library, tilts, count = asked.library, asked.tilts, int(asked.allowed.sum())
+    view = _view(indexed, asked)
+    above = superlattices(view.at) if asked.rerank and asked.tilts is None else []
+    views = [view, *(_view([one.parent], asked) for one in above)]
+    names = ["", *(one.name for one in above)]
+    if above:
+        # "None of them" is the likeliest of all: a crystal of the whole cell, or a superlattice.
+        nothing = np.array(
+            [view.weighed.log_none]
+            + [
+                parent.weighed.log_none + log_satellites(one, view.query)
+                for one, parent in zip(above, views[1:], strict=True)
+            ]
+        )
+        shift = (nothing - nothing.max()) / TEMPERATURE
+        shift[1:] += math.log(_SUPERLATTICE / len(above))
+        views = [
+            dataclasses.replace(one, weighed=one.weighed.shifted(float(by)))
+            for one, by in zip(views, shift, strict=True)
+        ]
+    candidates = [
+        c for one, name in zip(views, names, strict=True) for c in _candidates(one, asked, name)
+    ]
+    odds = np.concatenate([one.weighed.odds for one in views])
+    weighed = [uid for one in views for uid in one.weighed.crystals.uid]
+    none = view.weighed.none
+    if asked.rerank:
+        total = np.logaddexp.reduce([0.0, *odds])
+        none = math.exp(-total)
+        candidates = [
+            dataclasses.replace(c, probability=math.exp(c.score - total)) for c in candidates
+        ]
+    # Several entries of one structure may be likelier than a single one before them.
+    candidates.sort(key=lambda c: -c.score)
+    named = candidates[0].superlattice if candidates else ""
+    shown = next((one for one in above if one.name == named), None)
+    return Found(
+        tuple(candidates[: asked.k]), view.at, int(asked.allowed.sum()), none, superlattice=shown,
+        weighed=tuple(map(str, dict.fromkeys(weighed))), energy=asked.energy,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """One cell of a pattern: what its spots were compared with.
+
+    Attributes:
+        indexed: the spots, at each tilt.
+        at: those that were searched with.
+        query: the same in every setting, at every scale.
+        axes: (S, 2, 2) of the settings, in the pattern's frame.
+        conditions: of the comparison.
+        weighed: the crystals.
+    """
+
+    indexed: Sequence[lattices.Indexed]
+    at: lattices.Indexed
+    query: Query
+    axes: np.ndarray
+    conditions: Conditions
+    weighed: Weighed
+
+
+def _view(indexed: Sequence[lattices.Indexed], asked: _Asked) -> _View:
+    library, tilts = asked.library, asked.tilts
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = conditions_at(asked.model, asked.energy)
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
@@ -184,29 +250,29 @@ def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
         )  # fmt: skip
     else:
         weighed = _by_network(library, embedded, asked.k, asked.allowed)
+    axes = np.concatenate([frames / scale for scale in scales])
+    return _View(indexed, at, query, axes, conditions, weighed)
+
+
+def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
+    """The first k structures; `name` is that of the superlattice that a pattern is of."""
+    weighed, query = view.weighed, view.query
     members = groups(weighed.crystals, asked.k)
     rows = [group[0] for group in members]
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
-    queries, options = _queries(indexed, setting, query, conditions, tilts)
-    fits = (fit if asked.refine else r_factors)(chosen, queries, conditions, **options)
+    queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
+    fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    axes = np.concatenate([frames / scale for scale in scales])[setting]
-    candidates = [
+    return [
         candidate(
-            chosen, i, weighed.value[group[0]], float(weighed.probability[group].sum()),
-            weighed.similarity[group[0]], fits, shown, axes,
-            float(np.logaddexp.reduce(weighed.odds[group]) if asked.rerank else weighed.odds[row]),
-            entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
+            chosen, i, float(weighed.value[group[0]]), float("nan"),
+            float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
+            float(np.logaddexp.reduce(weighed.odds[group])),
+            entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
         )
-        for i, (row, group) in enumerate(zip(rows, members, strict=True))
+        for i, group in enumerate(members)
     ]  # fmt: skip
-    # Several entries of one structure may be likelier than a single one before them.
-    candidates.sort(key=lambda c: -c.score)
-    return Found(
-        tuple(candidates), at, count, weighed.none,
-        weighed=tuple(map(str, weighed.crystals.uid)), energy=asked.energy,
-    )  # fmt: skip
 
 
 def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:

@@ -28,6 +28,7 @@ class Weighed(NamedTuple):
         probability: (m,) of each.
         odds: (m,) natural logarithm of the probability of each over that of none of them.
         none: that none of the library's crystals made the pattern.
+        log_none: log-probability of the pattern if none of them did.
     """
 
     rows: np.ndarray
@@ -38,6 +39,11 @@ class Weighed(NamedTuple):
     probability: np.ndarray
     odds: np.ndarray
     none: float
+    log_none: float = 0.0
+
+    def shifted(self, by: float) -> Weighed:
+        """The same where "none of them" is likelier by exp(-by): odds change, their order stays."""
+        return self._replace(odds=self.odds + by)
 
 
 def weigh_library(
@@ -83,7 +89,7 @@ def weigh_library(
     odds = relative - relative.max() + _log(probability.max()) - _log(none)
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        setting[order], value[order], probability[order], odds[order], none,
+        setting[order], value[order], probability[order], odds[order], none, nothing,
     )  # fmt: skip
 
 
