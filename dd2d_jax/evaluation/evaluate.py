@@ -345,7 +345,7 @@ def _rank(
     """Rank among the first candidates by their probability; the others keep their `order`."""
     place = np.flatnonzero(first == truth)
     if len(place):
-        found, _ = weigh(library.take(first), scores, query, conditions, hypotheses)
+        found = weigh(library.take(first), scores, query, conditions, hypotheses).value
         return rank(found, int(place[0]))
     others = np.setdiff1d(np.arange(len(order)), first)
     return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))

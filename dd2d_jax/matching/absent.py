@@ -19,6 +19,7 @@ from importlib import resources
 import jax
 import numpy as np
 
+from dd2d_jax.matching.evidence import TEMPERATURE
 from dd2d_jax.matching.rerank import Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
@@ -39,24 +40,22 @@ def features(
     formula: np.ndarray,
     query: Query,
     near: int,
-    temperature: float,
 ) -> np.ndarray:
     """Numbers (len(NAMES),) about the first of n candidates.
 
     Args:
-        weighing: of the candidates.
+        weighing: of the candidates, at `TEMPERATURE`.
         log_prior: (n,) of each.
         formula: (n,) of each; a rival is one of another formula.
         query: the pattern.
         near: crystals of the library whose cell fits.
-        temperature: that the weighing was made with.
     """
     total = weighing.value + log_prior
     order = np.argsort(-total, kind="stable")
     first = order[0]
     others = order[formula[order] != formula[first]][:20]
     spots, mates = likeness(query)
-    value = weighing.value[first] - log_none(query) / temperature
+    value = weighing.value[first] - log_none(query) / TEMPERATURE
     gap = total[first] - total[others].max(initial=-np.inf)
     r1 = max(float(weighing.r1[first]), _LEAST)
     ratio = np.log(max(weighing.r1[others].min(initial=1.0), _LEAST) / r1)

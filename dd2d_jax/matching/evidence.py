@@ -52,6 +52,8 @@ class Hypothesis:
             the detector or an energy filter, is the same to the pattern.
         scatter: of each element's B about that, angstrom^2.
         softer: B that is expected beyond that of `Conditions`, angstrom^2.
+        temperature: that the intensities' log-probability is divided by, the cell's is not: spots'
+            errors are not as independent as the likelihood has it.
     """
 
     displacement: float
@@ -63,6 +65,7 @@ class Hypothesis:
     softness: float = 0.0
     scatter: float = 0.0
     softer: float = 0.0
+    temperature: float = 1.0
 
 
 # As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
@@ -82,7 +85,7 @@ def measured(scale_error: float = 0.02, strain: float = 0.01) -> tuple[Hypothesi
     standard deviation of the crystal's strain against the library's.
     """
     stretch = math.hypot(strain, scale_error / math.sqrt(3))
-    soft = {"softness": SOFTNESS, "scatter": SCATTER, "softer": SOFTER}
+    soft = {"softness": SOFTNESS, "scatter": SCATTER, "softer": SOFTER, "temperature": TEMPERATURE}
     return (
         Hypothesis(0.01, 0.03, stretch, 0.003, tilt=0.3, missing=0.05, **soft),
         Hypothesis(0.03, 0.1, stretch, 0.003, tilt=0.8, missing=0.25, **soft),
@@ -97,6 +100,8 @@ def measured(scale_error: float = 0.02, strain: float = 0.01) -> tuple[Hypothesi
 SOFTER, SOFTNESS = 0.4, 1.0
 # Elements' B differ by this, angstrom^2.
 SCATTER = 0.25
+# Of patterns from a microscope. Fitted, see docs/retrieval.md.
+TEMPERATURE = 3.0
 # Intensities, relative to the strongest spot, well below this are all read as this.
 SOFT = 1e-3
 # What log(I + SOFT) errs by, however weak the spot, relative to the noise of a strong one.
@@ -136,13 +141,12 @@ def log_evidence(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
     tilts: np.ndarray | None = None,
-    temperature: float = 1.0,
 ) -> np.ndarray:
     """Log-probability (n,) of a query's intensities and cell for each of n crystals.
 
     Up to a constant that is the same for all of them; see `explain`.
     """
-    return explain(crystals, queries, conditions, hypotheses, tilts, temperature).value
+    return explain(crystals, queries, conditions, hypotheses, tilts).value
 
 
 def explain(
@@ -151,7 +155,6 @@ def explain(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
     tilts: np.ndarray | None = None,
-    temperature: float = 1.0,
 ) -> Explained:
     """How well each of n crystals explains a query.
 
@@ -164,8 +167,6 @@ def explain(
         conditions: radiation and B.
         hypotheses: what may differ; all are as likely.
         tilts: (n, 2) degrees as in `dx.simulate`, about the axes of each query; None for none.
-        temperature: that the intensities' log-probability is divided by, the cell's is not:
-            spots' errors are not as independent as the likelihood has it.
     """
     tilts = np.zeros((len(crystals), 2)) if tilts is None else tilts
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
@@ -187,7 +188,7 @@ def explain(
             batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
             asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
-            some = _explain(batch, asked, conditions, stacked, tilts[rows], temperature)
+            some = _explain(batch, asked, conditions, stacked, tilts[rows])
             for whole, part in zip(out, some, strict=True):
                 whole[rows] = part
     return out
@@ -241,7 +242,6 @@ def _explain(
     conditions: Conditions,
     hypotheses: Hypothesis,
     tilts: jax.Array,
-    temperature: jax.Array,
 ) -> Explained:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
@@ -258,7 +258,7 @@ def _explain(
             return cell, *_of_intensities(response, query, floor, h)
 
         cell, intensities, r1, b = jax.vmap(under)(hypotheses)
-        each = cell + intensities / temperature
+        each = cell + intensities / hypotheses.temperature
         best = r1.argmin()
         value = jax.nn.logsumexp(each)
         return Explained(value, r1[best], b[best], stretch, shear, cell, intensities)

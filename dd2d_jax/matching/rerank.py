@@ -27,14 +27,9 @@ _SEEN, _UNSEEN = 128, 128
 # Pairs that are read of a pattern, whatever its cell.
 _ALL = 512
 
-# That a pattern's crystal is not in the library, before the pattern was seen.
-NONE = 0.1
-# Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
-# has it. Fitted, see docs/retrieval.md.
-TEMPERATURE = 3.0
-# Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
-# ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
-_LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
+# Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
+# likely as another, the probability that a spot is missed, and the range of strain and shears.
+_LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +113,7 @@ class Weighing(NamedTuple):
     """What n crystals, each in the setting that fits best, say of a pattern.
 
     Attributes:
-        value: (n,) log-probability of the pattern, the intensities' part divided by the temperature.
+        value: (n,) log-probability of the pattern, see `evidence.explain`.
         setting: (n,) of the query.
         r1: (n,) of the amplitudes, scale and B fitted.
         stretch, shear: (n,) strain from each crystal's cell to the pattern's.
@@ -139,7 +134,6 @@ def weigh(
     hypotheses: Sequence[Hypothesis],
     tilts: np.ndarray | None = None,
     scales: int = 1,
-    temperature: float = 1.0,
 ) -> Weighing:
     """Weigh n crystals for a pattern.
 
@@ -151,14 +145,13 @@ def weigh(
         hypotheses: what may differ.
         tilts: (S, 2) of the layer in each setting, degrees; None for none.
         scales: at which the pattern was joined, as many settings of each.
-        temperature: see `evidence.explain`.
     """
     best = _best(scores, scales)
     count = len(best)
     rows = np.tile(np.arange(len(crystals)), count)
     queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
     tilted = None if tilts is None else tilts[best.ravel()]
-    found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted, temperature)
+    found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted)
     first = found.value.reshape(count, -1).argmax(0), np.arange(len(crystals))
     value, r1, stretch, shear = (
         x.reshape(count, -1)[first] for x in (found.value, found.r1, found.stretch, found.shear)
@@ -181,11 +174,13 @@ def _best(scores: np.ndarray, scales: int) -> np.ndarray:
 
 
 def log_none(query: Query) -> float:
-    """Log-probability of a pattern if none of the library's crystals made it.
+    """Log-probability of a pattern of a structure of any kind.
 
-    Comparable with that of `weigh`. The mean of two Friedel mates has an exponential density about
-    a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318, 1949),
-    mates are as like as noise allows, and the cell may be any.
+    Comparable with that of `explain`. The mean of two Friedel mates has an exponential density
+    about a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318,
+    1949), mates are as like as in the best of several hypotheses, and the cell may be any. Where it
+    is likelier than a crystal, that one explains nothing; what a library lacks is mostly more like
+    its crystals than this, see `absent`.
     """
     spots = jax.tree.map(lambda x: np.asarray(x[0], float), query.whole)
     measured = spots.measured > 0
@@ -201,7 +196,9 @@ def log_none(query: Query) -> float:
     value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
     both = measured.all(-1)
     ratio = np.diff(np.log(spots.intensity[both] + SOFT), axis=-1)[:, 0]
-    value += (-0.5 * (ratio / _LIKENESS) ** 2 - np.log(_LIKENESS)).sum()
+    likeness = np.array(_LIKENESS)[:, None]
+    mates = (-0.5 * (ratio / likeness) ** 2 - np.log(likeness)).sum(1)
+    value += np.logaddexp.reduce(mates) - np.log(len(mates))
     floor = spots.intensity[measured].min()
     below = 1 - np.exp(-floor / envelope[expected])
     alone = (expected[:, None] & ~measured).sum(-1)[expected]
@@ -210,19 +207,3 @@ def log_none(query: Query) -> float:
     # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
     value += 0.5 * measured.sum() * np.log(2 * np.pi)
     return float(value + 1.5 * np.log(2 * np.pi) - np.log(_CELLS))
-
-
-def probabilities(
-    log_evidence: np.ndarray, log_none: float, log_prior: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Probabilities (n,) of candidates and that of "none of these"; together 1.
-
-    Args:
-        log_evidence: (n,) from `weigh`.
-        log_none: from `log_none`.
-        log_prior: (n,) of each, as a share of the library; what candidates lack of 1 is with
-            crystals that need not be considered.
-    """
-    values = (log_evidence - log_none) / TEMPERATURE + np.log1p(-NONE) + log_prior
-    total = np.logaddexp.reduce(np.append(values, np.log(NONE)))
-    return np.exp(values - total), float(np.exp(np.log(NONE) - total))
