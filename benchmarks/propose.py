@@ -38,7 +38,7 @@ from dd2d_jax.data.duplicates import SAME, distinct  # noqa: E402
 from dd2d_jax.evaluation.evaluate import make_queries  # noqa: E402
 from dd2d_jax.lattices import lattice  # noqa: E402
 from dd2d_jax.matching import propose  # noqa: E402
-from dd2d_jax.matching.evidence import TEMPERATURE, measured  # noqa: E402
+from dd2d_jax.matching.hypotheses import TEMPERATURE, measured  # noqa: E402
 from dd2d_jax.matching.rerank import Query, compare, log_none, weigh  # noqa: E402
 from dd2d_jax.matching.score import Table, simulate_table  # noqa: E402
 from dd2d_jax.networks.disturbances import LEVELS  # noqa: E402

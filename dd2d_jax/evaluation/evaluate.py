@@ -20,7 +20,7 @@ from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis, measured
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.matching.rerank import Query, compare, weigh
 from dd2d_jax.matching.score import Table, simulate_table, strain_between
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance, measure, observe

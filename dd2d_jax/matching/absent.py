@@ -19,7 +19,7 @@ from importlib import resources
 import jax
 import numpy as np
 
-from dd2d_jax.matching.evidence import TEMPERATURE
+from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.matching.rerank import Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.

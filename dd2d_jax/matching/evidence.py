@@ -12,6 +12,11 @@ What is beyond first order counts as an error of each spot, of variance (1 - exp
 |f_j|^2)^2 / 2; the factor was not fitted. The scale is the one that fits best, with an error of
 1 in its logarithm. A small tilt is integrated out as the displacements are.
 
+B, too: one of all atoms, which a slope of the intensities in q^2 is the same as, and that of each
+element about it. log I is linear in the first but for SOFT; it is fitted together with the scale,
+then integrated out about where it fits best, with its prior. Measured uncertainties of
+intensities add to the errors.
+
 A rod of the query's cell without a spot was missed, with a probability that the hypothesis names,
 or is weaker than the weakest spot. Where a hypothesis misses none, such rods say nothing: what a
 candidate shows besides the query's spots costs nothing.
@@ -19,8 +24,6 @@ candidate shows besides the query's spots costs nothing.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,78 +33,12 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest
 from diffraction.kinematic import atom_factors, ewald_qz
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """How a query may differ from its crystal: standard deviations.
-
-    Attributes:
-        displacement: of an atom's coordinates in the plane, angstrom.
-        noise: of the logarithm of an intensity.
-        stretch: of the cell's isotropic strain.
-        shear: of its shear.
-        tilt: of the layer about x and about y, degrees.
-        missing: probability that a spot is not seen, however strong.
-        softness: of B, the same for all atoms, angstrom^2. A slope of the intensities in q^2, from
-            the detector or an energy filter, is the same to the pattern.
-        scatter: of each element's B about that, angstrom^2.
-        softer: B that is expected beyond that of `Conditions`, angstrom^2.
-        temperature: that the intensities' log-probability is divided by, the cell's is not: spots'
-            errors are not as independent as the likelihood has it.
-    """
-
-    displacement: float
-    noise: float
-    stretch: float
-    shear: float
-    tilt: float = 0.0
-    missing: float = 0.0
-    softness: float = 0.0
-    scatter: float = 0.0
-    softer: float = 0.0
-    temperature: float = 1.0
-
-
-# As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
-# crystal's own cell.
-HYPOTHESES = (
-    Hypothesis(3e-4, 2e-3, 3e-4, 3e-4),
-    Hypothesis(0.03, 0.1, 0.012, 0.003),
-    Hypothesis(0.15, 0.1, 3e-4, 3e-4),
-)
-
-
-def measured(scale_error: float = 0.02, strain: float = 0.01) -> tuple[Hypothesis, ...]:
-    """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
-
-    Nearly the crystal itself, a disturbed copy as in the level `measured`, and three with ever
-    poorer intensities (a cruder structure, multiple scattering, many layers). `strain` is the
-    standard deviation of the crystal's strain against the library's.
-    """
-    stretch = math.hypot(strain, scale_error / math.sqrt(3))
-    soft = {"softness": SOFTNESS, "scatter": SCATTER, "softer": SOFTER, "temperature": TEMPERATURE}
-    return (
-        Hypothesis(0.01, 0.03, stretch, 0.003, tilt=0.3, missing=0.05, **soft),
-        Hypothesis(0.03, 0.1, stretch, 0.003, tilt=0.8, missing=0.25, **soft),
-        Hypothesis(0.03, 0.2, stretch, 0.003, tilt=0.3, missing=0.05, **soft),
-        Hypothesis(0.06, 0.4, stretch, 0.006, tilt=0.8, missing=0.25, **soft),
-        Hypothesis(0.1, 1.2, stretch, 0.006, tilt=0.8, missing=0.4, **soft),
-    )
-
-
-# What B is expected to be beyond 0.5 angstrom^2 and how widely it differs: people measure 0 to 3,
-# and detectors and energy filters make intensities fall off more or less, too.
-SOFTER, SOFTNESS = 0.4, 1.0
-# Elements' B differ by this, angstrom^2.
-SCATTER = 0.25
-# Of patterns from a microscope. Fitted, see docs/retrieval.md.
-TEMPERATURE = 3.0
 # Intensities, relative to the strongest spot, well below this are all read as this.
 SOFT = 1e-3
 # What log(I + SOFT) errs by, however weak the spot, relative to the noise of a strong one.

@@ -23,8 +23,9 @@ from dd2d_jax.lattices.lattice import frames
 from dd2d_jax.libraries.elements import element_symbols
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import TEMPERATURE, Hypothesis, log_evidence
+from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.matching.retrieval import conditions_at
@@ -48,7 +49,8 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
 _ERRORS = tuple(
-    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25) for move in (0.03, 0.1, 0.2)
+    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25, **OF_MICROSCOPES)
+    for move in (0.03, 0.1, 0.2)
 )
 
 

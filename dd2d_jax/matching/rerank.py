@@ -11,7 +11,8 @@ import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.lattice import Indexed, canonical_spots
-from dd2d_jax.matching.evidence import SOFT, Hypothesis, explain, with_unseen
+from dd2d_jax.matching.evidence import SOFT, explain, with_unseen
+from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 

@@ -20,8 +20,8 @@ from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
 from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import TEMPERATURE, measured
 from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import TEMPERATURE, measured
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.superlattice import log_satellites, superlattices

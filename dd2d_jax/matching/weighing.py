@@ -11,7 +11,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.absent import NONE, features, log_odds, probabilities
-from dd2d_jax.matching.evidence import Hypothesis
+from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.spots import Conditions
