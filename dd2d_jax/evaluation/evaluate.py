@@ -187,7 +187,7 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = measured() if level == PATTERNS else HYPOTHESES
+    hypotheses = measured(strain=0.01) if level == PATTERNS else HYPOTHESES
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
