@@ -114,7 +114,7 @@ def _said(answers: Sequence[Answer], absent: bool) -> dict[str, Any]:
     }
 
 
-def without(library: CrystalSet, row: int, allowed: np.ndarray) -> np.ndarray:
+def leaving_out(library: CrystalSet, row: int, allowed: np.ndarray) -> np.ndarray:
     """`allowed` (n,) without a crystal and its structural twins."""
     out = allowed.copy()
     out[row] = False

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.evaluation.answers import answer, present_and_absent
+from dd2d_jax.evaluation.answers import answer, leaving_out, present_and_absent
 from dd2d_jax.evaluation.ranks import accuracy, rank, row_ranks
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
@@ -231,7 +231,7 @@ def evaluate(
         seconds["physics"][place] = middle - begin
         seconds["neural+rerank"][place] = time.perf_counter() - middle
         if leave_out:
-            left = without(library, truth[i], allowed)
+            left = leaving_out(library, truth[i], allowed)
             if left.any():
                 absent.append(
                     answer(searched, asked[i], own, *about, likes, hypotheses, left, RERANK)

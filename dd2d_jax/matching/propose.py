@@ -28,8 +28,8 @@ from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.rerank import Query, log_none
-from dd2d_jax.matching.retrieval import conditions_at
 from dd2d_jax.matching.score import score, simulate_table, strain_between
+from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
 from dd2d_jax.spots import Conditions, Spots, power_of_two
@@ -109,7 +109,7 @@ def propose(
 ) -> Found:
     """The k likeliest of retrieved candidates and of crystals that the library does not hold.
 
-    That the library does not hold the crystal was one possibility in retrieval (`rerank.NONE`).
+    That the library does not hold the crystal was one possibility in retrieval (`absent.NONE`).
     Here half of it is that one of the proposals made the pattern, and half that none of these did
     either.
 

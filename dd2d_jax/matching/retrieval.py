@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import diffraction as dx
 from dd2d_jax.data.duplicates import groups
 from dd2d_jax.images.patterns import as_pattern
 from dd2d_jax.lattices import lattice as lattices
@@ -26,7 +25,7 @@ from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
-from dd2d_jax.matching.weighing import Weighed, weigh_library
+from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
@@ -160,46 +159,30 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
     return next((float(x) for x in known if x is not None), None)
 
 
-def conditions_at(model: Model, energy: float | None) -> Conditions:
-    """The model's conditions, at an energy in keV; None is the model's own."""
-    if energy is None:
-        return model.conditions
-    return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
-
-
 def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     """Candidates for one lattice, seen at one tilt or at several."""
     view = _view(indexed, asked)
     above = superlattices(view.at) if asked.rerank and asked.tilts is None else []
     views = [view, *(_view([one.parent], asked) for one in above)]
     names = ["", *(one.name for one in above)]
-    if above:
-        # "None of them" is the likeliest of all: a crystal of the whole cell, or a superlattice.
-        nothing = np.array(
-            [view.weighed.log_none]
-            + [
-                parent.weighed.log_none + log_satellites(one, view.query)
-                for one, parent in zip(above, views[1:], strict=True)
-            ]
-        )
-        shift = (nothing - nothing.max()) / TEMPERATURE
-        shift[1:] += math.log(_SUPERLATTICE / len(above))
-        views = [
-            dataclasses.replace(one, weighed=one.weighed.shifted(float(by)))
-            for one, by in zip(views, shift, strict=True)
-        ]
-    candidates = [
-        c for one, name in zip(views, names, strict=True) for c in _candidates(one, asked, name)
-    ]
-    odds = np.concatenate([one.weighed.odds for one in views])
+    # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
+    reading = np.array([one.weighed.total for one in views])
+    for i, one in enumerate(above, 1):
+        reading[i] += log_satellites(one, view.query) / TEMPERATURE
+        reading[i] += math.log(_SUPERLATTICE / len(above))
+    reading -= np.logaddexp.reduce(reading)
+    apart = np.array([one.weighed.none for one in views])
+    none = float(np.sum(np.exp(reading) * apart))
+    candidates = []
+    for one, name, by, its in zip(views, names, reading, apart, strict=True):
+        for c in _candidates(one, asked, name):
+            if asked.rerank:
+                # Log-probability: its odds are against none of them in this reading.
+                log_p = c.score + math.log(max(its, 1e-300)) + by
+                score = float(log_p - math.log(max(none, 1e-300)))
+                c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
+            candidates.append(c)
     weighed = [uid for one in views for uid in one.weighed.crystals.uid]
-    none = view.weighed.none
-    if asked.rerank:
-        total = np.logaddexp.reduce([0.0, *odds])
-        none = math.exp(-total)
-        candidates = [
-            dataclasses.replace(c, probability=math.exp(c.score - total)) for c in candidates
-        ]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
     named = candidates[0].superlattice if candidates else ""

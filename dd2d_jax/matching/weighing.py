@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.absent import NONE, features, log_odds, probabilities
-from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
 
 # Strain and shear within which crystals count as of the pattern's cell.
@@ -33,6 +36,8 @@ class Weighed(NamedTuple):
         odds: (m,) natural logarithm of the probability of each over that of none of them.
         none: that none of the library's crystals made the pattern.
         log_none: log-probability of the pattern for a structure of any kind, `rerank.log_none`.
+        total: log-probability of the pattern over all of them and none, at the temperature of the
+            probabilities: compares one reading of a pattern with another.
     """
 
     rows: np.ndarray
@@ -44,10 +49,14 @@ class Weighed(NamedTuple):
     odds: np.ndarray
     none: float
     log_none: float = 0.0
+    total: float = 0.0
 
-    def shifted(self, by: float) -> Weighed:
-        """The same where "none of them" is likelier by exp(-by): odds change, their order stays."""
-        return self._replace(odds=self.odds + by)
+
+def conditions_at(model: Model, energy: float | None) -> Conditions:
+    """The model's conditions, at an energy in keV; None is the model's own."""
+    if energy is None:
+        return model.conditions
+    return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
 
 
 def weigh_library(
@@ -87,10 +96,12 @@ def weigh_library(
     odds = _log(probability) - _log(none)
     # Of a library in which all crystals are as likely, so that the score is the pattern's alone.
     value = odds - prior + math.log(NONE / (1 - NONE))
+    nothing = log_none(query) + math.log(scales)
+    either = np.append(weighing.value + prior, nothing / TEMPERATURE + math.log(NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
         weighing.setting[order], value[order], probability[order], odds[order], none,
-        log_none(query) + math.log(scales),
+        nothing, float(np.logaddexp.reduce(either)),
     )  # fmt: skip
 
 
