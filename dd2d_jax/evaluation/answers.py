@@ -12,7 +12,7 @@ from dd2d_jax.data.duplicates import twins
 from dd2d_jax.evaluation.ranks import rank
 from dd2d_jax.evaluation.reliability import reliability
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.weighing import weigh_library

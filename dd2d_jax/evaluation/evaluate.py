@@ -20,7 +20,7 @@ from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis, measured
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.matching.rerank import Query, compare, weigh
 from dd2d_jax.matching.score import Table, simulate_table, strain_between
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance, measure, observe
@@ -187,7 +187,7 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = measured() if level == PATTERNS else HYPOTHESES
+    hypotheses = measured(strain=0.01) if level == PATTERNS else HYPOTHESES
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
@@ -345,7 +345,7 @@ def _rank(
     """Rank among the first candidates by their probability; the others keep their `order`."""
     place = np.flatnonzero(first == truth)
     if len(place):
-        found, _ = weigh(library.take(first), scores, query, conditions, hypotheses)
+        found = weigh(library.take(first), scores, query, conditions, hypotheses).value
         return rank(found, int(place[0]))
     others = np.setdiff1d(np.arange(len(order)), first)
     return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))

@@ -23,10 +23,11 @@ from dd2d_jax.lattices.lattice import frames
 from dd2d_jax.libraries.elements import element_symbols
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import Hypothesis, log_evidence
+from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
-from dd2d_jax.matching.rerank import TEMPERATURE, Query, log_none
+from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.matching.score import score, simulate_table, strain_between
 from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
@@ -48,7 +49,8 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
 _ERRORS = tuple(
-    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25) for move in (0.03, 0.1, 0.2)
+    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25, **OF_MICROSCOPES)
+    for move in (0.03, 0.1, 0.2)
 )
 
 
@@ -107,7 +109,7 @@ def propose(
 ) -> Found:
     """The k likeliest of retrieved candidates and of crystals that the library does not hold.
 
-    That the library does not hold the crystal was one possibility in retrieval (`rerank.NONE`).
+    That the library does not hold the crystal was one possibility in retrieval (`absent.NONE`).
     Here half of it is that one of the proposals made the pattern, and half that none of these did
     either.
 
@@ -178,7 +180,7 @@ def _allowed(elements: Any, excludes: Any) -> list[str] | None:
 def _odds(made: Proposals, found: Found) -> tuple[np.ndarray, float]:
     """Log odds (n,) of proposals against "none of these either", and the probability of that."""
     evidence = made.log_evidence - made.log_share - np.log(max(made.simulated, 1))
-    odds = evidence / TEMPERATURE + made.log_share
+    odds = evidence + made.log_share
     least = max(found.none, 1e-300)
     library = np.log(2) + np.log(max(1 - found.none, 1e-300)) - np.log(least)
     total = np.logaddexp.reduce([0.0, library, *odds])
@@ -312,9 +314,10 @@ def evidence_of(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis],
 ) -> np.ndarray:
-    """`log_evidence` (n,) of crystals, each in that setting (n,), less `log_none`."""
+    """`log_evidence` (n,) of crystals, each in that setting (n,), less `log_none`; tempered."""
     queries = jax.tree.map(lambda x: np.asarray(x)[setting], query.whole)
-    return log_evidence(crystals, queries, conditions, hypotheses) - log_none(query)
+    value = log_evidence(crystals, queries, conditions, hypotheses)
+    return value - log_none(query) / TEMPERATURE
 
 
 def _one(settings: Spots, s: int) -> Spots:

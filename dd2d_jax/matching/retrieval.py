@@ -19,10 +19,11 @@ from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
 from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import measured
 from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import STRAIN, TEMPERATURE, measured
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.rerank import TEMPERATURE, Query
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
 from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
@@ -53,12 +54,13 @@ def retrieve(
     excludes: str | Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
     prior: bool = True,
+    strain: float = STRAIN,
 ) -> Found:
     """Rank the crystals of a library by how well each explains a pattern.
 
     The lattice is found from the spots; the pattern may have any in-plane rotation and either
     side up. Crystals of that cell and those that the network proposes are simulated and weighed.
-    Of several lattices each is retrieved on its own (`Found.others`).
+    Of several lattices each is retrieved on its own (`Found.others`), but for the scale.
 
     Args:
         pattern: a `dx.Pattern`, a path (see `read_pattern`), an array of (qx, qy, intensity) rows
@@ -83,12 +85,13 @@ def retrieve(
             elements are allowed beside `elements`.
         prior: weigh crystals by their stability and whether they were made, too, see
             `dd2d_jax.matching.prior`; False: all of them alike.
+        strain: standard deviation of the crystal's strain against the library's, relative.
 
     Raises:
         PatternError: the pattern is empty, not finite, or has no lattice.
         LibraryError: the library is damaged or was built by another model.
-        ValueError: k, rerank, scale_error, energy or tilts out of range, an unknown element, or no
-            crystal of these elements.
+        ValueError: k, rerank, scale_error, strain, energy or tilts out of range, an unknown
+            element, or no crystal of these elements.
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
@@ -98,6 +101,8 @@ def retrieve(
         raise ValueError("several tilts need a scale that is known: scale_error of 0.05 at most")
     if propose and not rerank:
         raise ValueError("proposals are weighed by simulation: rerank must be at least 1")
+    if not 0 <= strain <= 0.1:
+        raise ValueError(f"strain must be between 0 and 0.1, 0.01 for 1 %; got {strain}")
     if energy is not None and not 1 <= energy <= 5000:
         raise ValueError(f"energy must be in keV, 1 to 5000, such as 80; got {energy}")
     patterns = [as_pattern(one) for one in (pattern if tilts is not None else [pattern])]
@@ -113,9 +118,11 @@ def retrieve(
     asked = _Asked(
         library, model, allowed,
         log_prior(library, allowed, weights_of(library, weights), prior),
-        k, rerank, refine, tilts, scale_error, _told(energy, patterns),
+        k, rerank, refine, tilts, scale_error, _told(energy, patterns), strain,
     )  # fmt: skip
     found = [_search(indexed, asked) for indexed in seen]
+    if len(found) > 1 and rerank and len(_scales(scale_error)) == 1:
+        found = with_one_scale(found, scale_error, strain)
     if propose:
         from dd2d_jax.matching.propose import propose as made
 
@@ -143,6 +150,7 @@ class _Asked:
     tilts: Sequence[Sequence[float]] | None
     scale_error: float
     energy: float | None
+    strain: float
 
 
 def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
@@ -229,7 +237,7 @@ def _view(indexed: Sequence[lattices.Indexed], asked: _Asked) -> _View:
         weighed = weigh_library(
             library, query, embedded, asked.allowed, asked.log_prior,
             dataclasses.replace(conditions, q_max=conditions.q_max * scales.max()),
-            measured(step), max(asked.k, asked.rerank), step, tilted, len(scales),
+            measured(step, asked.strain), max(asked.k, asked.rerank), step, tilted, len(scales),
         )  # fmt: skip
     else:
         weighed = _by_network(library, embedded, asked.k, asked.allowed)

@@ -12,11 +12,15 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.evidence import Hypothesis
-from dd2d_jax.matching.rerank import NONE, TEMPERATURE, Query, log_none, probabilities, weigh
+from dd2d_jax.matching.absent import NONE, features, log_odds, probabilities
+from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
+from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
+
+# Strain and shear within which crystals count as of the pattern's cell.
+NEAR = 0.03, 0.01
 
 
 class Weighed(NamedTuple):
@@ -31,7 +35,7 @@ class Weighed(NamedTuple):
         probability: (m,) of each.
         odds: (m,) natural logarithm of the probability of each over that of none of them.
         none: that none of the library's crystals made the pattern.
-        log_none: log-probability of the pattern if none of them did.
+        log_none: log-probability of the pattern for a structure of any kind, `rerank.log_none`.
         total: log-probability of the pattern over all of them and none, at the temperature of the
             probabilities: compares one reading of a pattern with another.
     """
@@ -84,25 +88,28 @@ def weigh_library(
         scales: at which the pattern was joined, as many settings of each.
     """
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
-    value, setting = weigh(
-        short.crystals, short.scores, query, conditions, hypotheses, tilts, scales
-    )
-    nothing = log_none(query) + math.log(scales)
+    weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     prior = log_prior[short.rows]
-    probability, none = probabilities(value, nothing, prior)
-    either = np.append(value / TEMPERATURE + prior, nothing / TEMPERATURE + math.log(NONE))
-    total = float(np.logaddexp.reduce(either))
-    value = value - nothing
-    # The order of the probabilities, also where these are too small for a number.
-    relative = value / TEMPERATURE + prior
-    order = np.argsort(-relative, kind="stable")
-    # Probabilities are the exponentials of these, but for a constant.
-    odds = relative - relative.max() + _log(probability.max()) - _log(none)
+    about = features(weighing, prior, short.crystals.formula, query, _near(library, query, allowed))
+    probability, none = probabilities(weighing, prior, log_odds(about))
+    order = np.argsort(-probability, kind="stable")
+    odds = _log(probability) - _log(none)
+    # Of a library in which all crystals are as likely, so that the score is the pattern's alone.
+    value = odds - prior + math.log(NONE / (1 - NONE))
+    nothing = log_none(query) + math.log(scales)
+    either = np.append(weighing.value + prior, nothing / TEMPERATURE + math.log(NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        setting[order], value[order], probability[order], odds[order], none, nothing, total,
+        weighing.setting[order], value[order], probability[order], odds[order], none,
+        nothing, float(np.logaddexp.reduce(either)),
     )  # fmt: skip
 
 
-def _log(probability: float) -> float:
-    return math.log(max(probability, 1e-300))
+def _near(library: Library, query: Query, allowed: np.ndarray) -> int:
+    """Number of crystals that may be returned and whose cell is nearly the pattern's."""
+    rows = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
+    return int(allowed[rows].sum())
+
+
+def _log(probability: np.ndarray | float) -> np.ndarray:
+    return np.log(np.maximum(probability, 1e-300))
