@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from dd2d_jax.crystals.point_groups import point_group
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.evaluation.evaluate import PATTERNS, THERMAL, evaluate, prepare
+from dd2d_jax.evaluation.evaluate import THERMAL, evaluate, prepare
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.networks.attention import Attention, attention
-from dd2d_jax.networks.disturbances import LEVELS
+from dd2d_jax.networks.disturbances import LEVELS, PATTERNS
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.reports import report_figures, report_numbers, report_page
 from dd2d_jax.reports.answers import CANDIDATES, Answers, answer
@@ -91,7 +91,7 @@ def make(
         answers = {
             level: answer(model, gallery.embeddings, made, library, level, seed)
             for level, made in asked.items()
-            if level != PATTERNS
+            if level not in PATTERNS
         }
         seen = attention(model, queries.crystal[looked_at])
         numbers = _numbers(model, queries, library, results, answers, looked_at, seen)

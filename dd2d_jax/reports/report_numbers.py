@@ -13,10 +13,9 @@ import numpy as np
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.crystals.point_groups import TOLERANCE, counts, distance, tree
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.evaluation.evaluate import PATTERNS
 from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks.attention import Attention
-from dd2d_jax.networks.disturbances import LEVELS
+from dd2d_jax.networks.disturbances import LEVELS, PATTERNS
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.reports.answers import Answers, answer
 from dd2d_jax.util.text import finite
@@ -160,7 +159,7 @@ def compared_networks(
         found = {
             level: answer(other, gallery, queries, library, level, seed)
             for level in LEVELS
-            if level != PATTERNS
+            if level not in PATTERNS
         }
         rows.append(_network(name, other, steps, found))
     return rows
