@@ -111,12 +111,12 @@ def plot_pattern_and_structure(crystal: dx.Crystal, pattern: dx.Pattern) -> Figu
     side = float(np.clip(window * thickness / width, 0.8, window))
     height = window + legend + side + 0.25
     figure = Figure(figsize=(window + height + 0.75, height))
-    _place(figure, 0.1, side + legend + 0.1, window, window, plot_structure, atoms, width=width)
-    _place(figure, 0.1, 0.1, window, side, plot_structure, atoms, width=width, view="side",
-           height=width * side / window)  # fmt: skip
+    plot_structure(atoms, axes_at(figure, 0.1, side + legend + 0.1, window, window), width)
+    below = axes_at(figure, 0.1, 0.1, window, side)
+    plot_structure(atoms, below, width, "side", width * side / window)
     square = height - 0.95
     title = _formula(atoms.get_chemical_formula("metal"))
-    _place(figure, window + 1.1, 0.55, square, square, plot_pattern, pattern, title=title)
+    plot_pattern(pattern, axes_at(figure, window + 1.1, 0.55, square, square), title)
     return figure
 
 
@@ -131,19 +131,20 @@ def plot_found(found: Found, measured: Measured | None = None) -> Figure:
     columns = 2 if len(shown) == 4 else min(3, max(len(shown), 1))
     rows = -(-max(len(shown), 1) // columns)
     square, panel, query, top = 2.15, (4.65, 3.0), 4.0, 0.6
-    height = max(rows * panel[1] + 0.4, query + 1.2)
+    foot = 0.6
+    height = max(rows * panel[1] + foot + 0.1, query + 1.2)
     figure = Figure(figsize=(query + 1.2 + columns * panel[0], height))
-    _place(figure, 0.8, (height - query) / 2, query, query, _plot_query, found, measured)
+    _plot_query(found, measured, axes_at(figure, 0.8, (height - query) / 2, query, query))
     width = common_window([candidate.structure for candidate in shown])[0]
     differences = [difference(candidate) for candidate in shown]
     most = max([1e-6, *(np.abs(one.amplitude).max(initial=0) for one in differences)])
-    spare = (height - rows * panel[1]) / 2
+    spare = (height - foot - rows * panel[1]) / 2
     for number, candidate in enumerate(shown):
         x = query + 1.2 + number % columns * panel[0]
         y = height - spare - (number // columns + 1) * panel[1] + panel[1] - top - square
-        _place(figure, x, y, square, square, plot_structure, candidate.structure, width=width)
-        _place(figure, x + square + 0.1, y, square, square, _plot_difference, differences[number],
-               most)  # fmt: skip
+        plot_structure(candidate.structure, axes_at(figure, x, y, square, square), width)
+        beside = axes_at(figure, x + square + 0.1, y, square, square)
+        _plot_difference(differences[number], most, beside)
         across, full = figure.get_size_inches()
         figure.text(x / across, (y + square + 0.08) / full, _heading(candidate, number + 1),
                     fontsize=10, va="bottom", parse_math=False)  # fmt: skip
@@ -156,11 +157,6 @@ def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> 
     """New axes that stand at (x, y) inches from the lower left corner."""
     across, up = figure.get_size_inches()
     return figure.add_axes((x / across, y / up, width / across, height / up))
-
-
-def _place(figure: Figure, x: float, y: float, width: float, height: float, draw, *args, **kwargs):
-    """Draw on new axes."""
-    draw(*args, axes_at(figure, x, y, width, height), **kwargs)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:

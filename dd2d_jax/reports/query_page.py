@@ -17,9 +17,9 @@ from dd2d_jax.reports import query_drawings as drawings
 from dd2d_jax.reports import tables
 from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, predict
 from dd2d_jax.reports.conclusion import conclusion
-from dd2d_jax.reports.found_files import cif, poscar
 from dd2d_jax.reports.html_page import Link, data_link, render, table
 from dd2d_jax.reports.layer_view import common_window, side_view, top_view
+from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _lattice(
     )
     window = common_window([candidate.structure for candidate in shown])
     spots = drawings.found_spots(found.indexed, measured, frame)
+    place = f"lattice {number}, " if name else ""
     return {
         "number": number,
         "name": name,
@@ -104,7 +105,7 @@ def _lattice(
         "cell": _measured_cell(found),
         "none": _none(found),
         "table": table(
-            "Candidates, the most probable first",
+            f"{place}candidates, the most probable first".capitalize(),
             _HEAD,
             [_row(rank, c, number) for rank, c in enumerate(found.candidates, 1)],
         ),
@@ -123,7 +124,7 @@ def _lattice(
                 "top": drawings.drawn(top_view(candidate.structure, window[0])),
                 "side": drawings.drawn(side_view(candidate.structure, *window)),
                 "model": drawings.model(candidate.structure, window[0]),
-                **_intensities(candidate, one),
+                **_intensities(f"{place}candidate {rank}", candidate, one),
             }
             for rank, (candidate, one) in enumerate(zip(shown, predicted, strict=True), 1)
         ],
@@ -237,7 +238,7 @@ def _tells(one: Predicted, first: Predicted) -> str:
     )
 
 
-def _intensities(candidate: Candidate, predicted: Predicted) -> dict[str, Any]:
+def _intensities(of: str, candidate: Candidate, predicted: Predicted) -> dict[str, Any]:
     """Tables of a candidate's families and spots."""
     lattice = candidate.structure.cell.array[:2, :2]
     made = families(predicted, lattice)
@@ -245,13 +246,13 @@ def _intensities(candidate: Candidate, predicted: Predicted) -> dict[str, Any]:
     order = np.argsort(np.linalg.norm(predicted.q, axis=1), kind="stable")[: drawings.SPOTS]
     return {
         "families": table(
-            "Families {h k} of spots that the symmetry of the lattice makes equivalent",
-            ("family", "q (1/Å)", "d (Å)", "found", "observed", "lowest to highest", "calculated",
-             "lowest to highest"),
+            f"Families {{h k}} of spots that the symmetry of the lattice makes equivalent, {of}",
+            ("family", "q (1/Å)", "d (Å)", "found", "observed", "observed range", "calculated",
+             "calculated range"),
             [_family_row(one, predicted) for one in made[: drawings.SPOTS]],
         ),
         "spots": table(
-            "Every spot; intensities in percent of the strongest",
+            f"Every spot, intensities in percent of the strongest, {of}",
             ("h", "k", "family", "q (1/Å)", "observed", "± (σ)", "calculated",
              "observed − calculated"),
             [_spot_row(predicted, i, name_of[i]) for i in order.tolist()],

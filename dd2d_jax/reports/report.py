@@ -26,11 +26,14 @@ from dd2d_jax.networks.trained import Model
 from dd2d_jax.reports import report_figures, report_numbers, report_page
 from dd2d_jax.reports.answers import CANDIDATES, Answers, answer
 from dd2d_jax.reports.figures import save
+from dd2d_jax.reports.html_page import data_link
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.progress import progress
 
 # The level of the figures.
 LEVEL = "perturbed"
+# An SVG larger than this, in bytes, is replaced by pixels.
+_LARGE = 400_000
 # Figures for dark screens, in the colours of page.css.
 _DARK = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#14171c"),
@@ -146,8 +149,8 @@ def _draw(
     answers: Answers,
     library: CrystalSet,
     model: Model,
-) -> dict[str, dict[str, bytes]]:
-    """Every figure as PNG in the folder, and as SVG for light and dark screens."""
+) -> dict[str, dict[str, str]]:
+    """Every figure as PNG in the folder, and as data links for light and dark screens."""
     draw: dict[str, Callable[[], Figure]] = {
         "attention": lambda: report_figures.plot_attention(seen),
         "point_groups": lambda: report_figures.plot_point_groups(numbers["point_groups"]),
@@ -156,21 +159,25 @@ def _draw(
         ),
         "ranks": lambda: report_figures.plot_ranks(numbers["failures"]["ranks"]),
     }
-    images: dict[str, dict[str, bytes]] = {}
+    images: dict[str, dict[str, str]] = {}
     for name, make_figure in draw.items():
         figure = make_figure()
         save(figure, folder / f"{name}.png")
-        images[name] = {"light": _svg(figure)}
+        images[name] = {"light": _link(figure)}
         with matplotlib.rc_context(_DARK):
-            images[name]["dark"] = _svg(make_figure())
+            images[name]["dark"] = _link(make_figure())
     return images
 
 
-def _svg(figure: Figure) -> bytes:
-    """A figure that stays sharp at any size."""
+def _link(figure: Figure) -> str:
+    """A figure as a data link: sharp at any size, but for those of very many parts."""
     out = io.BytesIO()
     figure.savefig(out, format="svg")
-    return out.getvalue()
+    if out.tell() < _LARGE:
+        return data_link(out.getvalue(), "image/svg+xml")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return data_link(out.getvalue(), "image/png")
 
 
 def _pick(queries: CrystalSet, uid: str | None) -> int:

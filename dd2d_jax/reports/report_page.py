@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.reports.html_page import data_link, render, table
+from dd2d_jax.reports.html_page import render, table
 from dd2d_jax.reports.report_figures import TOKENS
 
 _TOP = (1, 3, 5, 10)
@@ -20,20 +20,16 @@ _LEVELS = ("clean", "perturbed")
 _NEAREST = ("microscope", "measured", "thermal", "perturbed")
 
 
-def page(numbers: Mapping[str, Any], images: Mapping[str, Mapping[str, bytes]]) -> str:
+def page(numbers: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]) -> str:
     """The report as HTML.
 
     Args:
         numbers: from `report.make`.
-        images: for each figure's name its SVG files for "light" and "dark" screens.
+        images: for each figure's name its data links for "light" and "dark" screens.
     """
     levels = numbers["accuracy"]["levels"]
     figures = {
-        name: {
-            "name": name,
-            "alt": name.replace("_", " "),
-            **{theme: data_link(data, "image/svg+xml") for theme, data in both.items()},
-        }
+        name: {"name": name, "alt": name.replace("_", " "), **both}
         for name, both in images.items()
     }
     return render(
