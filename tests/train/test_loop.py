@@ -19,6 +19,7 @@ from rich.console import Console
 from dd2d_jax.data import datasets, splits, usable
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import checkpoint, trained
+from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.util import errors
 from dd2d_jax.util.files import alone
 from train import accuracy, inputs, loop, state, step, workdirs
@@ -87,7 +88,7 @@ def scripted(monkeypatch, perturbed, clean=None) -> list:
         other = value if clean is None else clean[len(calls) - 1]
         return {
             level: {f"top{k}": float(x) for k in TOP}
-            for level, x in (("clean", other), ("perturbed", value))
+            for level, x in {**dict.fromkeys(LEVELS, value), "clean": other}.items()
         }
 
     monkeypatch.setattr(loop, "split_accuracy", split_accuracy)
