@@ -125,7 +125,7 @@ def test_the_splits_are_written_with_their_uids(whole, config):
 
 def test_the_test_table_is_in_percent_for_each_level_and_gallery(whole):
     table = json.loads((whole / "test.json").read_text())
-    assert set(table) == {"clean", "perturbed", "measured"}
+    assert set(table) == set(LEVELS)
     for galleries in table.values():
         assert set(galleries) == {"split", "full"}
         for found in galleries.values():
