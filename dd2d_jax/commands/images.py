@@ -143,8 +143,8 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from dd2d_jax.images.calibration import calibrate
     from dd2d_jax.images.readers import read_image
+    from dd2d_jax.images.standards import calibrate
     from dd2d_jax.reports.tables import calibration_table
 
     check_file("--output", args.output, (".json",))

@@ -7,9 +7,11 @@ import ase.io
 import numpy as np
 import pytest
 
-from dd2d_jax.images.calibration import Calibration, calibrate, ring_positions
+from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.distortion import Mapping
 from dd2d_jax.images.readers import read_image
+from dd2d_jax.images.ring_calibration import ring_positions
+from dd2d_jax.images.standards import calibrate
 from dd2d_jax.util.errors import PatternError
 
 TRUE = Mapping(0.0125, 0.02 * np.exp(1j * np.radians(50)), -2e-6)
