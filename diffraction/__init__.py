@@ -2,13 +2,7 @@
 
 from diffraction.crystal import Crystal, stack
 from diffraction.form_factors import form_factor
-from diffraction.kinematic import (
-    detector_positions,
-    ewald_qz,
-    reflections,
-    simulate,
-    structure_factor,
-)
+from diffraction.kinematic import detector_positions, ewald_qz, reflections, structure_factor
 from diffraction.multislice import (
     KinematicWarning,
     kinematic_error,
@@ -20,6 +14,7 @@ from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Xrays
 from diffraction.render import beam_stop, counts, image_axes, render
 from diffraction.rings import ring_profile
+from diffraction.simulation import simulate
 from diffraction.stream import simulate_library
 
 __all__ = [

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffraction.form_factors import SYMBOLS
+from diffraction.tabulated import SYMBOLS
 
 if TYPE_CHECKING:
     import ase

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffraction as dx
-from diffraction.form_factors import table
+from diffraction.tabulated import table
 
 # Compiled as a whole: quicker than one compilation an operation.
 structure_factor = jax.jit(dx.structure_factor)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffraction as dx
-from diffraction import stream
+from diffraction import stream, stream_kernel
 
 ELECTRONS = dx.Electrons(80.0)
 
@@ -159,10 +159,10 @@ def test_a_second_pass_over_16000_crystals_compiles_nothing():
         assert told[-1] == (16_000, 16_000) and len(told) > 100
 
     run(1, ELECTRONS)
-    before = stream._compiled()._cache_size()
+    before = stream_kernel.compiled()._cache_size()
     run(2, dx.Electrons(200.0), b_iso=0.7)
     run(3, ELECTRONS, tilt=(5.0, -2.0), q_max=1.2495)
-    assert stream._compiled()._cache_size() == before
+    assert stream_kernel.compiled()._cache_size() == before
 
 
 def test_chunks_keep_to_the_memory_given():
@@ -185,9 +185,8 @@ def test_a_pair_takes_no_more_than_its_bytes(options):
     rows, full, pairs, species = next(stream._chunks(host, 2**30))
     assert species == 8
     packed = stream._pack(host, np.resize(rows, full))
-    memory = (
-        stream._compiled().lower(ELECTRONS, *packed, pairs, species).compile().memory_analysis()
-    )
+    lowered = stream_kernel.compiled().lower(ELECTRONS, *packed, pairs, species)
+    memory = lowered.compile().memory_analysis()
     needed = (
         memory.temp_size_in_bytes + memory.argument_size_in_bytes + 2 * memory.output_size_in_bytes
     )
