@@ -343,8 +343,10 @@ class _Fit:
             begin = fits[-1][0] if fits else self.start
             fit = self.solve(begin[:count], 60)
             # Neighbouring values of the polar image say the same: count a ring's width once.
-            alike = max(1.0, np.exp(fit.x[5]) * 0.01 / self.scale) * 3
-            noise = 2 * fit.cost / polar.good.sum() * alike
+            alike = max(1.0, np.exp(fit.x[5]) * 0.01 / self.scale) * 4
+            # Each sector's background and rings took their share of the values.
+            left = max(polar.good.sum() - polar.good.shape[0] * (len(self.q) + 10), 100)
+            noise = 2 * fit.cost / left * alike
             sigma = np.sqrt(np.diag(np.linalg.pinv(fit.jac.T @ fit.jac)) * noise)
             fits.append([np.append(x, np.zeros(8 - count)) for x in (fit.x, sigma)])
         x, sigma = fits[1] if abs(fits[1][0][7]) > 3 * fits[1][1][7] else fits[0]
@@ -382,7 +384,8 @@ class _Sectors:
 
     def __init__(self, polar: _Polar):
         r, self.good = polar.radius, polar.good
-        inner = np.linspace(r[0], r[-1] + 1e-9, 8)
+        # Halos are steep near the beam.
+        inner = np.geomspace(r[0], r[-1] + 1e-6, 8)
         knots = np.r_[[inner[0]] * 3, inner, [inner[-1]] * 3]
         basis = BSpline.design_matrix(r, knots, 3).toarray() * self.good[..., None]
         # Where a sector has nothing of a spline's reach, the others must not suffer.
