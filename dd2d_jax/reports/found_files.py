@@ -6,21 +6,20 @@ Names and formulas come from strangers' files: they make no path and no formula 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dd2d_jax.reports.as_json import candidate_dict, found_dict
+from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.text import inert, safe_name
 
 if TYPE_CHECKING:
-    import ase
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.matching.found import Candidate, Found
+    from dd2d_jax.matching.found import Found
 
 
 def write_found(
@@ -61,33 +60,6 @@ def write_found(
         (part / "found.json").write_text(text + "\n")
         _write_csv(found, part / "found.csv")
         (part / "page.html").write_text(page(found, measured, about), "utf-8")
-
-
-def cif(candidate: Candidate) -> bytes:
-    """The structure as a CIF file."""
-    import ase.io
-
-    file = io.BytesIO()
-    ase.io.write(file, _plain(candidate), format="cif")
-    return file.getvalue()
-
-
-def poscar(candidate: Candidate) -> bytes:
-    """The structure as a POSCAR file, atoms sorted by element."""
-    import ase.io
-
-    file = io.StringIO()
-    ase.io.write(file, _plain(candidate), format="vasp", direct=True, sort=True)
-    return file.getvalue().encode()
-
-
-def _plain(candidate: Candidate) -> ase.Atoms:
-    atoms = candidate.structure.copy()
-    # Writers put `info` into their comments; a stranger's text has no place there.
-    atoms.info = {}
-    # Files of both kinds say nothing of open axes; the vacuum does.
-    atoms.pbc = True
-    return atoms
 
 
 def _write_csv(found: Found, path: Path) -> None:

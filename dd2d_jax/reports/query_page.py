@@ -17,9 +17,9 @@ from dd2d_jax.reports import query_drawings as drawings
 from dd2d_jax.reports import tables
 from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, predict
 from dd2d_jax.reports.conclusion import conclusion
-from dd2d_jax.reports.found_files import cif, poscar
 from dd2d_jax.reports.html_page import Link, data_link, render, table
 from dd2d_jax.reports.layer_view import common_window, side_view, top_view
+from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:

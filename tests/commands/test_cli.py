@@ -105,7 +105,7 @@ def test_help_answers_at_once_without_jax():
     done = console("--help")
     assert done.returncode == 0 and "retrieve" in done.stdout
     assert time.perf_counter() - begin < 1.0
-    code = "import sys, dd2d_jax.cli; assert not {'jax', 'numpy', 'ase'} & set(sys.modules)"
+    code = "import sys, dd2d_jax.commands.main; assert not {'jax', 'numpy', 'ase'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

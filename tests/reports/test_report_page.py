@@ -68,7 +68,8 @@ NUMBERS = {
     },
 }  # fmt: skip
 IMAGES = dict.fromkeys(
-    ("attention", "point_groups", "candidates", "ranks"), {"light": "data:image/png,a", "dark": "data:image/png,b"}
+    ("attention", "point_groups", "candidates", "ranks"),
+    {"light": "data:image/png,a", "dark": "data:image/png,b"},
 )
 
 
