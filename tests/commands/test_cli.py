@@ -105,7 +105,8 @@ def test_help_answers_at_once_without_jax():
     done = console("--help")
     assert done.returncode == 0 and "retrieve" in done.stdout
     assert time.perf_counter() - begin < 1.0
-    code = "import sys, dd2d_jax.commands.main; assert not {'jax', 'numpy', 'ase'} & set(sys.modules)"
+    heavy = "{'jax', 'numpy', 'ase'}"
+    code = f"import sys, dd2d_jax.commands.main; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -549,7 +550,7 @@ def test_an_interrupt_is_one_line_and_130(dd2d, monkeypatch):
     def interrupt(_path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dd2d_jax.crystals.structures.read_structure", interrupt)
+    monkeypatch.setattr("dd2d_jax.crystals.structure_files.read_structure", interrupt)
     assert dd2d("simulate mos2.cif") == (130, "", "interrupted\n")
 
 
