@@ -44,7 +44,8 @@ def page(
     Args:
         found: from `retrieve`.
         measured: the image that the pattern was seen in; None where there is none.
-        about: "file", "command" and "library" for the head of the page, what is known of them.
+        about: "file", "command", "library" and "note" for the head of the page, what is known of
+            them.
     """
     about = dict(about or {})
     every = (found, *found.others)
@@ -69,14 +70,14 @@ def _facts(
     found: Found, measured: Measured | None, about: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """The head of the page: where all of this comes from."""
-    rows = [(name, about[name]) for name in ("file", "command") if name in about]
+    rows = [(name, about[name]) for name in ("file", "command", "note") if about.get(name)]
     if measured is not None:
         scale = " × ".join(f"{x:.6g}" for x in np.atleast_1d(measured.mapping.scale))
         rows.append(("scale", f"{scale} 1/Å per pixel"))
     energy = getattr(found, "energy", None)
     if energy is None and measured is not None:
         energy = measured.image.energy
-    rows.append(("energy", "not told" if energy is None else f"{energy:g} keV"))
+    rows.append(("energy", "not given" if energy is None else f"{energy:g} keV"))
     library = about.get("library", "")
     count = f"{found.searched:,} crystals searched"
     rows.append(("library", f"{library}; {count}" if library else count))
@@ -92,7 +93,7 @@ def _lattice(
     predicted = [predict(candidate, found.indexed, measured) for candidate in shown]
     differences = [np.abs(drawings.amplitudes(one)) for one in predicted]
     most = max([1e-3, *(float(np.nanmax(one)) for one in differences if np.isfinite(one).any())])
-    limit = 1.06 * max(
+    limit = max(
         [1e-6, *(float(np.linalg.norm(one.q, axis=1).max(initial=0)) for one in predicted)]
     )
     window = common_window([candidate.structure for candidate in shown])
@@ -164,9 +165,28 @@ def _described(rank: int, candidate: Candidate) -> dict[str, Any]:
         "origin": tables.origin(candidate),
         "probability": text.percent(candidate.probability),
         "r1": _arrow(candidate.r_before, candidate.r_factor),
+        "further": _further(candidate),
         "legend": drawings.legend(candidate.structure),
         "files": _files(rank, candidate),
     }
+
+
+def _further(candidate: Candidate) -> list[str]:
+    """What else is known of a candidate; nothing is said of what is not."""
+    known = {name: getattr(candidate, name, None) for name in
+             ("layer_group", "ehull", "strain", "entries", "superlattice")}  # fmt: skip
+    out = [f"B {text.number(candidate.b_iso, 2)} Å²"] if math.isfinite(candidate.b_iso) else []
+    if known["layer_group"]:
+        out.append(f"layer group {known['layer_group']}")
+    if known["ehull"] is not None and math.isfinite(known["ehull"]):
+        out.append(f"{known['ehull']:.3f} eV/atom above the convex hull")
+    if known["strain"] is not None and math.isfinite(known["strain"]):
+        out.append(f"strained by {_signed(100 * known['strain'])} % from the library's cell")
+    if known["superlattice"]:
+        out.append(f"with a weak {known['superlattice']} superlattice")
+    if known["entries"] and len(known["entries"]) > 1:
+        out.append(f"{len(known['entries'])} entries: {', '.join(known['entries'])}")
+    return out
 
 
 def _files(rank: int, candidate: Candidate) -> list[Link]:

@@ -41,7 +41,7 @@ def test_the_head_says_where_it_all_comes_from():
     start = text.index("Crystals that may have made mine.csv")
     assert text.index("The crystal is MoS2 (mp-1), with a probability of 95.0 %.") > start
     assert "command dd2d retrieve mine.csv" in text
-    assert "library my library; 42 crystals searched" in text and "energy not told" in text
+    assert "library my library; 42 crystals searched" in text and "energy not given" in text
 
 
 def test_structures_are_in_the_page_as_files_to_save():
