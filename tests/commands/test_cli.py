@@ -17,6 +17,7 @@ import pytest
 from ase.db import connect
 from paths import ROOT
 
+import dd2d_jax
 import diffraction as dx
 from configs import smoke
 from dd2d_jax import read_pattern
@@ -108,6 +109,11 @@ def test_help_answers_at_once_without_jax():
     heavy = "{'jax', 'numpy', 'ase'}"
     code = f"import sys, dd2d_jax.commands.main; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_version_is_that_of_the_package(command_line):
+    status, out, _ = command_line("--version")
+    assert status == 0 and out == f"dd2d-jax {dd2d_jax.__version__}\n"
 
 
 @pytest.mark.parametrize(
