@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.matching.found import Candidate, Found
 
-# Candidates of a lattice that are drawn; the table has all of them.
-DRAWN = 12
+# Candidates of a lattice that are drawn, the table has all of them; and spots and atoms of a page
+# in all, so that it stays below 5 MB.
+DRAWN, _MARKS = 12, 15_000
 _HEAD = (
     "", "formula", "uid", "origin", "probability (%)", "score", "R1", "wR2", "a (Å)", "b (Å)",
     "γ (°)", "Δa, Δb (%)", "Δγ (°)",
@@ -54,7 +55,7 @@ def page(
         else "" for i in range(len(every))
     ]  # fmt: skip
     names = [name[:1].upper() + name[1:] for name in names]
-    lattices = [_lattice(one, i, name, measured)
+    lattices = [_lattice(one, i, name, measured, _MARKS // len(every))
                 for i, (one, name) in enumerate(zip(every, names, strict=True), 1)]  # fmt: skip
     return render(
         "query.html",
@@ -84,13 +85,27 @@ def _facts(
     return rows
 
 
+def _drawn(found: Found, measured: Measured | None, marks: int) -> list[Predicted]:
+    """The spots of the first candidates, as many as so many marks show; of one at least."""
+    out: list[Predicted] = []
+    for candidate in found.candidates[:DRAWN]:
+        one = predict(candidate, found.indexed, measured)
+        atoms, cell_area = candidate.structure, abs(np.linalg.det(candidate.structure.cell[:2, :2]))
+        window = common_window([atoms])[0]
+        marks -= 3 * min(len(one.hk), drawings.SPOTS) + int(2 * len(atoms) * window**2 / cell_area)
+        if out and marks < 0:
+            break
+        out.append(one)
+    return out
+
+
 def _lattice(
-    found: Found, number: int, name: str, measured: Measured | None
+    found: Found, number: int, name: str, measured: Measured | None, marks: int
 ) -> dict[str, Any]:
     """Everything that the template says of one lattice."""
-    shown = found.candidates[:DRAWN]
     frame = drawings.Frame(found.indexed, measured)
-    predicted = [predict(candidate, found.indexed, measured) for candidate in shown]
+    predicted = _drawn(found, measured, marks)
+    shown = found.candidates[: len(predicted)]
     differences = [np.abs(drawings.amplitudes(one)) for one in predicted]
     most = max([1e-3, *(float(np.nanmax(one)) for one in differences if np.isfinite(one).any())])
     limit = max(
@@ -104,11 +119,13 @@ def _lattice(
         "name": name,
         "conclusion": conclusion(found),
         "cell": _measured_cell(found),
+        "superlattice": _superlattice(found),
         "none": _none(found),
         "table": table(
             f"{place}candidates, the most probable first".capitalize(),
             _HEAD,
-            [_row(rank, c, number) for rank, c in enumerate(found.candidates, 1)],
+            [_row(rank, c, number if rank <= len(shown) else None)
+             for rank, c in enumerate(found.candidates, 1)],
         ),
         "undetermined": tables.undetermined(found),
         "frame": frame,
@@ -144,6 +161,17 @@ def _measured_cell(found: Found) -> str:
         f"the pattern. {len(indexed.q)} spots ({100 * indexed.explained:.0f} % of all) lie on this "
         f"lattice; their rms distance from it is {indexed.residual:.4f} 1/Å. The uncertainties do "
         "not include an error of the scale."
+    )
+
+
+def _superlattice(found: Found) -> str:
+    """What is said of a superlattice whose parent the candidates are."""
+    seen = getattr(found, "superlattice", None)
+    if seen is None:
+        return ""
+    return (
+        f"{seen.satellites} of its spots are weak: they belong to a {seen.name} superlattice of a "
+        "smaller cell."
     )
 
 
@@ -197,13 +225,14 @@ def _files(rank: int, candidate: Candidate) -> list[Link]:
     ]
 
 
-def _row(rank: int, candidate: Candidate, number: int) -> list[Any]:
+def _row(rank: int, candidate: Candidate, number: int | None) -> list[Any]:
+    """A row of the table; with a link to the pictures on lattice `number`, where there are any."""
     a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
     # In the candidate's setting, at the pattern's own scale.
     scale = 1 / math.sqrt(abs(np.linalg.det(candidate.axes)))
     seen = cell(scale * np.asarray(candidate.query.lattice, float))
     return [
-        Link(str(rank), f"#candidate-{number}-{rank}") if rank <= DRAWN else rank,
+        rank if number is None else Link(str(rank), f"#candidate-{number}-{rank}"),
         candidate.formula,
         candidate.uid,
         tables.origin(candidate),

@@ -111,7 +111,7 @@ def test_what_is_not_known_is_not_shown_as_a_number():
     nan = float("nan")
     text = words(page(make_found(probability=nan, none=nan, undetermined=())))
     assert "nan" not in text.lower().split() and "made this pattern:" not in text
-    assert "could not determine" not in text
+    assert "left open" not in text
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -127,6 +127,19 @@ def test_a_page_of_very_many_stays_small():
     assert len(made.encode()) < 5e6
     text = words(made)
     assert "30 more candidates are in the table only" in text and f" {DRAWN + 30} MoS2" in text
+
+
+def test_a_page_of_large_crystals_stays_small():
+    found = make_found(count=12)
+    large = found[0].structure.repeat((7, 7, 1))
+    fine = dataclasses.replace(found.indexed, lattice=found.indexed.lattice * 7)
+    query = dataclasses.replace(found[0].query, lattice=7 * np.asarray(found[0].query.lattice),
+                                hk=7 * np.asarray(found[0].query.hk))  # fmt: skip
+    large.rattle(0.6, seed=0)
+    one = dataclasses.replace(found[0], structure=large, query=query)
+    made = page(dataclasses.replace(found, indexed=fine, candidates=(one,) * 12))
+    assert len(made.encode()) < 5e6
+    assert "more candidates are in the table only" in words(made)
 
 
 @pytest.fixture(scope="module")
