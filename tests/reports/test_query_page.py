@@ -18,6 +18,7 @@ import diffraction as dx
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
 from dd2d_jax.lattices import lattice
+from dd2d_jax.reports import query_page
 from dd2d_jax.reports.query_page import DRAWN, page
 
 
@@ -129,17 +130,13 @@ def test_a_page_of_very_many_stays_small():
     assert "30 more candidates are in the table only" in text and f" {DRAWN + 30} MoS2" in text
 
 
-def test_a_page_of_large_crystals_stays_small():
-    found = make_found(count=12)
-    large = found[0].structure.repeat((7, 7, 1))
-    fine = dataclasses.replace(found.indexed, lattice=found.indexed.lattice * 7)
-    query = dataclasses.replace(found[0].query, lattice=7 * np.asarray(found[0].query.lattice),
-                                hk=7 * np.asarray(found[0].query.hk))  # fmt: skip
-    large.rattle(0.6, seed=0)
-    one = dataclasses.replace(found[0], structure=large, query=query)
-    made = page(dataclasses.replace(found, indexed=fine, candidates=(one,) * 12))
-    assert len(made.encode()) < 5e6
-    assert "more candidates are in the table only" in words(made)
+@pytest.mark.parametrize(("marks", "count"), [(1, 1), (450, 2), (10**6, 4)])
+def test_fewer_candidates_are_drawn_where_each_needs_many_marks(marks, count, monkeypatch):
+    monkeypatch.setattr(query_page, "_MARKS", marks)
+    made = page(make_found(count=4))
+    html_pages.check(made)
+    assert made.count('class="card"') == made.count('type="radio"') == count
+    assert made.count('href="#candidate-1-') == count
 
 
 @pytest.fixture(scope="module")
