@@ -38,6 +38,9 @@ class Candidate:
         wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
         wr2_before: before refinement.
         undetermined: what refinement could not determine, such as "z of S1"; () without.
+        correlations: what trades off, such as ("B", "background", 0.9), see `Fit.correlations`.
+        doubts: why its uncertainties may be too small, in words.
+        cif: the refined structure, symmetrised, with standard uncertainties; None without.
         b_iso: angstrom^2, of the simulation that r_factor belongs to.
         prototype: where the library knows it.
         known: True for a crystal that the library lists as known.
@@ -57,6 +60,9 @@ class Candidate:
     wr2: float
     wr2_before: float
     undetermined: tuple[str, ...]
+    correlations: tuple[tuple[str, str, float], ...] = dataclasses.field(default=(), kw_only=True)
+    doubts: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    cif: str | None = dataclasses.field(default=None, kw_only=True)
     b_iso: float
     prototype: str
     known: bool

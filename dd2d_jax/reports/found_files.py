@@ -76,7 +76,9 @@ def _write_structure(candidate: Candidate, stem: Path) -> None:
 
 
 def cif(candidate: Candidate) -> bytes:
-    """The structure as a CIF file."""
+    """The structure as a CIF file; where refined, with its layer group and uncertainties."""
+    if candidate.cif is not None:
+        return candidate.cif.encode()
     import ase.io
 
     file = io.BytesIO()
@@ -102,6 +104,10 @@ def _write_csv(found: Found, path: Path) -> None:
     for row in rows:
         del row["structure"]
         row["undetermined"] = ", ".join(row["undetermined"])
+        row["correlations"] = ", ".join(
+            f"{one} and {other}: {value:.2f}" for one, other, value in row["correlations"]
+        )
+        row["doubts"] = "; ".join(row["doubts"])
         for field in ("uid", "formula", "prototype", "parent"):
             row[field] = inert(row[field])
     with path.open("w", newline="") as file:

@@ -195,25 +195,26 @@ def test_jacobian_is_that_of_finite_differences(x64):
     """Of a pattern taken at a tilt, all parameters away from where they begin."""
     from jax.flatten_util import ravel_pytree
 
-    from dd2d_jax.refinement import fit_model, refine
+    from dd2d_jax.refinement import fit_model, inputs
 
     crystals = usable.from_atoms([(oblique(), {"uid": "a"})])
-    fields = [refine._fields(crystals, 0, symmetric=False)]
-    parts = refine._problems(crystals, np.array([0]), (4, 16), crystals.lattice, fields, True)
+    fields = [inputs.fields(crystals, 0, symmetric=False)]
+    parts = inputs.problems(crystals, np.array([0]), (4, 16), crystals.lattice, fields, True)
     hk = np.array([[[[1, 0], [1, 1], [0, 1], [2, 1], [3, -2], [0, 0]]]])
     shape = hk.shape[:3]
     rng = np.random.default_rng(0)
     parts |= {
         "hk": hk, "q": rng.normal(size=hk.shape), "intensity": rng.random((*shape, 2)),
         "sigma": np.full((*shape, 2), 0.1), "measured": np.ones((*shape, 2), bool),
-        "tilts": np.array([[[3.0, -2.0]]]),
+        "tilts": np.array([[[3.0, -2.0]]]), "added": rng.random((*shape, 2)),
+        "neglected": np.zeros((*shape, 2)),
     }  # fmt: skip
     parts["measured"][0, 0, -1] = False
     problem = Problem(**{
         k: jnp.asarray(v[0], float if v.dtype == np.float32 else v.dtype) for k, v in parts.items()
     })  # fmt: skip
     start, unravel = ravel_pytree(fit_model.start(problem))
-    evaluate = jax.jit(residuals(problem, Priors(), CONDITIONS))
+    evaluate = jax.jit(residuals(problem, Priors(), CONDITIONS)[0])
     x = jnp.asarray(rng.normal(0, 0.3, start.shape))
     kinds, _ = evaluate(x)
     names = unravel(jnp.arange(float(len(start))))
