@@ -7,11 +7,14 @@ any moment; the summary is made of these folders, whether this run filled them o
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dd2d_jax.images.patterns import SUFFIXES, read
 from dd2d_jax.libraries.elements import allowed_rows
@@ -19,6 +22,7 @@ from dd2d_jax.libraries.library import Library
 from dd2d_jax.libraries.shards import digest
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
+from dd2d_jax.reports import folder_page
 from dd2d_jax.reports.found_files import write_found
 from dd2d_jax.util.files import new_file, new_folder
 from dd2d_jax.util.progress import progress
@@ -29,7 +33,7 @@ FIELDS = (
     "file", "folder", "lattices", "a", "b", "gamma", "formula", "uid", "probability", "none", "r1",
     "error",
 )  # fmt: skip
-_OPTIONS, _SUMMARY = "options.json", ("summary.csv", "summary.json")
+_OPTIONS, _SUMMARY = "options.json", ("summary.csv", "summary.json", "page.html")
 
 
 def retrieve_folder(
@@ -37,11 +41,10 @@ def retrieve_folder(
     output: str | Path,
     library: str | Path | None,
     model: Model,
-    scale: float | None = None,
-    centre: Sequence[float] | None = None,
-    calibration: str | Path | None = None,
+    reading: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    about: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Retrieve every pattern of a folder into `output`/NAME, and write a summary there.
 
@@ -53,9 +56,10 @@ def retrieve_folder(
         output: a new folder, or that of the same call ended before.
         library: its folder; None takes the one in the package.
         model: that built the library.
-        scale, centre, calibration: of images, as of `measure.measure`.
+        reading: arguments of `patterns.read`, such as scale, calibration and mask.
         options: k, elements, rerank, refine, propose and scale_error of `retrieve`.
         say: takes lines for the user.
+        about: "command" and "library" for the head of every page.
 
     Returns:
         A row (`FIELDS`) for each pattern, by the files' names: cell in angstrom and degrees, the
@@ -67,7 +71,10 @@ def retrieve_folder(
         LibraryError: the library is damaged or was built by another model.
         OSError: `output` cannot be written.
     """
-    folder, output, options = Path(folder), Path(output), dict(options or {})
+    folder, output = Path(folder), Path(output)
+    options, reading = dict(options or {}), dict(reading or {})
+    if options.get("scale_error", 0) >= 0.5:
+        reading["likely_scale"] = True
     files = _files(folder, say)
     opened = Library.load(library)
     opened.check(model)
@@ -77,9 +84,7 @@ def retrieve_folder(
         "model": model.fingerprint,
         "library": "the package's own" if library is None else str(Path(library).resolve()),
         "crystals": len(opened),
-        "scale": scale,
-        "centre": None if centre is None else list(centre),
-        "calibration": None if calibration is None else digest(Path(calibration)),
+        "reading": {name: _recorded(value) for name, value in reading.items()},
         **options,
     }
     _begin(output, recorded)
@@ -88,18 +93,29 @@ def retrieve_folder(
         place = output / names[file]
         try:
             if not (place / "found.json").exists():
-                pattern, image = read(file, scale, centre, calibration)
+                pattern, image, notes = read(file, **reading)
+                for note in notes:
+                    say(note)
                 source = {"file": file.name, "sha256": digest(file)} if file.is_file() else {
                     "file": file.name
                 }  # fmt: skip
                 found = retrieve(pattern, opened, model, **options)
-                write_found(found, place, image, source)
+                write_found(found, place, image, source, about)
             rows.append(_row(file, place))
         except Exception as error:  # one bad file must not stop the others
             rows.append({**dict.fromkeys(FIELDS), "file": file.name, "lattices": 0,
                          "error": _line(error, file)})  # fmt: skip
-    _write_summary(output, rows)
+    _write_summary(output, rows, {"folder": folder.name, **(about or {})})
     return rows
+
+
+def _recorded(value: Any) -> Any:
+    """A way of reading as JSON: of files and arrays what tells them apart."""
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Path):
+        return digest(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _files(folder: Path, say: Callable[[str], None]) -> list[Path]:
@@ -182,7 +198,9 @@ def _line(error: Exception, file: Path) -> str:
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def _write_summary(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_summary(
+    output: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, str]
+) -> None:
     with new_file(output / _SUMMARY[1]) as part:
         part.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     with new_file(output / _SUMMARY[0]) as part, part.open("w", newline="") as file:
@@ -191,3 +209,5 @@ def _write_summary(output: Path, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             texts = {name: inert(v) for name, v in row.items() if isinstance(v, str)}
             writer.writerow({**row, **texts})
+    with new_file(output / _SUMMARY[2]) as part:
+        part.write_text(folder_page.page(rows, about), "utf-8")
