@@ -132,8 +132,8 @@ def kinematic_error(
     """How far the kinematic pattern is from the dynamical one, as an R factor.
 
     R = sum |I - s I_kin| / sum I with s = sum I / sum I_kin: the scale, which no measurement
-    knows, is free. I is from a `multislice` as coarse as B allows (a few ms a crystal where B is
-    0.5 A^2 or more; 0.2 s without heat, where potentials are sharp). Beyond some 30 degrees of
+    knows, is free. I is from a `multislice` as coarse as B allows (10 ms a crystal where B is
+    0.5 A^2 or more; 34 ms without heat, where potentials are sharp). Beyond some 30 degrees of
     tilt its own approximation is a part of R, see there.
 
     Measured by `benchmarks/kinematic_error.py` on 60 crystals of C2DB of all thicknesses and

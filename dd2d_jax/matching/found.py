@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ase
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.spots import Spots
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import rich.console
 
     from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.matching.next_tilt import NextTilt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,17 @@ class Found(Sequence[Candidate]):
 
     def __getitem__(self, index):
         return self.candidates[index]
+
+    def next_tilt(
+        self, size: float = 20.0, radiation: dx.Electrons | dx.Xrays | None = None
+    ) -> NextTilt:
+        """The tilt of `size` degrees whose pattern would tell these candidates apart best.
+
+        See `matching.next_tilt.next_tilt`. The radiation is 80 keV electrons where none is given.
+        """
+        from dd2d_jax.matching.next_tilt import next_tilt
+
+        return next_tilt(self, dx.Electrons(80.0) if radiation is None else radiation, size)
 
     def table(self) -> rich.console.RenderableType:
         """A table for each lattice, for the terminal: `rich.print(found.table())`."""

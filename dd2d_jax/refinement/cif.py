@@ -18,6 +18,10 @@ from dd2d_jax.util.text import safe_name
 
 # Length in angstrom that c has beyond the layer's thickness.
 _VACUUM = 15.0
+_COLUMNS = (
+    "label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy", "B_iso_or_equiv",
+    "adp_type",
+)  # fmt: skip
 # Decimals of what is fixed or exact.
 _EXACT = 6
 # A standard uncertainty less than this is none: fixed by symmetry.
@@ -140,14 +144,7 @@ def refined_cif(
         "_space_group_symop_operation_xyz",
         *(f"'{_xyz(w, t)}'" for w, t in zip(rotations, translations, strict=True)),
         "loop_",
-        "_atom_site_label",
-        "_atom_site_type_symbol",
-        "_atom_site_fract_x",
-        "_atom_site_fract_y",
-        "_atom_site_fract_z",
-        "_atom_site_occupancy",
-        "_atom_site_B_iso_or_equiv",
-        "_atom_site_adp_type",
+        *(f"_atom_site_{column}" for column in _COLUMNS),
     ]
     counted: dict[int, int] = {}
     for i in first:

@@ -21,15 +21,16 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.refinement.dynamical import differences
-from dd2d_jax.refinement.fit_model import LEAST, Priors, Problem, refine
+from dd2d_jax.refinement.fit_model import Priors, Problem
 from dd2d_jax.refinement.inputs import fields, problems, reshaped_tilts, stacked
+from dd2d_jax.refinement.minima import LEAST, refine
 from dd2d_jax.refinement.verdict import correlations, doubts, undetermined
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
 from diffraction.kinematic import tilt_matrix
 
 # Times that multiple scattering is computed where it is fitted.
 _ROUNDS = 4
-# Fields of `Fit` that are what `fit_model.refine` gives.
+# Fields of `Fit` that are what `minima.refine` gives.
 _AS_FOUND = (
     "b_atoms", "position_sigma", "b_sigma", "strain", "strain_sigma", "tilt", "tilt_sigma",
     "goodness", "minima",
@@ -201,7 +202,7 @@ def fit(
 
 
 def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> dict[str, np.ndarray]:
-    """Every candidate's fit, in chunks of like size, by the names of `fit_model.refine`."""
+    """Every candidate's fit, in chunks of like size, by the names of `minima.refine`."""
     crystals = task.crystals
     rooms = np.array([power_of_two(max(int(n), _ROOM)) for n in atom_slots(crystals.numbers)])
     if len(rooms) <= _CHUNK:  # one compilation costs more than the padding

@@ -114,7 +114,7 @@ def doubts(found: dict[str, np.ndarray], stated: bool, dynamical: float) -> tupl
     """Why a candidate's uncertainties may be too small, in words.
 
     Args:
-        found: what `fit_model.refine` gives, of one candidate.
+        found: what `minima.refine` gives, of one candidate.
         stated: errors of intensities were given.
         dynamical: R factor of multiple scattering that was left out.
     """
