@@ -274,11 +274,10 @@ def test_stated_errors_change_the_fit_as_they_should(start, queries, truth):
     given = fit(start, spoiled, CONDITIONS, sigma=told)
     np.testing.assert_array_equal(found.crystals.positions, given.crystals.positions)
     np.testing.assert_array_equal(found.wr2, given.wr2)
-    # Ten times larger errors leave more open.
+    # Ten times larger errors leave more open, of what the data determine.
     wider = away(10 * told)[1]
-    assert np.median(wider.position_sigma[wider.position_sigma > 1e-4]) > 2 * np.median(
-        found.position_sigma[found.position_sigma > 1e-4]
-    )
+    best = [f.position_sigma[f.position_sigma > 1e-4].min() for f in (wider, found)]
+    assert best[0] > 2 * best[1]
 
 
 def test_residuals_are_split_into_stated_errors_and_multiple_scattering():
