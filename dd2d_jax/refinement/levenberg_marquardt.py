@@ -45,9 +45,9 @@ def minimise(
         x, variances, damping, found = carry
         matrix, right = normal(found[0], variances)
         matrix = matrix + damping * jnp.diag(jnp.diagonal(matrix))
-        trial = x - solve(matrix, right + x)
-        new = evaluate(trial)
         # The first step has nothing to compare with: it stays and evaluates the start.
+        trial = jnp.where(number == 0, x, x - solve(matrix, right + x))
+        new = evaluate(trial)
         better = (cost(trial, new[0], variances) < cost(x, found[0], variances)) | (number == 0)
         x, found = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, new), (x, found))
         damping = jnp.clip(damping * jnp.where(better, _SHRINK, _GROW), 1e-6, 1e6)

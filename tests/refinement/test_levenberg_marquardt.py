@@ -6,6 +6,7 @@ import numpy as np
 
 from dd2d_jax.refinement.levenberg_marquardt import (
     inverse_and_log_determinant,
+    minimise,
     solve,
     square_root,
 )
@@ -36,3 +37,17 @@ def test_the_square_root_squared_is_the_matrix():
     scaled = np.outer(size, size)
     np.testing.assert_allclose(root @ root.T / scaled, m / scaled, atol=1e-5)
     np.testing.assert_array_equal(root, np.tril(root))
+
+
+def test_a_start_of_ones_own_is_where_the_search_begins():
+    """Of two minima the nearer one is found: the prior alone does not move the start."""
+
+    def evaluate(x):
+        r = 30 * (x**2 - 1)
+        return [(r, jnp.diag(60 * x))], x
+
+    for start in (0.7, -0.7):
+        x, _, _ = minimise(
+            evaluate, jnp.array([start]), (jnp.ones(1),), lambda _, same: same, 9, 9
+        )
+        np.testing.assert_allclose(x, [np.sign(start)], atol=1e-2)
