@@ -41,23 +41,24 @@ VISIBLE = 7.0
 # How far a spot may lie from its place, pixels, and the error of a centre that counts as right.
 NEAR, CENTRE = 2.0, 0.5
 Q_MAX = 2.2  # the images' corners
-# Name: scale told (1/angstrom per pixel), cells (a, b, gamma, rotation) as they are seen, and
-# roughly the beam's column and row. SnSe and MoO3 are seen along [100] and [010]; of SnSe only
-# k + l = 2n reflects. Lengths from the literature, directions and centres from the images.
+# Name: scale told (1/angstrom per pixel), cells (a, b, gamma, rotation) as they are seen, roughly
+# the beam's column and row, and a spot's width in pixels. SnSe and MoO3 are seen along [100] and
+# [010]; of SnSe only k + l = 2n reflects, and its picture is not to scale: the cell is the
+# picture's. Lengths from the literature, directions and centres from the images.
 EXPERIMENT = {
-    "graphene_18.tif": (0.00204, [(2.46, 2.46, 120, 54.5)], (508, 482)),
-    "graphene_1359.tif": (0.0035, [(2.46, 2.46, 120, 45.0)], (485, 492)),
-    "graphite_ued.tif": (0.008645, [(2.461, 2.461, 120, 52.5)], (165, 183)),
-    "snse_ued.tif": (0.00503, [(3.0424, 3.0424, 93.999, 72.5)], (159, 170)),
-    "mose2_flat.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (63.5, 63.8)),
-    "mose2_tilt_left.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (64, 63.8)),
-    "ws2_hanlab.tif": (0.012065, [(3.153, 3.153, 120, 45.5)], (63.2, 63.5)),
-    "moo3_20cm.tif": (0.0105, [(3.70, 3.96, 90, 102.5)], (129.5, 128)),
+    "graphene_18.tif": (0.00204, [(2.46, 2.46, 120, 54.5)], (508, 482), 3),
+    "graphene_1359.tif": (0.0035, [(2.46, 2.46, 120, 45.0)], (485, 492), 2.5),
+    "graphite_ued.tif": (0.008645, [(2.461, 2.461, 120, 52.5)], (165, 183), 2),
+    "snse_ued.tif": (0.00503, [(3.13, 3.19, 93.5, 68.9)], (159, 170), 2.5),
+    "mose2_flat.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (63.5, 63.8), 1.5),
+    "mose2_tilt_left.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (64, 63.8), 1.5),
+    "ws2_hanlab.tif": (0.012065, [(3.153, 3.153, 120, 45.5)], (63.2, 63.5), 1.5),
+    "moo3_20cm.tif": (0.0105, [(3.70, 3.96, 90, 102.5)], (129.5, 128), 2),
     "tblg_hbn_0806.tif": (
         0.00511,
         [(2.504, 2.504, 120, 24.5), (2.46, 2.46, 120, 29.0), (2.46, 2.46, 120, 35.7)],
-        (267, 258),
-    ),
+        (266.5, 258), 4.5,
+    ),  # fmt: skip
 }
 
 
@@ -74,6 +75,7 @@ class Truth:
         intensity: (N,) simulated, or None.
         start: column and row near which the centre lies, or None.
         mask: file of pixels that are not to be used, or None.
+        width: standard deviation of a spot, pixels, roughly.
     """
 
     path: Path
@@ -84,6 +86,7 @@ class Truth:
     intensity: np.ndarray | None = None
     start: tuple[float, float] | None = None
     mask: Path | None = None
+    width: float = 1.7
 
 
 def turn(degrees: float) -> np.ndarray:
@@ -121,7 +124,7 @@ def _simulated(database: str, uid: str, energy: float) -> tuple[np.ndarray, ...]
 def experiment(folder: Path) -> list[Truth]:
     """Truths of the measured images of `EXPERIMENT` that are in the folder."""
     out = []
-    for name, (scale, cells, start) in EXPERIMENT.items():
+    for name, (scale, cells, start, width) in EXPERIMENT.items():
         made = []
         for a, b, gamma, rotation in cells:
             second = b * np.array([np.cos(np.radians(gamma)), np.sin(np.radians(gamma))])
@@ -131,23 +134,22 @@ def experiment(folder: Path) -> list[Truth]:
         mask = folder / name.replace(".tif", "_mask.png")
         mask = mask if mask.exists() else None
         if (folder / name).exists():
-            out.append(Truth(folder / name, scale, 1.0, made, q, None, start, mask))
+            out.append(Truth(folder / name, scale, 1.0, made, q, None, start, mask, width))
     return out
 
 
-def matched(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-    """A matched filter's response to the square root of an image, and the filter's width."""
-    width = max(min(pixels.shape) / 300, 1.2)
+def matched(pixels: np.ndarray, width: float) -> np.ndarray:
+    """A matched filter's response to the square root of an image."""
     good = np.isfinite(pixels)
     floor = np.quantile(pixels[good], 0.01)
     root = np.sqrt(np.maximum(np.where(good, pixels, floor) - floor, 0))
     narrow, wide = (ndimage.gaussian_filter(root, w * width) for w in (1, 3))
-    return narrow - wide, width
+    return narrow - wide
 
 
 def registered(pixels: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
     """Places (N, 2), column and row, of the true lattice in an image, and its centre (2,)."""
-    response, _ = matched(pixels)
+    response = matched(pixels, truth.width)
     clipped = np.clip(response, 0, np.quantile(response, 0.999))
     offset = truth.q * [1, -1] * truth.error / truth.told
     if truth.intensity is None:
@@ -156,9 +158,11 @@ def registered(pixels: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray
         start = _correlated(clipped, offset, np.sqrt(truth.intensity))
     # The camera's distortion is fitted from the middle outwards.
     length = np.linalg.norm(offset, axis=1)
-    near = 0.25 * length.min()
-    design = np.c_[offset, np.ones(len(offset))]
-    fit = np.r_[np.eye(2), start[None]]
+    near = min(0.25 * length.min(), 8.0)
+    cubic = offset * (length / max(pixels.shape))[:, None] ** 2
+    design = np.c_[offset, np.ones(len(offset)), cubic]
+    fit = np.r_[np.eye(2), start[None], np.zeros((2, 2))]
+    snapped = np.full(offset.shape, np.nan)
     summits = ndimage.maximum_filter(response, 5) == response
     row, column = np.nonzero(summits & (response > 6 * 1.48 * np.median(np.abs(response))))
     peaks = np.stack([column, row], 1).astype(float)
@@ -168,13 +172,17 @@ def registered(pixels: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray
         which, away = distance.argmin(1), distance.min(1)
         # A place takes a maximum that is nearest to it from both sides.
         mutual = distance.argmin(0)[which] == np.arange(len(places))
-        good = mutual & (away < min(near, 8)) & (length < share * max(pixels.shape) / 1.4)
+        good = mutual & (away < near) & (length < share * max(pixels.shape) / 1.4)
         if good.sum() < 6:
             continue
         good &= away < 3 * np.median(away[good]) + 0.7
         fine = np.array([_summit(response, p) for p in peaks[which[good]]])
-        fit = np.linalg.lstsq(design[good], fine, rcond=None)[0]
-    return design @ fit, fit[2]
+        used = 5 if good.sum() > 20 else 3
+        fit[:used] = np.linalg.lstsq(design[good][:, :used], fine, rcond=None)[0]
+        fit[used:] = 0
+        snapped[:] = np.nan
+        snapped[good] = fine
+    return np.where(np.isfinite(snapped), snapped, design @ fit), fit[2]
 
 
 def _correlated(image: np.ndarray, offset: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -202,9 +210,9 @@ def _summit(values: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def visible(pixels: np.ndarray, places: np.ndarray) -> np.ndarray:
+def visible(pixels: np.ndarray, places: np.ndarray, width: float) -> np.ndarray:
     """(N,) True for places with a maximum above the scatter around it."""
-    response, width = matched(pixels)
+    response = matched(pixels, width)
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], -1)
     reach = np.concatenate([5 * width * ring, 7 * width * ring])
@@ -213,12 +221,15 @@ def visible(pixels: np.ndarray, places: np.ndarray) -> np.ndarray:
         return ndimage.map_coordinates(values, [points[..., 1], points[..., 0]], order=1)
 
     around = at(places[:, None] + reach, response)
-    spread = 1.48 * np.median(np.abs(around - np.median(around, 1)[:, None]), 1)
+    # The darker half of the surroundings, in units of a Gaussian's: neighbours are bright.
+    low, middle = np.quantile(around, [0.1, 0.4], axis=1)
+    spread = (middle - low) / 1.03
+    base = middle + 0.25 * spread
     spread = np.maximum(spread, 0.3 * np.median(spread) + 1e-9 * np.ptp(response))
     inside = ((places > 4) & (places < np.array(pixels.shape[::-1]) - 5)).all(1)
     top = ndimage.maximum_filter(response, 3)
     peak = ndimage.maximum_filter(response, 5) == top
-    above = at(places, top) - np.median(around, 1)
+    above = at(places, top) - base
     whole = np.rint(np.where(inside[:, None], places, 4)).astype(int)
     return inside & (above > VISIBLE * spread) & peak[whole[:, 1], whole[:, 0]]
 
@@ -274,7 +285,7 @@ def score(truth: Truth, reference: tuple[np.ndarray, np.ndarray] | None = None) 
         out["refused"] = str(error)
     out["seconds"] = round(time.perf_counter() - start, 3)
     places, centre = reference or registered(image.pixels, truth)
-    seen = visible(image.pixels, places)
+    seen = visible(image.pixels, places, truth.width)
     if mask is not None:
         whole = np.rint(np.where(seen[:, None], places, 0)).astype(int)
         seen &= mask[whole[:, 1], whole[:, 0]]
