@@ -44,14 +44,14 @@ Q_MAX = 2.2  # the images' corners
 # Name: scale told (1/angstrom per pixel), cells (a, b, gamma, rotation) as they are seen, roughly
 # the beam's column and row, and a spot's width in pixels. SnSe and MoO3 are seen along [100] and
 # [010]; of SnSe only k + l = 2n reflects, and its picture is not to scale: the cell is the
-# picture's. Lengths from the literature, directions and centres from the images.
+# picture's, as is that of the tilted MoSe2. Other lengths are from the literature.
 EXPERIMENT = {
     "graphene_18.tif": (0.00204, [(2.46, 2.46, 120, 54.5)], (508, 482), 3),
     "graphene_1359.tif": (0.0035, [(2.46, 2.46, 120, 45.0)], (485, 492), 2.5),
     "graphite_ued.tif": (0.008645, [(2.461, 2.461, 120, 52.5)], (165, 183), 2),
     "snse_ued.tif": (0.00503, [(3.13, 3.19, 93.5, 68.9)], (159, 170), 2.5),
     "mose2_flat.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (63.5, 63.8), 1.5),
-    "mose2_tilt_left.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (64, 63.8), 1.5),
+    "mose2_tilt_left.tif": (0.012689, [(3.18, 3.25, 118.6, 0.5)], (64, 63.8), 1.5),
     "ws2_hanlab.tif": (0.012065, [(3.153, 3.153, 120, 45.5)], (63.2, 63.5), 1.5),
     "moo3_20cm.tif": (0.0105, [(3.70, 3.96, 90, 102.5)], (129.5, 128), 2),
     "tblg_hbn_0806.tif": (
@@ -221,10 +221,11 @@ def visible(pixels: np.ndarray, places: np.ndarray, width: float) -> np.ndarray:
         return ndimage.map_coordinates(values, [points[..., 1], points[..., 0]], order=1)
 
     around = at(places[:, None] + reach, response)
-    # The darker half of the surroundings, in units of a Gaussian's: neighbours are bright.
-    low, middle = np.quantile(around, [0.1, 0.4], axis=1)
-    spread = (middle - low) / 1.03
-    base = middle + 0.25 * spread
+    # Without the brightest fifth of the surroundings, which neighbours may have; in units of a
+    # Gaussian's.
+    around = np.sort(around, 1)[:, :26]
+    spread = around.std(1) / 0.76
+    base = around.mean(1) + 0.35 * spread
     spread = np.maximum(spread, 0.3 * np.median(spread) + 1e-9 * np.ptp(response))
     inside = ((places > 4) & (places < np.array(pixels.shape[::-1]) - 5)).all(1)
     top = ndimage.maximum_filter(response, 3)
