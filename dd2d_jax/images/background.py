@@ -1,4 +1,11 @@
-"""What lies under the spots of a diffraction image: halo, noise, beam, beam stop, dead pixels."""
+"""What lies under the spots of a diffraction image: halo, noise, beam, beam stop.
+
+The noise is taken from the image itself, as it is after the filter that spots are sought with:
+the scatter of the filter's response, by its quantiles, in squares of the image and at like
+radius. Gain, offset, readout and the blur of a scintillator are all in it. (Source extraction in
+astronomy does likewise: Bertin and Arnouts, A&AS 117, 393, 1996; matched filters: Vio and
+Andreani, A&A 589, A20, 2016.)
+"""
 
 from __future__ import annotations
 
@@ -11,13 +18,14 @@ from scipy import fft, ndimage, stats
 WIDER = 2.5
 # Below so many counts under a Gaussian the median of Poisson noise is no measure of its mean.
 _COUNTS = 10.0
-# Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
-# this are a picture of few counts, not a saturated one.
-_PLATEAU, _GREYS = 6, 60
 # A stop is darker than its surroundings by so many standard deviations, and by this share.
 _DARK, _DARKER = 20.0, 0.4
 # The power of the radius with which a beam's flank falls at least.
 _STEEP = 3.5
+# Scatter is taken over squares of so many widths of a spot.
+_SQUARE = 16
+# Where so many standard deviations are exceeded, there is a spot and not noise.
+_SPOT = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Background:
 
     Attributes:
         level: (H, W) smooth, by radius.
-        variance: (H, W) of a pixel's noise, by radius.
+        variance: (H, W) of a pixel's noise, as white noise that scatters as much under a spot.
         gain: variance per unit of the image, 1 for counts; 0 where it cannot be told.
     """
 
@@ -40,57 +48,131 @@ def mad(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def unmeasured(image: np.ndarray) -> np.ndarray:
-    """(H, W) True where a pixel is no number, or is negative in an image of whole numbers.
-
-    Detectors mark their gaps and dead pixels with -1 or -2; in images of fractions negative
-    values are noise about a background that was subtracted.
-    """
-    bad = ~np.isfinite(image)
-    good = image[~bad]
-    if good.size and (good == np.rint(good)).all():
-        bad |= np.where(bad, 0, image) < 0
-    return bad
+def response(residual: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) a Gaussian mean less a wider one, matched to spots; and the wider one."""
+    around = ndimage.gaussian_filter(residual, WIDER * width)
+    return ndimage.gaussian_filter(residual, width) - around, around
 
 
-def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(H, W) True in plateaus at the image's maximum."""
-    top = image[measured].max()
-    at_top, count = ndimage.label((image == top) & measured)
-    if not count or len(np.unique(image[measured])) < _GREYS:
-        return np.zeros(image.shape, bool)
-    sizes = np.bincount(at_top.ravel())
-    sizes[0] = 0
-    return (sizes >= _PLATEAU)[at_top]
+def passed(width: float) -> float:
+    """Share of white noise that a Gaussian of `width` less one `WIDER` leaves."""
+    wide = WIDER * width
+    return np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
 
 
-def estimate(
+def level_of(
     image: np.ndarray, measured: np.ndarray, radius: np.ndarray, gain: float | None
-) -> Background:
-    """Background and noise at like radius.
+) -> np.ndarray:
+    """(H, W) the median at like radius.
 
     Args:
         image: (H, W), finite everywhere.
         measured: (H, W) pixels to be used.
         radius: (H, W) distance from the centre, pixels.
-        gain: of an image of counts; None finds it where the halo's noise grows with the halo.
+        gain: of an image of few counts, whose median is no measure of their mean; else None.
     """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6.0
-    # Second differences: whatever is wider than a pixel or two, spots or halo, cancels. Noise
-    # that is smeared over several pixels (JPEG, resampled images) is underestimated.
-    rough = np.abs(ndimage.convolve(image, kernel, mode="nearest"))
-    # Few counts: whole numbers have no median in between, the mean over some pixels has.
     mean = float(np.clip(image[measured], None, np.quantile(image[measured], 0.99)).mean())
-    smooth = image
+    # Few counts: whole numbers have no median in between, the mean over some pixels has.
     if gain and 0 < mean < _COUNTS * gain:
         width = min(np.sqrt(_COUNTS * gain / (4 * np.pi * mean)), max(image.shape) / 40)
-        smooth = blurred(image, measured, width)
-    level = radial(smooth, measured, radius, 2.0)
-    variance = (1.4826 * radial(rough, measured, radius, 4.0)) ** 2
+        image = blurred(image, measured, width)
+    return radial(image, measured, radius, 2.0)
+
+
+def noise(
+    filtered: np.ndarray,
+    level: np.ndarray,
+    measured: np.ndarray,
+    width: float,
+    radius: np.ndarray | None,
+    gain: float | None,
+) -> Background:
+    """The noise of an image from the scatter of a filter's response.
+
+    Args:
+        filtered: (H, W) from `response`.
+        level: (H, W) of the background.
+        measured: (H, W) pixels to be used.
+        width: of the filter, pixels.
+        radius: (H, W) distance from the centre, pixels; None before it is known.
+        gain: of an image of few counts; None finds it where the noise grows with the level.
+    """
+    share = passed(width)
+    floor = np.zeros(level.shape)
     if gain:
-        variance = np.maximum(variance, gain * np.maximum(level, 0))
-        return Background(level, variance, gain)
-    return Background(level, variance, _gain(level[measured], variance[measured]))
+        floor = share * np.sqrt(gain * np.maximum(level, 0))
+    used = measured
+    for _ in range(3):
+        spread = np.maximum(_scatter(filtered, used, width, radius), floor)
+        bright = filtered > _SPOT * spread + 1e-12 * np.ptp(filtered)
+        used = measured & ~ndimage.binary_dilation(bright, iterations=int(np.ceil(2 * width)))
+    if not gain:
+        gain = _gain(level[used], (spread[used] / share) ** 2) if used.any() else 0.0
+    return Background(level, (spread / share) ** 2, gain)
+
+
+def _scatter(
+    filtered: np.ndarray, used: np.ndarray, width: float, radius: np.ndarray | None
+) -> np.ndarray:
+    """(H, W) standard deviation of what is left of the response where it is used."""
+    if radius is None:
+        return _squares(filtered, used, width)
+    ring = _rings(filtered, used, radius, max(2.0, 1.5 * width))
+    # Where the surroundings are more uneven than others at like radius, theirs counts.
+    scale = ring + 1e-3 * np.median(ring) + 1e-30
+    return ring * np.maximum(0.9 * _squares(filtered / scale, used, width), 1.0)
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation of a Gaussian by its quantiles: below the middle, or far above it.
+
+    A clipped floor has no lower half, and few counts have none that is as wide as the upper one.
+    """
+    low, middle, high = np.quantile(values, [0.1587, 0.5, 0.975])
+    return float(max(middle - low, (high - middle) / 1.96))
+
+
+def _rings(
+    values: np.ndarray, used: np.ndarray, radius: np.ndarray, width: float
+) -> np.ndarray:
+    ring = (radius / width).astype(int)
+    number = ring[used]
+    order = np.argsort(number, kind="stable")
+    count = int(ring.max()) + 1
+    bounds = np.searchsorted(number[order], np.arange(count + 1))
+    sorted_ = values[used][order]
+    least = max(60, int(40 * width))
+    filled = [i for i in range(count) if bounds[i + 1] - bounds[i] >= least]
+    if not filled:
+        return _squares(values, used, width)
+    spread = [_deviation(sorted_[bounds[i] : bounds[i + 1]]) for i in filled]
+    curve = np.interp(np.arange(count), filled, spread)
+    curve = np.sqrt(ndimage.gaussian_filter1d(curve**2, 1.0, mode="nearest"))
+    return np.interp(radius, (np.arange(count) + 0.5) * width, curve)
+
+
+def _squares(values: np.ndarray, used: np.ndarray, width: float) -> np.ndarray:
+    side = int(np.clip(_SQUARE * width, 12, max(min(values.shape) // 4, 12)))
+    tops = [np.linspace(0, n, max(round(n / side), 1) + 1).astype(int) for n in values.shape]
+    spread = np.full([len(t) - 1 for t in tops], np.nan)
+    for i in range(spread.shape[0]):
+        for j in range(spread.shape[1]):
+            part = np.s_[tops[0][i] : tops[0][i + 1], tops[1][j] : tops[1][j + 1]]
+            some = values[part][used[part]]
+            if some.size > 0.3 * side**2:
+                spread[i, j] = _deviation(some)
+    known = np.isfinite(spread)
+    if not known.any():
+        return np.full(values.shape, _deviation(values[used]) if used.any() else 0.0)
+    # Squares that are hidden follow their neighbours; all are smoothed with them.
+    weight = ndimage.gaussian_filter(known.astype(float), 0.8, mode="nearest")
+    total = ndimage.gaussian_filter(np.where(known, spread, 0) ** 2, 0.8, mode="nearest")
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    spread = np.where(weight > 0.1, np.sqrt(total / np.maximum(weight, 0.1)), spread[tuple(nearest)])
+    places = [np.interp(np.arange(n), (t[1:] + t[:-1] - 1) / 2, np.arange(len(t) - 1))
+              for n, t in zip(values.shape, tops, strict=True)]  # fmt: skip
+    grid = np.meshgrid(*places, indexing="ij")
+    return ndimage.map_coordinates(spread, grid, order=1, mode="nearest")
 
 
 def blurred(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:
@@ -129,12 +211,6 @@ def radial(
     return np.interp(radius, (np.arange(count) + 0.5) * width, level)
 
 
-def passed(width: float) -> float:
-    """Share of white noise that a Gaussian of `width` less one `WIDER` leaves."""
-    wide = WIDER * width
-    return np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
-
-
 def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
     """Standard deviation of a spot, in pixels, from the image's autocorrelation."""
     if min(residual.shape) <= 80:
@@ -158,10 +234,10 @@ def stopped(
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
     level = under.level - np.quantile(image[measured], 0.001)
     residual = ndimage.gaussian_filter(np.where(measured, image - under.level, 0), width)
-    noise = np.sqrt(under.variance) * passed(width)
+    spread = np.sqrt(under.variance) * passed(width)
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
     slope = np.hypot(*np.gradient(under.level))
-    dark = residual < -np.maximum(_DARK * noise, _DARKER * level + 2 * slope)
+    dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
