@@ -19,6 +19,7 @@ class Pattern:
         hk: (..., K, 2) Miller indices of the rods; zero where unknown or masked.
         mask: (..., K) True for a spot, False for padding.
         sigma: (..., K) standard uncertainties of the intensities; None where they are unknown.
+        energy: (...) kinetic energy of the electrons in keV; None where it is unknown.
     """
 
     q: jax.Array
@@ -26,6 +27,7 @@ class Pattern:
     hk: jax.Array
     mask: jax.Array
     sigma: jax.Array | None = None
+    energy: float | jax.Array | None = None
 
     def __len__(self) -> int:
         if self.mask.ndim < 2:

@@ -29,7 +29,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrusted import BINARIES, SHEET, TEXTS, asked_too_much, bounded, spoiled, tree
 
-from dd2d_jax.crystals.structures import layer, read_frames
+from dd2d_jax.crystals.structure_files import read_frames
+from dd2d_jax.crystals.structures import layer
 from dd2d_jax.data import crystal_set, sources, usable
 from dd2d_jax.data.row_ranges import _without_secrets, server_name
 from dd2d_jax.images.calibration import Calibration, ring_positions
@@ -93,7 +94,7 @@ def kept(data: bytes, number: int, name: str) -> str:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*TEXTS, *BINARIES])
 def test_a_spoiled_file_is_read_or_refused_in_one_line(tmp_path, name):
-    if name.endswith(("hspy", "zspy", "emd", "blo", "mrc", "dm3")):
+    if name.endswith(("hspy", "zspy", "emd", "blo", "mrc", "dm3", "ser", "mib", "tvips")):
         pytest.importorskip("rsciio")
     path, (read, refusal) = tmp_path / name, READERS[name]
     {**TEXTS, **BINARIES}[name](path)

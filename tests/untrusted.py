@@ -24,6 +24,7 @@ from ase.build import mx2
 SHEET = mx2("MoS2", "2H", a=3.18, vacuum=8)
 SHEET.pbc = True
 PIXELS = np.random.default_rng(0).poisson(100.0, (24, 32)).astype(np.uint8)
+STACK = np.stack([PIXELS] * 3).astype(np.uint16)
 SPOTS = [[0.3, 0.0, 1.0], [-0.3, 0.0, 0.9], [0.1, 0.3, 0.5], [-0.1, -0.3, 0.4]]
 
 
@@ -51,6 +52,7 @@ def signal_of(data: np.ndarray) -> dict:
 def microscopy(path: Path) -> None:
     plugin = {".blo": "blockfile"}.get(path.suffix, path.suffix[1:])
     data = np.stack([PIXELS[:24, :24]] * 2)[None] if path.suffix == ".blo" else PIXELS
+    data = STACK if path.suffix == ".tvips" else data
     made = signal_of(data)
     if path.suffix == ".blo":
         for axis in made["axes"]:
@@ -124,6 +126,41 @@ def tiff(path: Path) -> None:
     tifffile.imwrite(path, PIXELS, compression="zlib" if "zip" in path.stem else None)
 
 
+def ser(path: Path, stack: np.ndarray) -> None:
+    """As TIA writes it: lines from below."""
+    count, (height, width) = len(stack), stack.shape[1:]
+    head = struct.pack("<HHHIIII", 0x4949, 0x0197, 0x210, 0x4122, 0x4152, count, count)
+    dimension = struct.pack("<IddIII", count, 0.0, 1.0, 0, 0, 0)
+    table = len(head) + 8 + len(dimension)
+    first, size = table + 8 * count, 50 + 2 * stack[0].size
+    places = [first + (size + 8) * i for i in range(count)]
+    tags = [place + size for place in places]
+    with path.open("wb") as file:
+        file.write(head + struct.pack("<II", table, 1) + dimension)
+        file.write(struct.pack(f"<{2 * count}I", *places, *tags))
+        for frame in stack:
+            file.write(struct.pack("<ddI", 0.0, 5e7, 0) * 2)
+            file.write(struct.pack("<HII", 2, width, height))
+            file.write(frame[::-1].tobytes() + struct.pack("<HHI", 0x4152, 0, 0))
+
+
+def mib(path: Path, stack: np.ndarray) -> None:
+    """As a Merlin detector writes it: lines from below."""
+    height, width = stack.shape[1:]
+    with path.open("wb") as file:
+        for i, frame in enumerate(stack):
+            words = f"MQ1,{i + 1:06d},00384,01,{width:04d},{height:04d},U16,   1x1,01,"
+            words += f"2020-01-01 00:00:{i:02d}.000000,0.001000,0,0,1.2E+2,"
+            words += "2020-01-01T00:00:00.000000000Z,1000000ns,12,"
+            file.write(words.encode().ljust(384) + frame[::-1].astype(">u2").tobytes())
+
+
+def stacked(path: Path, **how: object) -> None:
+    import tifffile
+
+    tifffile.imwrite(path, STACK, **how)
+
+
 def jarvis(path: Path) -> None:
     record = {
         "jid": "JVASP-1",
@@ -192,6 +229,13 @@ BINARIES: dict[str, Callable[[Path], object]] = {
     "i.jpg": picture,
     "i.tif": tiff,
     "zip.tif": tiff,
+    "i.stack.tif": lambda p: stacked(p, photometric="minisblack", metadata=None),
+    "i.imagej.tif": lambda p: stacked(p, imagej=True),
+    "i.bmp": picture,
+    "i.stack.npy": lambda p: np.save(p, STACK),
+    "i.ser": lambda p: ser(p, STACK),
+    "i.mib": lambda p: mib(p, STACK),
+    "i.x_000.tvips": microscopy,
     "i.hspy": microscopy,
     "i.emd": microscopy,
     "i.blo": microscopy,

@@ -7,11 +7,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dd2d_jax.util.errors import UserError
+
+# Share of the pixels that a mask leaves at least.
+_EMPTY = 0.05
+# Bytes of an image that takes a while.
+_LARGE = 2**24
 
 
 def command(
@@ -40,21 +45,92 @@ def add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> N
     )
 
 
-def add_scale(parser: argparse.ArgumentParser) -> None:
-    """What an image does not say of itself."""
-    parser.add_argument(
-        "--scale", type=positive, metavar="S", help="of an image, 1/angstrom per pixel"
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """How an image becomes a pattern, for every command that reads one; see `image_options`."""
+    group = parser.add_argument_group("of an image")
+    group.add_argument(
+        "--scale", type=positive, metavar="S", help="1/angstrom per pixel (the file's)"
     )
-    parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="of an image, from `dd2d calibrate`"
+    group.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="from `dd2d calibrate`, instead of --scale"
     )
-    parser.add_argument(
+    group.add_argument(
+        "--energy", type=energy, metavar="KEV", help="of the electrons, keV (the file's)"
+    )
+    group.add_argument(
         "--centre",
         type=finite,
         nargs=2,
         metavar=("X", "Y"),
-        help="column and row of the central beam in an image, pixels (found by symmetry)",
+        help="column and row of the central beam, pixels (the file's, or found by symmetry)",
     )
+    group.add_argument(
+        "--undistort", action="store_true", help="fit the distortion to the pattern's own lattice"
+    )
+    group.add_argument(
+        "--mask", type=Path, metavar="FILE", help="image or .npy, 0 where not to look"
+    )
+    group.add_argument(
+        "--no-beam-stop", action="store_true", help="take dark areas for what they show"
+    )
+    group.add_argument(
+        "--width", type=positive, metavar="PX", help="of a spot, standard deviation (found)"
+    )
+    group.add_argument("--threshold", type=positive, metavar="T", help="in sigma of the noise (7)")
+    group.add_argument(
+        "--max-radius", type=positive, metavar="PX", help="no spots farther from the centre"
+    )
+
+
+def image_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was typed of `add_image`, as arguments of `patterns.read`; the mask is read.
+
+    Raises:
+        UserError: a mask that cannot be read, or that leaves hardly anything.
+    """
+    found = {
+        name: getattr(args, name)
+        for name in ("scale", "calibration", "energy", "centre", "width", "threshold", "max_radius")
+        if getattr(args, name) is not None
+    }
+    if args.undistort:
+        found["undistort"] = True
+    if args.no_beam_stop:
+        found["beam_stop"] = False
+    if args.mask is not None:
+        found["mask"] = _read_mask(args.mask)
+    return found
+
+
+def _read_mask(path: Path) -> Any:
+    from dd2d_jax.images.patterns import is_image
+    from dd2d_jax.images.readers import read_image
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if not is_image(path):
+        raise UserError(f"{path}: a mask is an image or a .npy, 0 where not to look")
+    mask = read_image(path).pixels != 0
+    if mask.mean() < _EMPTY:
+        raise UserError(
+            f"{path}: the mask leaves {100 * mask.mean():.2g} % of the pixels; 0 marks where not "
+            "to look: is it inverted?"
+        )
+    return mask
+
+
+def read_patterns(paths: Sequence[str], reading: dict[str, Any]) -> list[Any]:
+    """Patterns of spot lists or images, with the images and what should be known, which is said."""
+    from dd2d_jax.images.patterns import is_image, read
+
+    out = []
+    for path in paths:
+        if Path(path).exists() and is_image(path) and Path(path).stat().st_size > _LARGE:
+            say(f"{path}: {Path(path).stat().st_size / 2**20:.0f} MiB, finding its spots")
+        out.append(read(path, **reading))
+        for note in out[-1].notes:
+            say(note)
+    return out
 
 
 def _number(what: str, accept: Callable[[float], bool], kind: type = float) -> Callable:
@@ -70,6 +146,17 @@ def _number(what: str, accept: Callable[[float], bool], kind: type = float) -> C
         return kind(value)
 
     return convert
+
+
+def energy(text: str) -> float:
+    """A converter for argparse: an energy of an electron microscope, keV."""
+    from dd2d_jax.images.image import checked_energy
+    from dd2d_jax.util.errors import PatternError
+
+    try:
+        return checked_energy(positive(text))
+    except PatternError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def part_of(text: str) -> tuple[int, int]:

@@ -7,11 +7,14 @@ any moment; the summary is made of these folders, whether this run filled them o
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dd2d_jax.images.patterns import SUFFIXES, read
 from dd2d_jax.libraries.elements import allowed_rows
@@ -37,9 +40,7 @@ def retrieve_folder(
     output: str | Path,
     library: str | Path | None,
     model: Model,
-    scale: float | None = None,
-    centre: Sequence[float] | None = None,
-    calibration: str | Path | None = None,
+    reading: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def retrieve_folder(
         output: a new folder, or that of the same call ended before.
         library: its folder; None takes the one in the package.
         model: that built the library.
-        scale, centre, calibration: of images, as of `measure.measure`.
+        reading: arguments of `patterns.read`, such as scale, calibration and mask.
         options: k, elements, rerank, refine, propose and scale_error of `retrieve`.
         say: takes lines for the user.
 
@@ -67,7 +68,10 @@ def retrieve_folder(
         LibraryError: the library is damaged or was built by another model.
         OSError: `output` cannot be written.
     """
-    folder, output, options = Path(folder), Path(output), dict(options or {})
+    folder, output = Path(folder), Path(output)
+    options, reading = dict(options or {}), dict(reading or {})
+    if options.get("scale_error", 0) >= 0.5:
+        reading["likely_scale"] = True
     files = _files(folder, say)
     opened = Library.load(library)
     opened.check(model)
@@ -77,9 +81,7 @@ def retrieve_folder(
         "model": model.fingerprint,
         "library": "the package's own" if library is None else str(Path(library).resolve()),
         "crystals": len(opened),
-        "scale": scale,
-        "centre": None if centre is None else list(centre),
-        "calibration": None if calibration is None else digest(Path(calibration)),
+        "reading": {name: _recorded(value) for name, value in reading.items()},
         **options,
     }
     _begin(output, recorded)
@@ -88,7 +90,9 @@ def retrieve_folder(
         place = output / names[file]
         try:
             if not (place / "found.json").exists():
-                pattern, image = read(file, scale, centre, calibration)
+                pattern, image, notes = read(file, **reading)
+                for note in notes:
+                    say(note)
                 source = {"file": file.name, "sha256": digest(file)} if file.is_file() else {
                     "file": file.name
                 }  # fmt: skip
@@ -100,6 +104,15 @@ def retrieve_folder(
                          "error": _line(error, file)})  # fmt: skip
     _write_summary(output, rows)
     return rows
+
+
+def _recorded(value: Any) -> Any:
+    """A way of reading as JSON: of files and arrays what tells them apart."""
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Path):
+        return digest(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _files(folder: Path, say: Callable[[str], None]) -> list[Path]:

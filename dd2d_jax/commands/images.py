@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dd2d_jax.commands.common import (
-    add_scale,
+    add_image,
     check_file,
     command,
     finite,
+    image_options,
     naming,
     positive,
     print_json,
     print_table,
-    say,
+    read_patterns,
 )
 from dd2d_jax.util.errors import UserError
+
+if TYPE_CHECKING:
+    from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.lattices.lattice import Indexed
 
 
 def add_pattern(commands: Any) -> None:
@@ -30,96 +35,85 @@ def add_pattern(commands: Any) -> None:
         "dd2d pattern saed.tif --scale 0.0052 --output spots.csv --plot steps.png",
     )
     parser.add_argument(
-        "image", type=Path, help=".png .jpg .tif .npy .dm3 .dm4 .emd .mrc .blo .hspy or .zspy"
+        "image",
+        type=Path,
+        help=".png .jpg .bmp .tif .npy .dm3 .dm4 .emd .mrc .blo .hspy .zspy .ser .tvips or .mib",
     )
-    add_scale(parser)
-    parser.add_argument(
-        "--undistort", action="store_true", help="fit the distortion to the pattern's own lattice"
-    )
-    parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="image or .npy, 0 where not to look"
-    )
-    parser.add_argument(
-        "--no-beam-stop", action="store_true", help="take dark areas for what they show"
-    )
-    parser.add_argument(
-        "--width", type=positive, metavar="PX", help="of a spot, standard deviation (found)"
-    )
-    parser.add_argument(
-        "--threshold", type=positive, default=7.0, metavar="T", help="in sigma of the noise (7)"
-    )
-    parser.add_argument(
-        "--max-radius", type=positive, metavar="PX", help="no spots farther from the centre"
-    )
+    add_image(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every step, .png")
     parser.add_argument("--json", action="store_true", help="print lattice and spots as JSON")
 
 
 def _pattern(args: argparse.Namespace) -> None:
-    import numpy as np
-
-    from dd2d_jax.images.measurement import measure
-    from dd2d_jax.images.patterns import pattern_dict, write_pattern
-    from dd2d_jax.images.readers import read_image
+    from dd2d_jax.images.patterns import write_pattern
     from dd2d_jax.lattices import lattice
-    from dd2d_jax.reports.as_json import lattice_dict
     from dd2d_jax.reports.tables import measured_table
-    from dd2d_jax.util import errors
+    from dd2d_jax.util.errors import PatternError
 
     check_file("--output", args.output, (".csv", ".json"))
     check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     _check_image(args.image)
-    if args.mask is not None:
-        _check_image(args.mask)
-    measured = measure(
-        args.image,
-        args.scale,
-        args.centre,
-        args.calibration,
-        args.undistort,
-        mask=None if args.mask is None else read_image(args.mask).pixels != 0,
-        width=args.width,
-        threshold=args.threshold,
-        max_radius=args.max_radius,
-        beam_stop=not args.no_beam_stop,
-    )
-    for note in measured.image.notes:
-        say(note)
+    reading = image_options(args)
     try:
-        found, why = lattice.find(measured.pattern), ""
-    except errors.PatternError as error:
-        found, why = None, f"{args.image}: {error}"
-    # Whether or not there is a lattice: a person may want to see why.
-    if args.output:
-        write_pattern(measured.pattern, args.output)
+        ((pattern, measured, _),) = read_patterns([args.image], reading)
+        # Whether or not there is a lattice: a person may want to correct them.
+        if args.output:
+            write_pattern(pattern, args.output)
+        try:
+            found = lattice.find_all(pattern)
+        except PatternError as error:
+            refusal = PatternError(f"{args.image}: {error}")
+            refusal.step, refusal.seen = "lattice", measured
+            raise refusal from error
+    except PatternError as error:
+        if args.plot and error.seen is not None:
+            from dd2d_jax.reports.figures import save
+            from dd2d_jax.reports.refused import plot_refused
+
+            save(plot_refused(error), args.plot)
+        raise
     if args.plot:
         from dd2d_jax.reports.diagnostics import plot_steps
         from dd2d_jax.reports.figures import save
 
-        save(plot_steps(measured, found, why), args.plot)
-    if found is None:
-        raise UserError(why)
+        save(plot_steps(measured, found[0]), args.plot)
     if args.json:
-        spots = measured.spots
-        print_json(
-            {
-                "lattice": lattice_dict(found),
-                "centre": [float(x) for x in spots.centre],
-                "scale": np.broadcast_to(measured.mapping.scale, 2).tolist(),
-                "ellipticity": measured.mapping.ellipticity,
-                "axis": measured.mapping.axis,
-                "radial": measured.mapping.radial,
-                "energy": measured.image.energy,
-                "width": spots.width,
-                "rejected": len(spots.rejected),
-                **pattern_dict(measured.pattern),
-                "pixels": spots.position.tolist(),
-                "saturated": spots.saturated.tolist(),
-            }
-        )
+        print_json(_as_json(measured, found))
     else:
         print_table(measured_table(measured, found))
+
+
+def _as_json(measured: Measured, found: list[Indexed]) -> dict[str, Any]:
+    """An image's lattices, spots and calibration."""
+    import numpy as np
+
+    from dd2d_jax.images.patterns import pattern_dict
+    from dd2d_jax.lattices.lattice import twist
+    from dd2d_jax.reports.as_json import lattice_dict
+    from dd2d_jax.util.text import finite
+
+    spots, mapping = measured.spots, measured.mapping
+    turned = [twist(found[0], other)[0] for other in found[1:]]
+    return {
+        "lattice": lattice_dict(found[0]),
+        "others": [
+            {**lattice_dict(other), "twist": finite(angle)}
+            for other, angle in zip(found[1:], turned, strict=True)
+        ],
+        "centre": [float(x) for x in spots.centre],
+        "scale": np.broadcast_to(mapping.scale, 2).tolist(),
+        "ellipticity": mapping.ellipticity,
+        "axis": mapping.axis,
+        "radial": mapping.radial,
+        "energy": measured.image.energy,
+        "width": spots.width,
+        "rejected": len(spots.rejected),
+        **pattern_dict(measured.pattern),
+        "pixels": spots.position.tolist(),
+        "saturated": spots.saturated.tolist(),
+        "notes": list(measured.image.notes),
+    }
 
 
 def add_calibrate(commands: Any) -> None:

@@ -21,7 +21,7 @@ from dd2d_jax.commands.search import add_propose, add_retrieve
 from dd2d_jax.commands.simulate import add_simulate
 from dd2d_jax.commands.weights import add_import_weights
 from dd2d_jax.util.cache import keep_compilations
-from dd2d_jax.util.errors import UserError
+from dd2d_jax.util.errors import Notice, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not args.debug:
                 warnings.simplefilter("ignore")
+                warnings.simplefilter("always", Notice)
+                warnings.showwarning = lambda message, *_, **__: say(one_line(message))
             keep_compilations()
             args.run(args)
         sys.stdout.flush()

@@ -8,21 +8,25 @@ from typing import Any
 
 from dd2d_jax.commands.common import (
     add_checkpoint,
-    add_scale,
+    add_image,
     at_least_one,
     at_least_zero,
     check_file,
     check_new,
     command,
+    image_options,
     load_model,
     not_negative,
-    positive,
     print_json,
     print_table,
+    read_patterns,
     say,
     tilt_pairs,
 )
 from dd2d_jax.util.errors import UserError
+
+# From this error on a scale need not be told.
+_UNKNOWN = 0.5
 
 
 def add_retrieve(commands: Any) -> None:
@@ -43,13 +47,13 @@ def add_retrieve(commands: Any) -> None:
         "one crystal with --tilts; a folder of them, each on its own, with --output: started "
         "again, it goes on where it was ended",
     )
-    add_scale(parser)
+    add_image(parser)
     parser.add_argument(
         "--scale-error",
         type=not_negative,
         default=0.02,
         metavar="E",
-        help="how wrong the scale may be, relative; 1: known to a factor 2 (0.02)",
+        help="how wrong the scale may be, relative; 1: known to a factor 2, or not at all (0.02)",
     )
     parser.add_argument(
         "--tilts",
@@ -89,17 +93,18 @@ def _retrieve(args: argparse.Namespace) -> None:
     if len(args.pattern) == 1 and _is_folder(args.pattern[0]):
         _retrieve_folder(args, options)
         return
-    from dd2d_jax.images.patterns import read
     from dd2d_jax.matching.retrieval import retrieve
     from dd2d_jax.util.errors import PatternError
 
     _check_patterns(args)
     if args.output:
         check_new(args.output)
-    seen = [read(path, args.scale, args.centre, args.calibration) for path in args.pattern]
+    reading = image_options(args)
+    if args.scale_error >= _UNKNOWN:
+        reading["likely_scale"] = True
+    patterns, images, _ = zip(*read_patterns(args.pattern, reading), strict=True)
     say("searching")
     model = load_model(args.checkpoint)
-    patterns, images = zip(*seen, strict=True)
     pattern = patterns[0] if args.tilts is None else patterns
     try:
         found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
@@ -129,8 +134,8 @@ def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from dd2d_jax.reports.tables import summary_table
 
     rows = retrieve_folder(
-        folder, args.output, args.library, load_model(args.checkpoint), args.scale, args.centre,
-        args.calibration, options, say,
+        folder, args.output, args.library, load_model(args.checkpoint), image_options(args),
+        options, say,
     )  # fmt: skip
     if args.json:
         print_json(rows)
@@ -172,9 +177,7 @@ def add_propose(commands: Any) -> None:
     parser.add_argument(
         "pattern", help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif)"
     )
-    parser.add_argument(
-        "--scale", type=positive, metavar="S", help="1/angstrom per pixel, needed for images"
-    )
+    add_image(parser)
     _add_search(parser)
     parser.add_argument(
         "--count", type=at_least_one, default=2000, metavar="N", help="proposals to simulate (2000)"
@@ -182,7 +185,6 @@ def add_propose(commands: Any) -> None:
 
 
 def _propose(args: argparse.Namespace) -> None:
-    from dd2d_jax.images.patterns import read_pattern
     from dd2d_jax.libraries.library import Library
     from dd2d_jax.matching.propose import PARENTS, propose
     from dd2d_jax.matching.retrieval import retrieve
@@ -191,7 +193,7 @@ def _propose(args: argparse.Namespace) -> None:
     if args.output:
         check_new(args.output)
     elements = _elements(args.elements)
-    pattern = read_pattern(args.pattern, scale=args.scale)
+    ((pattern, _, _),) = read_patterns([args.pattern], image_options(args))
     model, library = load_model(args.checkpoint), Library.load(args.library)
     say("searching")
     try:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dd2d_jax.commands.common import (
+    at_least_one,
     check_file,
     command,
+    energy,
     finite,
     naming,
     not_negative,
@@ -21,6 +23,10 @@ from dd2d_jax.util.errors import UserError
 
 # Rows and columns of a simulated image.
 _PIXELS = 512
+# Radius of a beam stop and half width of the halo at half its height, 1/angstrom.
+_STOP, _HALO_WIDTH = 0.08, 0.1
+# Spots times atoms: some gigabytes.
+_MOST_WORK = 2e8
 _TABLES = ("lobato", "kirkland", "peng")
 
 
@@ -36,7 +42,7 @@ def add_simulate(commands: Any) -> None:
     parser.add_argument("structure", help="CIF, POSCAR, extended XYZ or XSF file of one layer")
     beam = parser.add_mutually_exclusive_group()
     beam.add_argument(
-        "--energy", type=positive, default=80.0, metavar="KEV", help="electrons, keV (80)"
+        "--energy", type=energy, default=80.0, metavar="KEV", help="electrons, keV (80)"
     )
     beam.add_argument("--xrays", type=positive, metavar="WAVELENGTH", help="X-rays, angstrom")
     parser.add_argument(
@@ -68,39 +74,64 @@ def add_simulate(commands: Any) -> None:
         "--image", type=Path, metavar="FILE", help="the pattern on a detector, .tif or .npy"
     )
     parser.add_argument(
-        "--dose", type=positive, metavar="N", help="with --image: N counts, with their noise"
+        "--rotation",
+        type=finite,
+        default=0.0,
+        metavar="DEG",
+        help="turn the pattern about the beam, from +q_x towards +q_y (0)",
+    )
+    detector = parser.add_argument_group("with --image")
+    detector.add_argument("--dose", type=positive, metavar="N", help="N counts, with their noise")
+    detector.add_argument(
+        "--size", type=at_least_one, metavar="PX", help=f"rows and columns ({_PIXELS})"
+    )
+    detector.add_argument(
+        "--halo",
+        type=not_negative,
+        metavar="SHARE",
+        help="electrons around the beam that were scattered inelastically, to those in spots (0)",
+    )
+    detector.add_argument(
+        "--beam",
+        type=not_negative,
+        metavar="SHARE",
+        help="electrons in the central beam, to those in spots (0)",
+    )
+    detector.add_argument(
+        "--beam-stop",
+        type=positive,
+        nargs="?",
+        const=_STOP,
+        metavar="RADIUS",
+        help=f"with a bar from below; 1/angstrom ({_STOP})",
     )
     parser.add_argument("--json", action="store_true", help="print all spots as JSON")
 
 
 def _simulate(args: argparse.Namespace) -> None:
     import diffraction as dx
-    from dd2d_jax.crystals import structures
+    from dd2d_jax.crystals.structure_files import read_structure
     from dd2d_jax.images.patterns import pattern_dict, write_pattern
     from dd2d_jax.reports.tables import pattern_table
 
-    check_file("--output", args.output, (".csv", ".json"))
-    check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
-    check_file("--image", args.image, (".tif", ".tiff", ".npy"))
-    if args.dose and not args.image:
-        raise UserError("--dose is of an image: give --image FILE, too")
-    if args.xrays and (args.method == "multislice" or args.table != "lobato"):
-        raise UserError("--method multislice and --table are for electrons, not for --xrays")
+    _check_arguments(args)
     with naming(args.structure):
-        atoms = structures.read_structure(args.structure)
-        structures.layer(atoms)  # refuses what is no layer; tilt and hk are those of the file
+        atoms = read_structure(args.structure)
+        disordered = _check_crystal(atoms)
         crystal = dx.Crystal.from_ase(atoms)
+        _check_work(crystal, args)
         beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy, args.table)
         conditions = (crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
         pattern = dx.simulate(*conditions, method=args.method)
     if not bool(pattern.mask.any()):
         raise UserError(f"{args.structure}: no spot within q_max = {args.q_max:g} 1/angstrom")
-    if args.method == "kinematic" and not args.xrays:
+    if args.method == "kinematic" and not args.xrays and not disordered:
         from diffraction.multislice import KINEMATIC_LIMIT
 
         error = float(dx.kinematic_error(*conditions))
         if error > KINEMATIC_LIMIT:
             say(f"multiple scattering changes this pattern by {error:.0%}: --method multislice")
+    pattern = _as_told(pattern, args)
     if args.output:
         write_pattern(pattern, args.output)
     if args.plot:
@@ -115,6 +146,53 @@ def _simulate(args: argparse.Namespace) -> None:
         print_table(pattern_table(pattern))
 
 
+def _check_arguments(args: argparse.Namespace) -> None:
+    check_file("--output", args.output, (".csv", ".json"))
+    check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    check_file("--image", args.image, (".tif", ".tiff", ".npy"))
+    for name in ("dose", "size", "halo", "beam", "beam_stop"):
+        if getattr(args, name) is not None and not args.image:
+            raise UserError(f"--{name.replace('_', '-')} is of an image: give --image FILE, too")
+    if args.xrays and (args.method == "multislice" or args.table != "lobato"):
+        raise UserError("--method multislice and --table are for electrons, not for --xrays")
+
+
+def _check_crystal(atoms: Any) -> bool:
+    """Raise StructureError for what is no layer; whether it is disordered, or very large."""
+    from dd2d_jax.crystals import structures
+
+    if structures.check_disordered(atoms):
+        say("disordered, or of many atoms: whether its atoms make a sheet is not checked")
+        return True
+    structures.layer(atoms)  # tilt and hk are those of the file
+    return False
+
+
+def _check_work(crystal: Any, args: argparse.Namespace) -> None:
+    """Raise UserError where a crystal is so large that its pattern would take all memory."""
+    import numpy as np
+
+    area = abs(float(np.linalg.det(np.asarray(crystal.lattice, float))))
+    work = np.pi * args.q_max**2 * area * len(crystal.numbers)
+    if work > _MOST_WORK:
+        raise UserError(
+            f"{args.structure}: {len(crystal.numbers)} atoms in {area:.4g} A^2 are too many for "
+            f"--q-max {args.q_max:g}; {args.q_max * np.sqrt(_MOST_WORK / work):.2g} is possible"
+        )
+
+
+def _as_told(pattern: Any, args: argparse.Namespace) -> Any:
+    """The pattern turned about the beam, with its energy."""
+    import dataclasses
+
+    import numpy as np
+
+    turn = np.radians(args.rotation)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]], np.float32)
+    q = pattern.q @ matrix if args.rotation else pattern.q
+    return dataclasses.replace(pattern, q=q, energy=None if args.xrays else args.energy)
+
+
 def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     import jax
     import numpy as np
@@ -122,9 +200,20 @@ def _write_image(pattern: Any, args: argparse.Namespace) -> None:
     import diffraction as dx
     from dd2d_jax.images.readers import write_image
 
-    scale = float(f"{2.2 * args.q_max / _PIXELS:.3g}")
-    image = dx.render(pattern, (_PIXELS, _PIXELS), scale, fwhm=4 * scale)
+    size = args.size or _PIXELS
+    shape, scale = (size, size), float(f"{2.2 * args.q_max / size:.3g}")
+    flux = float(pattern.intensity.sum())
+    rows, columns = np.indices(shape) - (size - 1) / 2
+    lorentzian = 1 / (1 + (rows**2 + columns**2) * (scale / _HALO_WIDTH) ** 2)
+    height = (args.halo or 0.0) * flux / float(lorentzian.sum())
+    image = dx.render(
+        pattern, shape, scale, fwhm=max(4 * size / _PIXELS, 2.5) * scale,
+        beam=(args.beam or 0.0) * flux, halo=(height, _HALO_WIDTH),
+    )  # fmt: skip
     if args.dose:
         image = dx.counts(jax.random.key(0), image, args.dose)
-    write_image(np.asarray(image, np.float32), args.image, scale)
-    say(f"{args.image}: {_PIXELS} x {_PIXELS} pixels of {scale:g} 1/angstrom")
+    image = np.asarray(image, np.float32)
+    if args.beam_stop:
+        image = image * np.asarray(dx.beam_stop(shape, scale, None, args.beam_stop, -90.0, 0.05))
+    write_image(image, args.image, scale)
+    say(f"{args.image}: {size} x {size} pixels of {scale:g} 1/angstrom")

@@ -38,8 +38,10 @@ def canonical_forms(
     frac = positions[..., :2] @ np.linalg.inv(lattice) @ np.linalg.inv(basis)
     cells = basis @ lattice
     smaller = np.array(
-        [len(_primitive(*layer)[3]) < numbers.shape[1] if _may_repeat(layer[3]) else False
-         for layer in zip(cells, frac, z, numbers, strict=True)],
+        [
+            len(_primitive(*layer)[3]) < numbers.shape[1] if _may_repeat(layer[3]) else False
+            for layer in zip(cells, frac, z, numbers, strict=True)
+        ],
         bool,
     )
     cells, frac, z = _settings(cells, frac, z, numbers)

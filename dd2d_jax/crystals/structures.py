@@ -1,22 +1,18 @@
-"""Reads structures and brings each 2D crystal into one canonical setting.
+"""Brings each 2D crystal into one canonical setting.
 
 `layer` is the one way in: whatever cell a crystal was published in (rotated, centred, a supercell,
 vacuum along x), the same layer comes out. Lengths in angstrom.
 """
 
-import io
-import itertools
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import ase
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import covalent_radii
 from ase.data.vdw_alvarez import vdw_radii
 
 from dd2d_jax.crystals.canonical import canonical_form, gauss_reduction
-from dd2d_jax.util import limits
 from dd2d_jax.util.errors import StructureError
 
 MIN_GAP = 5.0  # layers of a bulk van der Waals crystal are 2.5 to 4 apart, vacuum is 10 or more
@@ -27,19 +23,6 @@ SHORTEST = 0.5  # of the summed covalent radii: no two atoms of a crystal are cl
 SAME_SITE = 0.5
 MAX_LENGTH = 1e5  # angstrom, of cells and coordinates: squares and inverses stay exact enough
 _MAX_PAIRS = 2e7  # of atoms and images that are looked at: a gigabyte
-_MAX_SYMMETRY = 2e7  # comparisons of sites and operations in a CIF: minutes
-_MAX_COLUMNS = 1000  # of an extended XYZ file
-
-_FORMATS = {
-    ".cif": "cif",
-    ".vasp": "vasp",
-    ".poscar": "vasp",
-    ".contcar": "vasp",
-    ".extxyz": "extxyz",
-    ".xyz": "extxyz",
-    ".xsf": "xsf",
-}
-_ACCEPTED = "CIF (.cif), POSCAR or CONTCAR (also .vasp, .poscar), .extxyz, .xyz and .xsf"
 
 
 class Layer(NamedTuple):
@@ -69,6 +52,25 @@ def layer(atoms: ase.Atoms) -> Layer:
     return Layer(*canonical_form(lattice, positions, numbers))
 
 
+def check_disordered(atoms: ase.Atoms) -> bool:
+    """Whether `atoms` is one that `layer` refuses and that can be simulated all the same.
+
+    That is a crystal with partial occupancies, or of more than `MAX_ATOMS` atoms: that its atoms
+    make a sheet is not looked at then.
+
+    Raises:
+        StructureError: no atoms, or numbers that no crystal has.
+    """
+    try:
+        _check_atoms(atoms)
+    except StructureError as error:
+        if error.reason == "partial occupancy" or len(atoms) > MAX_ATOMS:
+            _check_numbers(atoms)
+            return True
+        raise
+    return False
+
+
 def to_atoms(
     lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray, vacuum: float = 15.0
 ) -> ase.Atoms:
@@ -88,153 +90,27 @@ def to_atoms(
     )
 
 
-def read_frames(path: str | Path) -> list[ase.Atoms]:
-    """Every structure in a file: CIF, POSCAR, extended XYZ or XSF.
-
-    Other formats are refused, as some of them can run code. Raises FileNotFoundError where there is
-    no such file and StructureError where it cannot be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give one of {_ACCEPTED}")
-    kind = file_format(path)
-    if kind is None:
-        raise StructureError(
-            "unknown format", f"{path}: the format is not accepted; give one of {_ACCEPTED}"
-        )
-    limit = limits.MAX_CIF if kind == "cif" else limits.MAX_STRUCTURES
-    data = limits.read_bytes(path, limit, lambda text: StructureError("too large", text))
-    try:
-        _check_counts(kind, data)
-        # A copy in memory: by a name ASE would unpack archives and look into other files.
-        frames = list(itertools.islice(_frames(kind, data), limits.MAX_FRAMES + 1))
-    except StructureError as error:
-        raise error.at(str(path)) from error
-    except KeyError as error:
-        name = str(error.args[0]) if error.args else ""
-        if name.isalpha() and len(name) <= 3 and name not in chemical_symbols:
-            raise StructureError(
-                "unknown element", f"{path}: {name!r} is not a chemical element"
-            ) from error
-        raise _unreadable(path, kind, error) from error
-    except Exception as error:  # the readers raise anything from IndexError to AssertionError
-        raise _unreadable(path, kind, error) from error
-    if len(frames) > limits.MAX_FRAMES:
-        raise StructureError(
-            "too large", f"{path}: more than {limits.MAX_FRAMES} structures; split the file"
-        )
-    if not frames or not all(len(frame) for frame in frames):
-        raise StructureError(
-            "no structure", f"{path}: there are no atoms in it; a {kind} file with a cell is needed"
-        )
-    return frames
-
-
-def read_structure(path: str | Path) -> ase.Atoms:
-    """The one structure in a file (see `read_frames`); several are an error."""
-    frames = read_frames(path)
-    if len(frames) > 1:
-        raise StructureError(
-            "several structures",
-            f"{path}: it holds {len(frames)} structures where one is needed; split the file",
-        )
-    return frames[0]
-
-
-def file_format(path: Path) -> str | None:
-    """The ASE format of a file by its name, None where it is not accepted."""
-    if path.name.upper().startswith(("POSCAR", "CONTCAR")):
-        return "vasp"
-    return _FORMATS.get(path.suffix.lower())
-
-
-def _frames(kind: str, data: bytes) -> Iterator[ase.Atoms]:
-    """The structures in the bytes of a file."""
-    if kind == "cif":
-        from ase.io.cif import parse_cif
-
-        cost = 0.0
-        for block in parse_cif(io.BytesIO(data)):
-            if not block.has_structure():
-                continue
-            lists = {name: len(x) for name, x in block.items() if isinstance(x, list)}
-            sites = max((n for name, n in lists.items() if name.startswith("_atom_site_")),
-                        default=1)  # fmt: skip
-            operations = max((n for name, n in lists.items() if "_xyz" in name), default=192)
-            cost += sites * (sites + operations)
-            if sites > MAX_ATOMS or operations > 10 * MAX_ATOMS or cost > _MAX_SYMMETRY:
-                raise StructureError(
-                    "too large",
-                    f"{sites} sites and {operations} symmetry operations; at most {MAX_ATOMS} "
-                    "sites of a structure are taken",
-                )
-            yield block.get_atoms()
-        return
-    import ase.io  # late: it takes 0.6 s
-
-    yield from ase.io.iread(io.StringIO(data.decode("utf-8", "replace")), index=":", format=kind)
-
-
-def _check_counts(kind: str, data: bytes) -> None:
-    """Raise StructureError for what ASE would go on and on with: counts beyond the file's lines.
-
-    In XSF files the lines themselves are counted. Extremely long lines take ASE's patterns the
-    square of their length, but for extended XYZ, which is read sign by sign.
-    """
-    lines = data.split(b"\n")
-    if kind != "extxyz" and max(map(len, lines)) > limits.MAX_LINE:
-        raise StructureError("too large", f"a line of more than {limits.MAX_LINE} bytes")
-    if kind == "cif":
-        blocks = sum(line.lstrip()[:5].lower() == b"data_" for line in lines)
-        if blocks > limits.MAX_FRAMES:
-            raise StructureError("too large", f"{blocks} blocks; at most {limits.MAX_FRAMES}")
-    elif kind == "vasp":
-        for line in lines[5:7]:
-            counts = [n for word in line.split() if (n := _whole(word)) is not None]
-            if sum(map(abs, counts)) > len(lines):
-                raise StructureError("too large", f"{sum(counts)} atoms in {len(lines)} lines")
-    elif kind == "extxyz":
-        from ase.io.extxyz import key_val_str_to_dict
-
-        text, place = data.decode("utf-8", "replace").split("\n"), 0
-        while place < len(text) and (count := _whole(text[place].strip())) is not None:
-            if not 0 <= count <= len(text) - place - 2:
-                raise StructureError(
-                    "unreadable", f"line {place + 1} says {count} atoms, which do not follow"
-                )
-            about = key_val_str_to_dict(text[place + 1])
-            columns = str(about.get("Properties", "")).split(":")[2::3]
-            if sum(_whole(word) or 0 for word in columns) > _MAX_COLUMNS:
-                raise StructureError("too large", f"more than {_MAX_COLUMNS} columns")
-            place += count + 2
-            # Cell vectors may follow.
-            while place < len(text) and text[place].lstrip().startswith("VEC"):
-                place += 1
-
-
-def _whole(word: str | bytes) -> int | None:
-    """As ASE reads a count."""
-    try:
-        return int(word)
-    except ValueError:
-        return None
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> StructureError:
-    detail = f"{type(error).__name__}: {error}"[:200]
-    if kind == "vasp" and "'name'" in detail:
-        # ASE would look for them in other files of the folder.
-        detail = "it does not name its elements"
-    return StructureError(
-        "unreadable", f"{path}: cannot be read as {kind} ({detail}); give one of {_ACCEPTED}"
-    )
-
-
 def _check_atoms(atoms: ase.Atoms) -> None:
-    if len(atoms) == 0:
-        raise StructureError("no structure", "there are no atoms; a 2D crystal has at least one")
     if len(atoms) > MAX_ATOMS:
         raise StructureError("too large", f"{len(atoms)} atoms; at most {MAX_ATOMS} are taken")
+    _check_numbers(atoms)
+    try:
+        occupancies = list(_occupancies(atoms))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StructureError(
+            "partial occupancy", "the occupancies are no numbers; every site must be occupied to 1"
+        ) from error
+    for site, occupancy in occupancies:
+        if not abs(occupancy - 1) <= 1e-3:
+            raise StructureError(
+                "partial occupancy",
+                f"site {site} is occupied to {occupancy:g}; every site must be occupied to 1",
+            )
+
+
+def _check_numbers(atoms: ase.Atoms) -> None:
+    if len(atoms) == 0:
+        raise StructureError("no structure", "there are no atoms; a 2D crystal has at least one")
     bad = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > MAX_NUMBER))
     if bad.size:
         raise StructureError(
@@ -250,18 +126,6 @@ def _check_atoms(atoms: ase.Atoms) -> None:
         raise StructureError(
             "too large", f"coordinates of {largest:g} A; {MAX_LENGTH:g} A are the most"
         )
-    try:
-        occupancies = list(_occupancies(atoms))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise StructureError(
-            "partial occupancy", "the occupancies are no numbers; every site must be occupied to 1"
-        ) from error
-    for site, occupancy in occupancies:
-        if not abs(occupancy - 1) <= 1e-3:
-            raise StructureError(
-                "partial occupancy",
-                f"site {site} is occupied to {occupancy:g}; every site must be occupied to 1",
-            )
 
 
 def _occupancies(atoms: ase.Atoms) -> Iterable[tuple[str, float]]:

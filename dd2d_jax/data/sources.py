@@ -15,7 +15,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from dd2d_jax.crystals.structures import file_format, read_frames
+from dd2d_jax.crystals.structure_files import file_format, read_frames
 from dd2d_jax.data import database
 from dd2d_jax.util.errors import StructureError
 from dd2d_jax.util.limits import MAX_JSON, first_line, parse_json, read_json

@@ -140,7 +140,8 @@ def ring_positions(material: str) -> tuple[np.ndarray, np.ndarray]:
         places = [(0, 0, 0.25), (0, 0, 0.75), (1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75)]
         atoms = ase.Atoms("C4", scaled_positions=places, cell=[a, a, c, 90, 90, 120], pbc=True)
     elif Path(material).is_file():
-        from dd2d_jax.crystals.structures import MAX_NUMBER, read_structure
+        from dd2d_jax.crystals.structure_files import read_structure
+        from dd2d_jax.crystals.structures import MAX_NUMBER
 
         atoms = read_structure(material)
         if not 1 <= atoms.numbers.min() <= atoms.numbers.max() <= MAX_NUMBER:

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 
 import diffraction as dx
 from dd2d_jax.images.distortion import Mapping, from_lattice
-from dd2d_jax.images.readers import Image, read_image
+from dd2d_jax.images.image import Image, checked_energy
+from dd2d_jax.images.readers import read_image
 from dd2d_jax.images.spot_finding import SpotList, find_spots
 from dd2d_jax.util.errors import PatternError
 
 if TYPE_CHECKING:
     from dd2d_jax.images.calibration import Calibration
+
+# Scales that differ by more than this contradict each other, in logarithms.
+_CONTRADICTS = 0.03
+# Half the longer side of usual images lies between these, 1/angstrom.
+_NEAREST, _FARTHEST = 0.2, 6.0
+# Between neighbouring spots of a cell of usual size, 1/angstrom: a = 4 angstrom.
+_SPACING = 0.27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,8 @@ def measure(
     centre: tuple[float, float] | None = None,
     calibration: Calibration | str | Path | None = None,
     undistort: bool = False,
+    energy: float | None = None,
+    likely_scale: bool = False,
     **finding: Any,
 ) -> Measured:
     """Find the spots of an image and put them into 1/angstrom.
@@ -49,11 +60,14 @@ def measure(
     Args:
         image: a file or what was read from one.
         scale: 1/angstrom per pixel; None takes that of the calibration, or else of the file.
-        centre: column and row of the central beam in pixels; None takes the pattern's centre of
-            symmetry.
+        centre: column and row of the central beam in pixels; None takes the file's, or else the
+            pattern's centre of symmetry.
         calibration: of the same camera length, from `calibrate`, or its JSON file.
         undistort: fit ellipticity and radial distortion to the pattern's own lattice, see
             `distortion.from_lattice`.
+        energy: of the electrons, keV; None takes the file's.
+        likely_scale: where nothing tells the scale, take one at which the spots have a usual
+            spacing, instead of an error; it may be wrong by a factor of 2.
         finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
@@ -62,15 +76,45 @@ def measure(
     where = "" if isinstance(image, Image) else f"{image}: "
     if not isinstance(image, Image):
         image = read_image(image)
-    mapping = _mapping(image, scale, calibration, where)
+    energy = checked_energy(image.energy if energy is None else energy)
+    try:
+        mapping, notes = _mapping(image, scale, calibration, where, energy, likely_scale)
+    except PatternError as error:
+        error.step, error.seen = "scale", image
+        raise
+    image = dataclasses.replace(image, energy=energy, notes=(*image.notes, *notes))
+    if centre is None and image.centre is not None:
+        centre = tuple(image.centre)
     try:
         spots = find_spots(image.pixels, centre, **finding)
-        if undistort:
-            offset = spots.position - spots.centre
-            mapping, shift = from_lattice(mapping, offset, spots.intensity)
-            spots = dataclasses.replace(spots, centre=spots.centre + shift)
     except PatternError as error:
-        raise PatternError(f"{where}{error}") from error
+        seen = error.seen
+        if seen is not None:
+            seen = _measured(image, seen, mapping or Mapping(_likely_scale(seen)))
+        raise _refused(f"{where}{error}", error.step or "spots", seen or image) from error
+    if mapping is None:
+        mapping = Mapping(_likely_scale(spots))
+        told = f"about {mapping.scale:.3g} 1/A per pixel is taken"
+        note = f"{where}the scale is not known: {told}"
+        image = dataclasses.replace(image, notes=(*image.notes, note))
+    if undistort:
+        offset = spots.position - spots.centre
+        try:
+            mapping, shift = from_lattice(mapping, offset, spots.intensity)
+        except PatternError as error:
+            seen = _measured(image, spots, mapping)
+            raise _refused(f"{where}{error}", "distortion", seen) from error
+        spots = dataclasses.replace(spots, centre=spots.centre + shift)
+    return _measured(image, spots, mapping)
+
+
+def _refused(message: str, step: str, seen: object) -> PatternError:
+    error = PatternError(message)
+    error.step, error.seen = step, seen
+    return error
+
+
+def _measured(image: Image, spots: SpotList, mapping: Mapping) -> Measured:
     q = mapping.q(spots.position - spots.centre)
     pattern = dx.Pattern(
         jnp.asarray(q, jnp.float32),
@@ -78,13 +122,24 @@ def measure(
         jnp.zeros(q.shape, jnp.int32),
         jnp.ones(len(q), bool),
         jnp.asarray(spots.sigma, jnp.float32),
+        image.energy,
     )
     return Measured(image, spots, mapping, pattern)
 
 
 def _mapping(
-    image: Image, scale: float | None, calibration: Calibration | str | Path | None, where: str
-) -> Mapping:
+    image: Image,
+    scale: float | None,
+    calibration: Calibration | str | Path | None,
+    where: str,
+    energy: float | None,
+    likely_scale: bool,
+) -> tuple[Mapping | None, tuple[str, ...]]:
+    """How pixels become 1/angstrom, and what the user should know of the scale.
+
+    None where nothing tells it and a likely one will do.
+    """
+    own = image.scale_at(energy)
     if calibration is not None:
         from dd2d_jax.images.calibration import Calibration
 
@@ -98,17 +153,58 @@ def _mapping(
                 f"{where}{ours} pixels, but the calibration is of an image of {theirs}; bin and "
                 "crop both alike"
             )
-        if scale is None:
-            return calibration.mapping
-        return dataclasses.replace(calibration.mapping, scale=scale)
+        mapping = calibration.mapping
+        if scale is not None:
+            mapping = dataclasses.replace(mapping, scale=scale)
+        name = "calibration's" if scale is None else "one that was given"
+        return mapping, _doubts(mapping, own, name, image.pixels.shape, where)
     if scale is not None:
-        return Mapping(scale)
-    if image.scale is None:
+        mapping = Mapping(scale)
+        return mapping, _doubts(mapping, own, "one that was given", image.pixels.shape, where)
+    if own is None and image.angle is not None:
+        raise PatternError(
+            f"{where}the file gives its scale in angles: give energy= (--energy) in keV, too"
+        )
+    if own is None and likely_scale:
+        return None, ()
+    if own is None:
         raise PatternError(
             f"{where}an image needs its scale in 1/angstrom per pixel, and the file does not say "
             "it: give scale= (--scale), or calibration= (--calibration) of a ring pattern at the "
-            "same camera length, made by dd2d calibrate"
+            "same camera length, made by dd2d calibrate; retrieve with --scale-error 1 needs none"
         )
-    if np.ptp(image.scale) < 1e-6 * image.scale[0]:
-        return Mapping(float(image.scale[0]))
-    return Mapping(image.scale)
+    mapping = Mapping(float(own[0]) if np.ptp(own) < 1e-6 * own[0] else own)
+    return mapping, _doubts(mapping, None, "file's", image.pixels.shape, where)
+
+
+def _likely_scale(spots: SpotList) -> float:
+    """1/angstrom per pixel at which spots are as far apart as those of usual cells."""
+    places = np.concatenate([spots.position, spots.centre[None]])
+    distance, _ = cKDTree(places).query(places, 2)
+    return _SPACING / float(np.median(distance[:, 1]))
+
+
+def _doubts(
+    mapping: Mapping, own: np.ndarray | None, name: str, shape: tuple[int, ...], where: str
+) -> tuple[str, ...]:
+    """Lines about a scale that is not the file's `own`, or hardly one in 1/angstrom."""
+    notes, scale = [], float(np.mean(mapping.scale))
+    if own is not None and abs(np.log(scale / own.mean())) > _CONTRADICTS:
+        ratio = scale / own.mean()
+        notes.append(
+            f"{where}the file says {own.mean():.4g} 1/A per pixel, but the {name} is {scale:.4g} "
+            f"({ratio:.3g} times as much): the {name} counts"
+        )
+    reach = scale * max(shape) / 2
+    if reach > _FARTHEST:
+        notes.append(
+            f"{where}at {scale:.4g} 1/A per pixel the image reaches {reach:.3g} 1/A, farther than "
+            f"patterns do; if the scale is in 1/nm give {scale / 10:.4g}, if it holds 2 pi "
+            f"{scale / 2 / np.pi:.4g}"
+        )
+    elif reach < _NEAREST:
+        notes.append(
+            f"{where}at {scale:.4g} 1/A per pixel the image reaches {reach:.3g} 1/A only; is the "
+            "scale in 1/angstrom per pixel?"
+        )
+    return tuple(notes)

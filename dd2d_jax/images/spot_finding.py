@@ -147,9 +147,19 @@ def find_spots(
             f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
             f"noise, at least {_FEWEST} are needed"
         )
-    _check_symmetry(found)
+    try:
+        _check_symmetry(found)
+    except PatternError as error:
+        error.step, error.seen = "symmetry", _full_size(found, factor, image.shape)
+        raise
+    return _full_size(found, factor, image.shape)
+
+
+def _full_size(found: SpotList, factor: int, shape: tuple[int, ...]) -> SpotList:
+    """Spots of an image (H, W) that was averaged down by `factor`."""
     if factor == 1:
         return found
+    offset = (factor - 1) / 2
     return dataclasses.replace(
         found,
         position=found.position * factor + offset,
@@ -158,8 +168,8 @@ def find_spots(
         centre=found.centre * factor + offset,
         width=found.width * factor,
         rejected=found.rejected * factor + offset,
-        measured=_enlarged(found.measured, factor, image.shape),
-        level=_enlarged(found.level, factor, image.shape),
+        measured=_enlarged(found.measured, factor, shape),
+        level=_enlarged(found.level, factor, shape),
     )
 
 

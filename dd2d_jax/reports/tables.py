@@ -172,9 +172,10 @@ def pattern_table(pattern: dx.Pattern, count: int = 20) -> Table:
     return table
 
 
-def measured_table(measured: Measured, found: Indexed) -> Table:
-    """What was found in an image: lattice, spots, centre, scale; angstrom, degrees, pixels."""
+def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
+    """What was found in an image: lattices, spots, centre, scale; angstrom, degrees, pixels."""
     spots, mapping = measured.spots, measured.mapping
+    found = lattices[0]
     a, b, gamma = cell(found.lattice)
     scale = " x ".join(f"{x:.6g}" for x in np.atleast_1d(mapping.scale))
     energy = measured.image.energy
@@ -188,6 +189,13 @@ def measured_table(measured: Measured, found: Indexed) -> Table:
         "scale (1/A per pixel)": scale,
         "not measured": f"{100 * (1 - spots.measured.mean()):.1f} % of the image",
     }
+    for i, other in enumerate(lattices[1:], 2):
+        a, b, gamma = cell(other.lattice)
+        degrees, sigma = twist(found, other)
+        rows[f"lattice {i}"] = (
+            f"{a:.3f} x {b:.3f} A, {gamma:.2f} degrees, {100 * other.explained:.0f} % of spots; "
+            f"turned by {degrees:.2f} +- {sigma:.2f}"
+        )
     if mapping.stretch or mapping.radial:
         rows["ellipticity"] = f"{100 * mapping.ellipticity:.2f} % along {mapping.axis:.0f} degrees"
         rows["radial term (1/pixel^2)"] = f"{mapping.radial:.3g}"

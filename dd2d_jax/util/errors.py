@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be used; the message is one line and says why."""
+    """A pattern that cannot be used; the message is one line and says why.
+
+    Of an image, `step` is where it was refused ("scale", "spots", "symmetry", "distortion",
+    "lattice") and `seen` what had been found by then: an `Image` or a `Measured`.
+    """
+
+    step: str = ""
+    seen: object = None
 
 
 class StructureError(ValueError):
@@ -20,6 +27,10 @@ class StructureError(ValueError):
     def at(self, where: str) -> StructureError:
         """The same error with the file or row that it happened in."""
         return StructureError(self.reason, f"{where}: {self}")
+
+
+class Notice(UserWarning):
+    """What a user should know of a file that is used all the same; `dd2d` prints it."""
 
 
 class LibraryError(ValueError):

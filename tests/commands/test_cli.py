@@ -549,7 +549,7 @@ def test_an_interrupt_is_one_line_and_130(dd2d, monkeypatch):
     def interrupt(_path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dd2d_jax.crystals.structures.read_structure", interrupt)
+    monkeypatch.setattr("dd2d_jax.crystals.structure_files.read_structure", interrupt)
     assert dd2d("simulate mos2.cif") == (130, "", "interrupted\n")
 
 

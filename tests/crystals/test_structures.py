@@ -1,5 +1,6 @@
 """One canonical form whatever the setting, and every structure that is no 2D crystal recognised."""
 
+import warnings
 from pathlib import Path
 
 import ase
@@ -11,8 +12,9 @@ from ase.build import bulk, graphene, make_supercell, mx2
 from ase.db import connect
 from scipy.spatial.transform import Rotation
 
-from dd2d_jax.crystals.structures import Layer, layer, read_frames, read_structure, to_atoms
-from dd2d_jax.util.errors import StructureError
+from dd2d_jax.crystals.structure_files import read_frames, read_structure
+from dd2d_jax.crystals.structures import Layer, layer, to_atoms
+from dd2d_jax.util.errors import Notice, StructureError
 
 
 def made_up(seed: int, count: int = 7) -> ase.Atoms:
@@ -253,6 +255,38 @@ def test_partial_occupancy_in_a_cif_is_recognised(tmp_path):
     assert reason(read_structure(path)) == "partial occupancy"
     path.write_text(CIF.format(element="Se", occupancy=1))
     assert len(layer(read_structure(path)).numbers) == 2
+
+
+@pytest.mark.parametrize("told", ["?", "."])
+def test_an_occupancy_that_is_not_told_is_1(tmp_path, told):
+    path = tmp_path / "a.cif"
+    path.write_text(CIF.format(element="Se", occupancy=told))
+    assert len(layer(read_structure(path)).numbers) == 2
+
+
+@pytest.mark.parametrize("element", ["D", "T", "T1-"])
+def test_isotopes_of_hydrogen_are_hydrogen(tmp_path, element):
+    path = tmp_path / "a.cif"
+    path.write_text(CIF.format(element=element, occupancy=1))
+    assert sorted(read_structure(path).numbers) == [1, 26]
+    path.write_text(CIF.format(element="Te", occupancy=1))
+    assert sorted(read_structure(path).numbers) == [26, 52]
+
+
+@pytest.mark.parametrize(
+    ("formula", "contradicts"),
+    [("'Fe1 Se1'", 0), ("'Fe8 Se8'", 0), ("'Fe Se2'", 1), ("'Fe Te'", 1), ("?", 0)],
+)
+def test_a_formula_that_contradicts_the_atoms_is_told(tmp_path, formula, contradicts):
+    path = tmp_path / "a.cif"
+    text = CIF.format(element="Se", occupancy=1)
+    path.write_text(text.replace("loop_", f"_chemical_formula_sum {formula}\nloop_"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", Notice)
+        assert len(read_structure(path)) == 2
+    notices = [str(x.message) for x in told if x.category is Notice]
+    assert len(notices) == contradicts
+    assert not contradicts or "its atoms are Fe1 Se1: the atoms count" in notices[0]
 
 
 def file_reason(path: Path) -> str:

@@ -8,9 +8,10 @@ import pytest
 import diffraction as dx
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.image import Image
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.patterns import read_pattern, write_pattern
-from dd2d_jax.images.readers import Image, write_image
+from dd2d_jax.images.readers import write_image
 from dd2d_jax.lattices import lattice
 from dd2d_jax.reports.diagnostics import missed, plot_steps
 from dd2d_jax.util.errors import PatternError
@@ -69,6 +70,56 @@ def test_the_file_says_the_scale_unless_the_user_does(image, tmp_path):
     assert measure(tmp_path / "p.tif", scale=0.02).mapping.scale == 0.02
     with pytest.raises(PatternError, match="dd2d calibrate"):
         measure(Image(image))
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        (0.0111, ""),
+        (0.022, "the file says 0.011 1/A per pixel, but the one that was given is 0.022 (2 times"),
+        (0.11, "if the scale is in 1/nm give 0.011"),
+        (0.0691, "if it holds 2 pi 0.011"),
+        (0.0011, "reaches 0.141 1/A only"),
+    ],
+)
+def test_a_scale_that_the_file_or_reason_contradicts_is_told_and_counts(image, scale, told):
+    made = measure(Image(image, np.full(2, 0.011)), scale=scale)
+    assert made.mapping.scale == scale
+    notes = " ".join(made.image.notes)
+    assert told in notes and bool(told) == bool(notes)
+
+
+def test_angles_of_the_file_need_the_energy_alone(image):
+    wavelength = float(dx.Electrons(80.0).wavelength)
+    angles = Image(image, angle=np.full(2, 0.011 * wavelength))
+    with pytest.raises(PatternError, match="--energy"):
+        measure(angles)
+    made = measure(angles, energy=80.0)
+    assert made.mapping.scale == pytest.approx(0.011, rel=1e-5)
+    assert made.pattern.energy == 80.0 and made.image.energy == 80.0
+    with pytest.raises(PatternError, match="80000 keV.*is this in eV"):
+        measure(angles, energy=8e4)
+
+
+def test_the_beam_stands_where_the_file_says_unless_the_user_knows_better(image):
+    known = Image(image, np.full(2, 0.011), centre=np.array([127.0, 128.25]))
+    np.testing.assert_array_equal(measure(known).spots.centre, [127.0, 128.25])
+    np.testing.assert_array_equal(measure(known, centre=(127.5, 127.5)).spots.centre, 127.5)
+
+
+def test_without_any_scale_a_usual_one_is_taken_where_that_will_do(image):
+    made = measure(Image(image), likely_scale=True)
+    assert 0.5 < made.mapping.scale / CAMERA.scale < 2
+    assert "scale is not known" in made.image.notes[0]
+    assert measure(Image(image), 0.011, likely_scale=True).mapping.scale == 0.011
+
+
+def test_pyxem_files_say_scale_centre_and_energy(shared_data):
+    pytest.importorskip("rsciio")
+    made = measure(shared_data / "cases" / "pyxem_units.hspy")
+    np.testing.assert_allclose(cell(made.pattern), 3.18, rtol=0.01)
+    np.testing.assert_allclose(made.spots.centre, [256.8, 253.4], atol=0.01)
+    assert made.pattern.energy == 200.0
 
 
 def test_uncertainties_are_written_and_read_back(image, tmp_path):

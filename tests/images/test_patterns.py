@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import ase.build
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -248,3 +249,11 @@ def test_how_spots_are_found_is_asked_of_images_alone(tmp_path):
     (tmp_path / "p.csv").write_text("0.1,0.2,1\n")
     with pytest.raises(PatternError, match="for images"):
         read_pattern(tmp_path / "p.csv", width=2.0)
+
+
+def test_the_energy_of_the_beam_stays_with_the_pattern(tmp_path, graphene):
+    write_pattern(graphene, tmp_path / "spots.csv")
+    assert read_pattern(tmp_path / "spots.csv").energy is None
+    told = read_pattern(tmp_path / "spots.csv", energy=200.0)
+    assert told.energy == 200.0
+    assert jax.tree.map(lambda x: x, told).energy == 200.0

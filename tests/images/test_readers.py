@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from dd2d_jax.images.readers import axis_scale, read_image, write_image
+from dd2d_jax.images.readers import read_image, write_image
 from dd2d_jax.util.errors import PatternError
 
 PIXELS = np.random.default_rng(0).poisson(100.0, (24, 32)).astype(np.float32)
@@ -37,21 +37,46 @@ def test_imagej_tiffs_say_their_scale_in_reciprocal_units_alone(tmp_path, unit, 
     assert found is None if scale is None else np.allclose(found, scale)
 
 
-def test_units_are_told_by_their_many_names():
-    for unit in ("1/nm", "nm^-1", "nm⁻¹", "1 / nm", "$nm^{-1}$"):
-        assert axis_scale(-0.2, unit) == pytest.approx(0.02)
-    for step, unit in ((0.2, "nm"), (0.2, None), (float("nan"), "1/nm"), (0.0, "1/nm")):
-        assert axis_scale(step, unit) is None
-
-
-def test_more_than_one_image_and_complex_pixels_are_refused(tmp_path):
-    stack = np.zeros((5, 24, 32), np.uint8)
-    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
-    with pytest.raises(PatternError, match="stack.tif: holds 5 images"):
-        read_image(tmp_path / "stack.tif")
+def test_more_than_one_size_and_complex_pixels_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(PIXELS)
+        file.write(PIXELS[:, :8])
+    with pytest.raises(PatternError, match="two.tif: holds 2 images of different sizes"):
+        read_image(tmp_path / "two.tif")
     tifffile.imwrite(tmp_path / "c.tif", PIXELS.astype(np.complex64))
     with pytest.raises(PatternError, match="complex64"):
         read_image(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize("origin", [(10.25, 7.5), (15.5, 11.5), (0.0, 0.0)])
+@pytest.mark.parametrize("program", ["gatan", "hyperspy", "imagej"])
+def test_tags_of_microscopes_say_scale_and_beam(tmp_path, origin, program):
+    """A beam in the very middle, or at the first pixel, is what programs write that know none."""
+    path, (x, y), offsets = tmp_path / "p.tif", origin, origin
+    if program == "imagej":
+        about = {"unit": "1/nm", "xorigin": x, "yorigin": y}
+        tifffile.imwrite(path, PIXELS, imagej=True, resolution=(20, 10), metadata=about)
+    else:
+        if program == "hyperspy":
+            offsets = (-0.05 * x, -0.1 * y)
+        numbers = {65006: offsets[0], 65007: offsets[1], 65009: 0.05, 65010: 0.1}
+        tags = [(65003, "s", 5, "1/nm", True), (65004, "s", 5, "1/nm", True)]
+        tags += [(tag, "d", 1, value, True) for tag, value in numbers.items()]
+        tifffile.imwrite(path, PIXELS, extratags=tags)
+    image = read_image(path)
+    np.testing.assert_allclose(image.scale, [0.005, 0.01])
+    if x == 10.25:
+        np.testing.assert_allclose(image.centre, origin)
+    else:
+        assert image.centre is None
+
+
+def test_what_is_dark_where_0_is_white_becomes_bright(tmp_path):
+    counts = PIXELS.astype(np.uint16)
+    tifffile.imwrite(tmp_path / "p.tif", 65535 - counts, photometric="miniswhite")
+    image = read_image(tmp_path / "p.tif")
+    np.testing.assert_array_equal(image.pixels, counts)
+    assert "inverted" in image.notes[0]
 
 
 def axes(shape: tuple[int, ...]) -> list[dict]:
@@ -109,14 +134,14 @@ def test_signals_of_microscopes_have_their_scale_energy_and_mean(tmp_path, suffi
         assert image.energy == 80.0 and image.notes == ()
     else:
         np.testing.assert_allclose(image.pixels, stack.mean((0, 1)))
-        assert image.scale is None and "mean of 2 x 3 patterns" in image.notes[0]
+        assert image.scale is None and "mean of 2 x 3 frames" in image.notes[0]
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "p.dm4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "rsciio", None)
     monkeypatch.setitem(sys.modules, "rsciio.digitalmicrograph", None)
-    with pytest.raises(PatternError, match=r"pip install 'dd2d-jax\[microscopy\]'"):
+    with pytest.raises(PatternError, match=r"pip install '.\[microscopy\]'"):
         read_image(tmp_path / "p.dm4")
 
 

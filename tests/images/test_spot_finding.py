@@ -15,9 +15,10 @@ from scipy.spatial import cKDTree
 
 import diffraction as dx
 from dd2d_jax.images.centre import symmetry_centre
+from dd2d_jax.images.image import Image
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.patterns import read_pattern
-from dd2d_jax.images.readers import Image, read_image
+from dd2d_jax.images.readers import read_image
 from dd2d_jax.images.spot_finding import find_spots
 from dd2d_jax.lattices import lattice
 from dd2d_jax.util.errors import PatternError
