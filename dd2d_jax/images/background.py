@@ -10,6 +10,7 @@ Andreani, A&A 589, A20, 2016.)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy import fft, ndimage, stats
@@ -24,8 +25,14 @@ _DARK, _DARKER = 20.0, 0.4
 _STEEP = 3.5
 # Scatter is taken over squares of so many widths of a spot.
 _SQUARE = 16
-# Where so many standard deviations are exceeded, there is a spot and not noise.
-_SPOT = 6.0
+# Where so many standard deviations are exceeded, there is a spot and not noise; a bright one
+# where so many are.
+_SPOT, _BRIGHT = 6.0, 40.0
+# Where noise is less than a step between grey levels, of which there are not more than so many,
+# the scatter is at least this share of it.
+_LEVELS, _STEP = 5000, 0.2
+# The least scatter anywhere, relative to the middle one.
+_LEAST = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +43,18 @@ class Background:
         level: (H, W) smooth, by radius.
         variance: (H, W) of a pixel's noise, as white noise that scatters as much under a spot.
         gain: variance per unit of the image, 1 for counts; 0 where it cannot be told.
+        few: whether the image is of few counts, each of them as large as `gain`.
     """
 
     level: np.ndarray
     variance: np.ndarray
     gain: float
+    few: bool = False
 
 
 def mad(values: np.ndarray) -> float:
     """Standard deviation by the median absolute deviation."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
-
-
-def response(residual: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) a Gaussian mean less a wider one, matched to spots; and the wider one."""
-    around = ndimage.gaussian_filter(residual, WIDER * width)
-    return ndimage.gaussian_filter(residual, width) - around, around
 
 
 def passed(width: float) -> float:
@@ -79,61 +82,110 @@ def level_of(
     return radial(image, measured, radius, 2.0)
 
 
-def noise(
-    filtered: np.ndarray,
+def estimate(
+    image: np.ndarray,
     level: np.ndarray,
     measured: np.ndarray,
     width: float,
     radius: np.ndarray | None,
     gain: float | None,
 ) -> Background:
-    """The noise of an image from the scatter of a filter's response.
+    """Background and noise of an image, from what is no spot in it.
 
     Args:
-        filtered: (H, W) from `response`.
-        level: (H, W) of the background.
+        image: (H, W), finite everywhere.
+        level: (H, W) a first background, from `level_of` or `level_anywhere`.
         measured: (H, W) pixels to be used.
         width: of the filter, pixels.
         radius: (H, W) distance from the centre, pixels; None before it is known.
         gain: of an image of few counts; None finds it where the noise grows with the level.
     """
     share = passed(width)
-    floor = np.zeros(level.shape)
+    residual = np.where(measured, image - level, 0.0)
     if gain:
-        floor = share * np.sqrt(gain * np.maximum(level, 0))
-    used = measured
-    for _ in range(3):
-        spread = np.maximum(_scatter(filtered, used, width, radius), floor)
-        bright = filtered > _SPOT * spread + 1e-12 * np.ptp(filtered)
-        used = measured & ~ndimage.binary_dilation(bright, iterations=int(np.ceil(2 * width)))
-    if not gain:
-        gain = _gain(level[used], (spread[used] / share) ** 2) if used.any() else 0.0
-    return Background(level, (spread / share) ** 2, gain)
+        floor = share * np.sqrt(np.maximum(level, 0) * gain)
+    else:
+        floor = _quantised(image, measured)
+    narrow = ndimage.gaussian_filter(residual, width)
+    least, used = 0.0, measured
+    for last in (False, False, True):
+        around = _filled(residual, used, WIDER * width)
+        filtered = narrow - around
+        spread = np.maximum(_scatter(filtered, used, width, radius, last), floor)
+        # A floor of one value has no scatter, but where it has, that is what counts.
+        some = spread > 1e-7 * np.ptp(filtered)
+        least = max(_LEAST * np.median(spread[some]) if some.any() else 0.0, 1e-12)
+        above = filtered / np.maximum(spread, least)
+        # Of what is bright the wings reach farther.
+        used = measured & ~grown(above > _SPOT, 2 * width) & ~grown(above > _BRIGHT, 4 * width)
+    variance = (np.maximum(spread, least) / share) ** 2
+    level = level + around
+    if gain:
+        return Background(level, variance, gain, True)
+    return Background(level, variance, _gain(level[used], variance[used]) if used.any() else 0.0)
+
+
+def _quantised(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(H, W) the least scatter where noise is smaller than the steps between grey levels.
+
+    What such steps hide is not averaged away: neighbours are all rounded alike.
+    """
+    levels = np.unique(image[measured])
+    if not 2 <= len(levels) <= _LEVELS:
+        return np.zeros(image.shape)
+    alike = (image == np.roll(image, 1, 1)) & (image == np.roll(image, 1, 0))
+    share = ndimage.uniform_filter(alike.astype(float), 15)
+    return _STEP * np.median(np.diff(levels)) * np.clip((share - 0.2) / 0.2, 0, 1)
+
+
+def grown(marked: np.ndarray, reach: float) -> np.ndarray:
+    """(H, W) True in squares of so many pixels to either side of a marked one."""
+    size = 2 * int(np.ceil(reach)) + 1
+    return ndimage.maximum_filter(marked.astype(np.uint8), size) > 0
+
+
+def _filled(residual: np.ndarray, used: np.ndarray, width: float) -> np.ndarray:
+    """(H, W) Gaussian mean of the pixels used; 0 far from any."""
+    weight = ndimage.gaussian_filter(used.astype(float), width)
+    total = ndimage.gaussian_filter(np.where(used, residual, 0), width)
+    return total / np.maximum(weight, 0.02)
 
 
 def _scatter(
-    filtered: np.ndarray, used: np.ndarray, width: float, radius: np.ndarray | None
+    filtered: np.ndarray,
+    used: np.ndarray,
+    width: float,
+    radius: np.ndarray | None,
+    tail: bool,
 ) -> np.ndarray:
     """(H, W) standard deviation of what is left of the response where it is used."""
     if radius is None:
-        return _squares(filtered, used, width)
-    ring = _rings(filtered, used, radius, max(2.0, 1.5 * width))
+        return _squares(filtered, used, width, tail)
+    ring = _rings(filtered, used, radius, max(2.0, 1.5 * width), tail)
     # Where the surroundings are more uneven than others at like radius, theirs counts.
     scale = ring + 1e-3 * np.median(ring) + 1e-30
-    return ring * np.maximum(0.9 * _squares(filtered / scale, used, width), 1.0)
+    return ring * np.maximum(0.9 * _squares(filtered / scale, used, width, tail), 1.0)
 
 
-def _deviation(values: np.ndarray) -> float:
-    """Standard deviation of a Gaussian by its quantiles: below the middle, or far above it.
+def _deviation(values: np.ndarray, tail: bool) -> float:
+    """Standard deviation of a Gaussian by its quantiles: below the middle, and far above it.
 
-    A clipped floor has no lower half, and few counts have none that is as wide as the upper one.
+    A clipped floor has no lower half, and few counts have none that is as wide as the upper one;
+    far above the middle are spots, as long as they are not left out.
     """
-    low, middle, high = np.quantile(values, [0.1587, 0.5, 0.975])
-    return float(max(middle - low, (high - middle) / 1.96))
+    low, middle, high, top = np.quantile(values, [0.1587, 0.5, 0.75, 0.975])
+    lower = max(middle - low, 0.5 * (high - middle) / 0.674)
+    return float(max(lower, (top - middle) / 1.96, _trimmed(values)) if tail else lower)
+
+
+def _trimmed(values: np.ndarray) -> float:
+    """Root mean square without the hundredth farthest from the middle."""
+    squares = np.sort((values - np.median(values)) ** 2)
+    return float(np.sqrt(squares[: max(int(0.99 * squares.size), 1)].mean()))
 
 
 def _rings(
-    values: np.ndarray, used: np.ndarray, radius: np.ndarray, width: float
+    values: np.ndarray, used: np.ndarray, radius: np.ndarray, width: float, tail: bool
 ) -> np.ndarray:
     ring = (radius / width).astype(int)
     number = ring[used]
@@ -144,35 +196,54 @@ def _rings(
     least = max(60, int(40 * width))
     filled = [i for i in range(count) if bounds[i + 1] - bounds[i] >= least]
     if not filled:
-        return _squares(values, used, width)
-    spread = [_deviation(sorted_[bounds[i] : bounds[i + 1]]) for i in filled]
+        return _squares(values, used, width, tail)
+    spread = [_deviation(sorted_[bounds[i] : bounds[i + 1]], tail) for i in filled]
     curve = np.interp(np.arange(count), filled, spread)
     curve = np.sqrt(ndimage.gaussian_filter1d(curve**2, 1.0, mode="nearest"))
     return np.interp(radius, (np.arange(count) + 0.5) * width, curve)
 
 
-def _squares(values: np.ndarray, used: np.ndarray, width: float) -> np.ndarray:
+def level_anywhere(image: np.ndarray, measured: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) the median of squares, for images whose centre is not known."""
+    return _tiled(image, measured, side, lambda v: float(np.median(v)), 0.5)
+
+
+def _squares(values: np.ndarray, used: np.ndarray, width: float, tail: bool) -> np.ndarray:
     side = int(np.clip(_SQUARE * width, 12, max(min(values.shape) // 4, 12)))
+    # Squared, that smoothing does not make it less where it varies.
+    return np.sqrt(_tiled(values, used, side, lambda v: _deviation(v, tail) ** 2, 0.8))
+
+
+def _tiled(
+    values: np.ndarray,
+    used: np.ndarray,
+    side: int,
+    statistic: Callable[[np.ndarray], float],
+    smooth: float,
+) -> np.ndarray:
+    """(H, W) a statistic of the values used in squares, smoothed over them and interpolated.
+
+    Squares that are mostly hidden follow their neighbours.
+    """
     tops = [np.linspace(0, n, max(round(n / side), 1) + 1).astype(int) for n in values.shape]
-    spread = np.full([len(t) - 1 for t in tops], np.nan)
-    for i in range(spread.shape[0]):
-        for j in range(spread.shape[1]):
-            part = np.s_[tops[0][i] : tops[0][i + 1], tops[1][j] : tops[1][j + 1]]
-            some = values[part][used[part]]
-            if some.size > 0.3 * side**2:
-                spread[i, j] = _deviation(some)
-    known = np.isfinite(spread)
+    grid = np.full([len(t) - 1 for t in tops], np.nan)
+    for i, j in np.ndindex(*grid.shape):
+        part = np.s_[tops[0][i] : tops[0][i + 1], tops[1][j] : tops[1][j + 1]]
+        some = values[part][used[part]]
+        if some.size > 0.3 * side**2:
+            grid[i, j] = statistic(some)
+    known = np.isfinite(grid)
     if not known.any():
-        return np.full(values.shape, _deviation(values[used]) if used.any() else 0.0)
-    # Squares that are hidden follow their neighbours; all are smoothed with them.
-    weight = ndimage.gaussian_filter(known.astype(float), 0.8, mode="nearest")
-    total = ndimage.gaussian_filter(np.where(known, spread, 0) ** 2, 0.8, mode="nearest")
+        return np.full(values.shape, statistic(values[used]) if used.any() else 0.0)
+    weight = ndimage.gaussian_filter(known.astype(float), smooth, mode="nearest")
+    total = ndimage.gaussian_filter(np.where(known, grid, 0), smooth, mode="nearest")
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    spread = np.where(weight > 0.1, np.sqrt(total / np.maximum(weight, 0.1)), spread[tuple(nearest)])
+    grid = np.where(weight > 0.1, total / np.maximum(weight, 0.1), grid[tuple(nearest)])
     places = [np.interp(np.arange(n), (t[1:] + t[:-1] - 1) / 2, np.arange(len(t) - 1))
               for n, t in zip(values.shape, tops, strict=True)]  # fmt: skip
-    grid = np.meshgrid(*places, indexing="ij")
-    return ndimage.map_coordinates(spread, grid, order=1, mode="nearest")
+    return ndimage.map_coordinates(
+        grid, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest"
+    )
 
 
 def blurred(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:

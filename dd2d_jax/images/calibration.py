@@ -15,6 +15,7 @@ from scipy.interpolate import BSpline
 from dd2d_jax.images import background
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.values import unmeasured
 from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
 from dd2d_jax.util.limits import read_json
@@ -201,7 +202,7 @@ def calibrate(
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 64:
         raise PatternError(f"an image of shape {image.shape}; at least 64 x 64 pixels are needed")
-    measured = ~background.unmeasured(image)
+    measured = ~unmeasured(image)
     if measured.mean() < 0.5 or np.ptp(image[measured]) == 0:
         raise PatternError("there are no rings in the image: it is flat or hardly measured")
     image = np.where(measured, image, 0.0)

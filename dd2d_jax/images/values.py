@@ -1,10 +1,9 @@
-"""What the numbers of an image are: gaps, counts that wrapped around, negatives, single pixels."""
+"""What the numbers of an image are: gaps, negatives, saturated and single bright pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from skimage.restoration import unwrap_phase
 
 # So many equal negative whole numbers in a row or column are a detector's mark, not noise.
 _RUN = 16
@@ -12,8 +11,6 @@ _RUN = 16
 _RARE = 0.01
 # An area of one value that is larger than this share of the image is its background.
 _BLANK = 0.4
-# Whole numbers of 16 bits wrap around at this period.
-_PERIOD = 65536.0
 # Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
 # this are a picture of few counts, not a saturated one.
 _PLATEAU, _GREYS = 6, 60
@@ -74,26 +71,6 @@ def _blank(image: np.ndarray, good: np.ndarray) -> np.ndarray:
         return np.zeros(image.shape, bool)  # few counts: dark areas without any
     flat = ndimage.binary_propagation(flat & (image == value), mask=image == value)
     return flat & (flat.mean() < _BLANK)
-
-
-def unwrapped(image: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, int]:
-    """The image with 16-bit numbers that ran over put right, and how many pixels did.
-
-    A pixel that is more than half the range below its neighbour ran over the top. Neighbours that
-    truly differ by that much exist in single bright pixels, but not below zero.
-    """
-    values = image[measured]
-    if values.min() > -_PERIOD / 8 or not -_PERIOD / 2 <= values.min() <= values.max() < _PERIOD:
-        return image, 0
-    steep = [np.abs(np.diff(np.where(measured, image, 0), axis=axis)) > _PERIOD / 2
-             for axis in (0, 1)]  # fmt: skip
-    if sum(int(s.sum()) for s in steep) < 8:
-        return image, 0
-    phase = np.ma.array(image * (2 * np.pi / _PERIOD), mask=~measured)
-    turns = np.rint((np.ma.filled(unwrap_phase(phase), 0.0) - phase.data) / (2 * np.pi))
-    turns -= np.median(turns[measured])
-    turns = np.where(measured, turns, 0)
-    return image + _PERIOD * turns, int((turns != 0).sum())
 
 
 def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> bool:
