@@ -237,7 +237,7 @@ def theirs(params: dict) -> dict[str, np.ndarray]:
     """Our parameters under the authors' names, as torch has them."""
     import flax.traverse_util
 
-    from dd2d_jax.networks.paper_network import their_name
+    from dd2d_jax.networks.paper_weights import their_name
 
     flat = flax.traverse_util.flatten_dict(params)
     return {
@@ -248,7 +248,7 @@ def theirs(params: dict) -> dict[str, np.ndarray]:
 
 def torch_inputs(crystals: Any, spots: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sequences (B, 180) and clouds (B, 172, 3), their points before their padding."""
-    from dd2d_jax.networks.paper_network import point_cloud, sequences
+    from dd2d_jax.networks.paper_inputs import point_cloud, sequences
 
     sequence, cloud = np.asarray(sequences(crystals, SEQUENCE)), np.asarray(point_cloud(spots))
     order = np.argsort(~(cloud != 0).any(-1), axis=1, kind="stable")
@@ -258,7 +258,7 @@ def torch_inputs(crystals: Any, spots: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def shortened(x: np.ndarray) -> np.ndarray:
     """Sequences (B, T) or clouds (B, K, 3) up to the last token of the longest."""
-    from dd2d_jax.networks.paper_network import PADDING
+    from dd2d_jax.networks.paper_inputs import PADDING
 
     real = (x != PADDING) if x.ndim == 2 else (x != 0).any(-1)
     return x[:, : real.sum(1).max()]

@@ -16,16 +16,14 @@ def get_config() -> ConfigDict:
         config.disturbance[name] = 0.0
     config.thermal.share = 0.0
     config.measured.share = 0.0
+    config.microscope.share = 0.0
 
-    config.model = ConfigDict()
     config.model.name = "paper"
     config.model.width = 384
     config.model.layers = 4
-    config.model.heads = 4
-    # Of residuals, embeddings and keys.
     config.model.dropout = 0.1
-    # Compute type; parameters stay float32.
-    config.model.dtype = "float32"
+    # Its vectors are as long as its tokens are wide.
+    del config.model.embedding
 
     # 2,000 epochs of the authors' 6,361 crystals.
     config.train.steps = 48000

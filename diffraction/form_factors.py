@@ -30,7 +30,8 @@ def form_factor(radiation: Radiation, numbers: jax.Array, q_squared: jax.Array) 
             `RANGE` the fits mean nothing; it is not checked here.
 
     Source: Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), Eq. 16; Kirkland, Advanced
-    Computing in Electron Microscopy, Eq. C.15; Peng, Ren, Dudarev and Whelan, Acta Cryst. A 52,
+    Computing in Electron Microscopy, Eq. C.15 (the form; whose numbers these are is in
+    tables/LICENSES.md); Peng, Ren, Dudarev and Whelan, Acta Cryst. A 52,
     257 (1996), Eq. 3; Waasmaier and Kirfel, Acta Cryst. A 51, 416 (1995).
     """
     name = _name(radiation)
@@ -97,12 +98,17 @@ def check_tabulated(radiation: Radiation, numbers: np.ndarray) -> None:
 
 def check_range(radiation: Radiation, q: float, what: str = "|q|") -> None:
     """Raise ValueError where q (1/angstrom) is beyond what the form factors were fitted to."""
-    name = _name(radiation)
-    if q > RANGE[name]:
+    most = form_factor_range(radiation)
+    if q > most:
         raise ValueError(
-            f"{what} = {q:.4g} is beyond the {name} form factors, which hold up to "
-            f"{RANGE[name]:g} 1/angstrom"
+            f"{what} = {q:.4g} is beyond the {_name(radiation)} form factors, which hold up to "
+            f"{most:g} 1/angstrom"
         )
+
+
+def form_factor_range(radiation: Radiation) -> float:
+    """|q| in 1/angstrom up to which the form factors of this radiation were fitted."""
+    return RANGE[_name(radiation)]
 
 
 def _name(radiation: Radiation) -> str:

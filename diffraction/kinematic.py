@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffraction.crystal import Crystal, reciprocal
-from diffraction.form_factors import check_range, check_tabulated, form_factor
+from diffraction.form_factors import (
+    check_range,
+    check_tabulated,
+    form_factor,
+    form_factor_range,
+)
 from diffraction.pattern import Pattern
 from diffraction.radiation import Electrons, Radiation, Xrays
 from diffraction.tabulated import SYMBOLS
@@ -71,10 +76,14 @@ def b_values(
     """B as a number, (...) or (..., N); what is given by element becomes (..., N).
 
     Raises:
-        ValueError: a key that is no element, or an element without a B (NaN where traced).
+        ValueError: a negative B or one that is no number (where it is known, not traced), a key
+            that is no element, or an element without a B (NaN where traced).
     """
     if not isinstance(b_iso, Mapping):
+        _check_b(b_iso, numbers)
         return b_iso
+    for element, value in b_iso.items():
+        _check_b(value, None, f" of {element}")
     unknown = [x for x in b_iso if x not in SYMBOLS[1:]]
     if unknown:
         raise ValueError(f"b_iso names {unknown}, which are no elements")
@@ -85,6 +94,22 @@ def b_values(
             raise ValueError(f"b_iso has no B for {', '.join(missing)}; it has {list(b_iso)}")
     values = jnp.stack([jnp.zeros(()), *(jnp.asarray(b, float) for b in b_iso.values())])
     return jnp.full(len(SYMBOLS), jnp.nan).at[known].set(values)[numbers]
+
+
+def _check_b(
+    b_iso: float | jax.Array, numbers: jax.Array | None, of: str = ""
+) -> None:
+    """Check that B are 0 or more; what padding holds does not matter."""
+    if isinstance(b_iso, jax.core.Tracer):
+        return
+    values = np.asarray(b_iso)
+    wrong = ~(values >= 0)
+    if values.ndim and numbers is not None and values.shape == numbers.shape:
+        if isinstance(numbers, jax.core.Tracer):
+            return
+        wrong = wrong & (np.asarray(numbers) > 0)
+    if wrong.any():
+        raise ValueError(f"b_iso{of} must be 0 or more, in angstrom^2, got {values[wrong][0]:g}")
 
 
 def amplitudes(
@@ -223,7 +248,6 @@ def kinematic_pattern(
     check_concrete(radiation, crystal)
     if not isinstance(q_max, jax.core.Tracer):
         _check_q_max(q_max)
-        check_range(radiation, q_max, "q_max")
     tilt = jnp.asarray(tilt, float)
     batch = crystal.numbers.shape[:-1]
     check_tilt(tilt, batch)
@@ -237,6 +261,11 @@ def kinematic_pattern(
     hk = jnp.asarray(hk)
     if not jnp.issubdtype(hk.dtype, jnp.integer) or hk.ndim < 2 or hk.shape[-1] != 2:
         raise ValueError(f"hk must be integers (..., K, 2), got {hk.dtype} {hk.shape}")
+    if not any(isinstance(x, jax.core.Tracer) for x in (q_max, hk, crystal.lattice)):
+        basis = np.linalg.inv(np.asarray(crystal.lattice, float)).swapaxes(-1, -2)
+        check_reach(radiation, q_max, tilt, np.asarray(hk) @ basis)
+    elif not isinstance(q_max, jax.core.Tracer):
+        check_range(radiation, q_max, "q_max")
     b_iso = b_values(b_iso, crystal.numbers)
     return _simulate(crystal, radiation, q_max, b_iso, tilt, hk)
 
@@ -359,6 +388,61 @@ def check_concrete(radiation: Radiation, crystal: Crystal) -> None:
         raise ValueError(f"positions must be floating point, got {crystal.positions.dtype}")
     if not isinstance(crystal.numbers, jax.core.Tracer):
         check_tabulated(radiation, np.asarray(crystal.numbers))
+        _check_occupancy(crystal)
+
+
+def _check_occupancy(crystal: Crystal) -> None:
+    if crystal.occupancy is None or isinstance(crystal.occupancy, jax.core.Tracer):
+        return
+    occupancy = np.asarray(crystal.occupancy)
+    wrong = (np.asarray(crystal.numbers) > 0) & ~((occupancy >= 0) & (occupancy <= 1))
+    if wrong.any():
+        row = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = row[0] if len(row) == 1 else row
+        raise ValueError(f"occupancies must lie in 0 to 1; atom {where} has {occupancy[row]:g}")
+
+
+def check_reach(
+    radiation: Radiation,
+    q_max: float,
+    tilt: tuple[float, float] | np.ndarray,
+    rods: np.ndarray | None = None,
+) -> None:
+    """Raise ValueError where spots lie beyond what the form factors were fitted to.
+
+    The |q| of a spot is larger than that of its rod, most so uphill under tilt. What is traced is
+    not checked.
+
+    Args:
+        radiation: electrons or X-rays.
+        q_max: of the rods, 1/angstrom.
+        tilt: degrees, (2,) or (..., 2).
+        rods: (..., K, 2) the rods within q_max, 1/angstrom; None: there may be rods anywhere.
+    """
+    check_range(radiation, q_max, "q_max")
+    if any(isinstance(x, jax.core.Tracer) for x in (radiation.wavelength, tilt)):
+        return
+    normal = np.asarray(tilt_matrix(np.asarray(tilt, float)), float)[..., 2, :]
+    k = 1 / np.asarray(radiation.wavelength, float)[..., None]
+
+    def longest(flat: np.ndarray, along: np.ndarray) -> float:
+        """Of the spots on rods of the lengths `flat` (..., K), `along` of it up the slope."""
+        linear = k * normal[..., 2:]
+        constant = flat**2 - 2 * k * along
+        reached = linear**2 > constant
+        root = np.sqrt(np.where(reached, linear**2 - constant, 1.0))
+        squared = flat**2 + (np.where(reached, constant, 0.0) / (np.abs(linear) + root)) ** 2
+        return float(np.sqrt(np.max(np.where(reached, squared, 0.0))))
+
+    # Straight up the slope; not the edge alone, which long waves' spheres do not reach.
+    flat = np.linspace(0, q_max, 65)
+    length = longest(flat, flat * np.linalg.norm(normal[..., :2], axis=-1)[..., None])
+    if length > form_factor_range(radiation) and rods is not None:
+        flat = np.linalg.norm(rods, axis=-1)
+        flat = np.where(flat <= q_max * _EDGE, flat, 0.0)
+        along = np.einsum("...kd,...d->...k", rods, normal[..., :2])
+        length = longest(flat, np.where(flat > 0, along, 0.0))
+    check_range(radiation, length, "under this tilt the largest |q|")
 
 
 def _check_q_max(q_max: float) -> None:

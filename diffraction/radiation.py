@@ -14,6 +14,8 @@ from diffraction.tabulated import table
 # CODATA 2018: m_e c^2 in keV, h c in keV angstrom.
 _REST_ENERGY = 510.99895
 _HC = 12.398419843320026
+# keV. No microscope goes beyond; what is above was given in eV.
+_HIGHEST = 1e4
 _TABLES = ("lobato", "kirkland", "peng")
 
 
@@ -53,11 +55,12 @@ class Electrons:
     Attributes:
         energy: kinetic energy in keV; a number, or (...) with one for each crystal of a batch.
         table: form factors, "lobato" (Lobato and Van Dyck 2014, |q| up to 12 1/angstrom),
-            "kirkland" (Kirkland 2010, up to 12) or "peng" (Peng et al. 1996 as International
-            Tables C, Table 4.3.2.2, have it, up to 4).
+            "kirkland" (three Lorentzians and three Gaussians as in Kirkland's Eq. C.15, up to
+            12; not the numbers of his edition of 2010, see tables/LICENSES.md) or "peng" (Peng et
+            al. 1996 as International Tables C, Table 4.3.2.2, have it, up to 4).
 
     Raises:
-        ValueError: an energy is not positive, or the table unknown.
+        ValueError: an energy is not positive or above 10,000 keV, or the table unknown.
     """
 
     energy: float | jax.Array = 80.0
@@ -65,6 +68,12 @@ class Electrons:
 
     def __post_init__(self) -> None:
         _positive("energy", "keV", self.energy)
+        energy = _concrete(self.energy)
+        if energy is not None and energy.size and energy.max() > _HIGHEST:
+            raise ValueError(
+                f"energy must be in keV, at most {_HIGHEST:g}; got {energy.max():g} "
+                f"(in eV? then {energy.max() / 1e3:g} keV)"
+            )
         if self.table not in _TABLES:
             raise ValueError(f"table must be one of {', '.join(_TABLES)}, got {self.table!r}")
 

@@ -134,17 +134,36 @@ def counts(key: jax.Array, image: jax.Array, dose: float | jax.Array) -> jax.Arr
         dose: counts expected in the whole of each image; a number or (...).
 
     Returns:
-        (..., H, W) integers; zero everywhere where the image is.
+        (..., H, W) integers, int32 or in double precision int64; zero everywhere where the image
+        is.
 
     Raises:
-        ValueError: the dose is not positive.
+        ValueError: the dose is not positive and finite, a pixel is negative or not finite, or one
+            expects more counts than the integers hold (where the values are known, not traced).
     """
     _check(dose > 0, "dose", "positive, in counts an image", dose)
     image = jnp.asarray(image)
     image = image.astype(jnp.promote_types(image.dtype, jnp.float32))  # whole numbers, too
+    if not isinstance(image, jax.core.Tracer):
+        wrong = ~(np.isfinite(image) & (np.asarray(image) >= 0))
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"the expected image must be finite and 0 or more; pixel {where} is {image[where]}"
+            )
     total = jnp.sum(image, (-2, -1), keepdims=True)
     dose = jnp.asarray(dose, image.dtype)[..., None, None]
-    return jax.random.poisson(key, image * (dose / jnp.where(total > 0, total, 1.0)))
+    expected = image * (dose / jnp.where(total > 0, total, 1.0))
+    integers = jax.dtypes.canonicalize_dtype(int)
+    # Ten standard deviations of the brightest pixel are left free.
+    most = jnp.iinfo(integers).max
+    most = most - 10 * most**0.5
+    if not isinstance(expected, jax.core.Tracer) and not (np.asarray(expected) < most).all():
+        raise ValueError(
+            f"a pixel expects {np.max(expected):.3g} counts, more than {integers.name} holds; "
+            "take a smaller dose"
+        )
+    return jax.random.poisson(key, expected, dtype=integers)
 
 
 def beam_stop(

@@ -55,9 +55,10 @@ def simulate(
         Pattern with batch axes (...); spots beyond q_max or out of the sphere's reach are masked.
 
     Raises:
-        ValueError: an element without a form factor or without a B, q_max not positive or beyond
-            the range of the form factors, a tilt of another shape, an unknown method, or a traced
-            lattice without `hk`.
+        ValueError: an element without a form factor or without a B, a negative B, an occupancy
+            beyond 0 to 1, q_max not positive, spots beyond the range of the form factors (|q|
+            under the tilt), a tilt of another shape, an unknown method, or a traced lattice
+            without `hk`.
     """
     if method not in ("kinematic", "multislice"):
         raise ValueError(f"method must be 'kinematic' or 'multislice', got {method!r}")

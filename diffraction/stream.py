@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from diffraction.crystal import Crystal, stack
-from diffraction.form_factors import check_range
 from diffraction.kinematic import (
     _EDGE,
     _check_q_max,
     b_values,
     check_concrete,
     check_lattices,
+    check_reach,
     check_tilt,
 )
 from diffraction.pattern import Pattern
@@ -79,7 +79,7 @@ def simulate_library(
             memory too small for the largest crystal.
     """
     _check_q_max(q_max)
-    check_range(radiation, q_max, "q_max")
+    check_reach(radiation, q_max, tilt)
     shape = np.shape(radiation.wavelength) or np.shape(getattr(radiation, "polarisation", 0.0))
     if shape:
         raise ValueError(

@@ -1,7 +1,9 @@
 """Imports run one way: diffraction <- dd2d_jax <- train; configs stand apart."""
 
 import ast
+import graphlib
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,8 +15,15 @@ from paths import ROOT
 import dd2d_jax
 import diffraction
 
+_spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
+rooms = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(rooms)
+
 PACKAGES = ("diffraction", "dd2d_jax", "train", "configs")
 OURS = {*PACKAGES, "benchmarks", "tests"}
+# What was found shows itself: `found.table()`. Reports are loaded when they are asked for, since
+# matplotlib and the pages take a while to start.
+LOOKS_UP = {("dd2d_jax.matching.found", "dd2d_jax.reports")}
 
 
 def modules(package: str):
@@ -41,6 +50,14 @@ def imports(path, type_checking: bool = True) -> set[tuple[str, str]]:
 
     visit(ast.parse(path.read_text()), "")
     return found
+
+
+def module_edges() -> dict[str, set[str]]:
+    """What each module of the program imports of it, but for what may look up."""
+    return {
+        name: {x for x in found if not any(name == a and x.startswith(b) for a, b in LOOKS_UP)}
+        for name, found in rooms.module_imports().items()
+    }
 
 
 def names(path) -> set[str]:
@@ -78,6 +95,34 @@ def test_imports_run_one_way(package, allowed):
     for path in modules(package):
         ours = {name for name, _ in imports(path)} & OURS
         assert ours <= allowed, f"{path} imports {ours - allowed}"
+
+
+def test_every_module_of_dd2d_jax_is_in_a_room():
+    for path in modules("dd2d_jax"):
+        first = path.relative_to(ROOT / "dd2d_jax").parts[0]
+        assert first == "__init__.py" or first.removesuffix(".py") in rooms.ROOMS, path
+
+
+def test_each_room_imports_only_from_those_before_it():
+    for module, found in module_edges().items():
+        for other in found:
+            if module.startswith("dd2d_jax.") and other.startswith("dd2d_jax."):
+                places = [rooms.ROOMS.index(rooms.room(x)) for x in (other, module)]
+                assert places[0] <= places[1], f"{module} imports {other}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        list(graphlib.TopologicalSorter(module_edges()).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_the_picture_of_the_rooms_has_all_of_them(tmp_path):
+    rooms.draw(tmp_path / "rooms.svg")
+    there = {rooms.room(name) for name in rooms.modules()} - {"dd2d_jax", "configs"}
+    assert there <= set(rooms.WHAT)
+    assert (tmp_path / "rooms.svg").stat().st_size > 10_000
 
 
 def test_configs_import_only_ml_collections_and_each_other():

@@ -82,7 +82,7 @@ def test_the_wheel_has_the_command(wheel):
     (name,) = fnmatch.filter(wheel.namelist(), "*.dist-info/entry_points.txt")
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(name).decode())
-    assert dict(parser["console_scripts"]) == {"dd2d": "dd2d_jax.cli:main"}
+    assert dict(parser["console_scripts"]) == {"dd2d": "dd2d_jax.commands.main:main"}
 
 
 def test_the_wheel_says_what_it_is(wheel):

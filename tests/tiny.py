@@ -7,7 +7,7 @@ from ase.build import mx2
 from ase.db import connect
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, paper
 from dd2d_jax.data import crystal_set, usable
 
 METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
@@ -53,3 +53,11 @@ def config() -> ConfigDict:
     tiny.train.warmup = 2
     tiny.train.evaluate_every = 3
     return tiny
+
+
+def paper_config(**changes) -> ConfigDict:
+    """The paper's config with a network of 12 numbers."""
+    config = paper.get_config()
+    config.diffraction.tokens = 4
+    config.model.update({"width": 12, "heads": 2, "layers": 1, **changes})
+    return config

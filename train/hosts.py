@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -137,19 +138,48 @@ def _gather(text: bytes) -> list[bytes]:
     return [x.tobytes().rstrip(b"\0") for x in multihost_utils.process_allgather(row)]
 
 
-@contextlib.contextmanager
-def asked_to_stop() -> Iterator[Callable[[int], bool]]:
-    """A function of the steps done that tells whether to save and leave now: SIGTERM came.
+class Asked:
+    """Whether a signal came; called with the steps done, after every step."""
 
-    It is called after every step. Of several processes any may get the signal; the function then
-    is True on all of them after the same step.
+    def __init__(self) -> None:
+        self.signal = signal.SIGTERM
+        self.came = False
+
+    def __call__(self, done: int) -> bool:
+        if jax.process_count() > 1:  # JAX has its own handler there, and spreads the word
+            return multihost_utils.reached_preemption_sync_point(done)
+        return self.came
+
+    @property
+    def name(self) -> str:
+        return self.signal.name
+
+    @property
+    def status(self) -> int:
+        """The exit status of a program that the signal ended."""
+        return 128 + self.signal
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Asked]:
+    """Tells whether to save and leave now: SIGTERM came, or SIGINT (Ctrl-C).
+
+    A second Ctrl-C ends the program at once. Of several processes any may get the signal; all of
+    them are then told after the same step.
     """
-    if jax.process_count() > 1:  # JAX has its own handler there, and spreads the word
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    came = []
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    asked = Asked()
+
+    def note(number: int, _: Any) -> None:
+        asked.signal, asked.came = signal.Signals(number), True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    signals = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in signals}
     try:
-        yield lambda _: bool(came)
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

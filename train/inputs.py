@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 import diffraction as dx
 from dd2d_jax.data import crystal_set, datasets, splits
-from dd2d_jax.networks.paper_network import PaperTower
 from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, atom_slots, strongest_rods
 
@@ -88,7 +87,7 @@ class Room(NamedTuple):
 
     Attributes:
         atoms: slots for atoms of each crystal; None leaves them as they are.
-        tokens: of all crystals and of all patterns that a device embeds at once (see PaperTower).
+        tokens: of all crystals and of all patterns that a device embeds at once (see Towers).
     """
 
     atoms: int | None = None
@@ -101,12 +100,13 @@ def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.
     A part is what a device embeds at once. Padding costs as much as tokens do. There are two sizes:
     one for nearly all batches drawn from `rows`, and for the others all that there is.
     """
-    if not isinstance(tower_of(config.model), PaperTower):
+    tower = tower_of(config.model)
+    if not tower.packs:
         return lambda _: Room()
     numbers = np.asarray(source.crystal.numbers)
     slots = atom_slots(numbers)
     pairs = (np.asarray(source.hk) != 0).any(-1).sum(1)
-    tokens = PaperTower.tokens((numbers > 0).sum(1), np.minimum(pairs, config.diffraction.tokens))
+    tokens = tower.tokens((numbers > 0).sum(1), np.minimum(pairs, config.diffraction.tokens))
 
     def needed(rows: np.ndarray) -> np.ndarray:
         return np.array([slots[rows].max(), *(x[rows].sum(1).max() for x in tokens)])

@@ -8,30 +8,29 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.evaluation.ranks import accuracy, embedding_ranks
 from dd2d_jax.networks import checkpoint
-from dd2d_jax.networks.disturbances import LEVELS, observe
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.spots import Conditions, Spots
+from dd2d_jax.spots import Conditions
 from dd2d_jax.util import cache, errors
-from dd2d_jax.util.files import alone, new_file
-from train import hosts, inputs, state, step
+from dd2d_jax.util.files import new_file
+from train import hosts, inputs, state, step, workdirs
+from train.accuracy import print_table, split_accuracy, test_table
 
 
 class Stopped(Exception):
-    """SIGTERM came and the state is saved; the message is one line."""
+    """A signal came and the state is saved; the message is one line, `status` the exit status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclasses.dataclass
@@ -49,48 +48,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     Raises:
         ValueError: the workdir belongs to a run with another config, or the config makes no sense.
         OSError: the workdir cannot be written, or another run is at work there.
-        Stopped: SIGTERM came; the same call goes on.
+        Stopped: SIGTERM or Ctrl-C came; the same call goes on.
+        FloatingPointError: the loss or the gradient is no number.
     """
     with contextlib.ExitStack() as held:
-        hosts.on_first(lambda: _open(workdir, config, held))
+        hosts.on_first(lambda: workdirs.open_workdir(workdir, config, held))
         cache.keep_compilations()
         return train_and_evaluate(config, workdir, Console(quiet=not hosts.is_first()))
-
-
-def _open(workdir: Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    # Started again before the run that it goes on with has ended, it would overwrite its steps.
-    held.enter_context(alone(workdir, wait=False))
-    if (workdir / "config.json").exists():
-        _check_same(checkpoint.read_config(workdir), config, workdir)
-
-
-def _check_same(old: ConfigDict, new: ConfigDict, workdir: Path) -> None:
-    before, after = (
-        {path: value for path, value in _flatten(c.to_dict())} for c in (old, new)
-    )
-    # More steps and other intervals are a longer run of the same thing; parts and what is computed
-    # again change the memory, and nothing but rounding. Runs of before these keys lack them.
-    free = {"train.steps", "train.evaluate_every", "train.patience", "data.data_dir"}
-    free |= {"train.accumulate", "train.remat"}
-    changed = [
-        f"{k} was {before.get(k)!r} and is {after.get(k)!r}"
-        for k in sorted(before.keys() | after.keys())
-        if k not in free and before.get(k) != after.get(k)
-    ]
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run with another config ({'; '.join(changed)}); "
-            "choose another --workdir"
-        )
-
-
-def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> dict:
@@ -105,14 +69,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
         {level: {"split": {"top1": ...}, "full": {...}}} in percent.
 
     Raises:
-        Stopped: SIGTERM came; the same call goes on.
+        Stopped: SIGTERM or Ctrl-C came; the same call goes on.
+        FloatingPointError: the loss or the gradient is no number.
     """
     crystals, splits = hosts.together(lambda: inputs.load_crystals(config))
     hosts.check_same("crystals", crystals.uid, crystals.crystal.positions, *splits.values())
     _check_sizes(config, splits)
     source = inputs.load_source(crystals, Conditions.from_config(config.diffraction))
     # Only now: a config that could not be used does not keep the workdir from the next.
-    hosts.on_first(lambda: _describe(config, workdir, crystals, splits))
+    hosts.on_first(lambda: workdirs.describe(config, workdir, crystals, splits))
     where = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     console.print(
         f"{len(crystals)} crystals; train {len(splits['train'])}, validation "
@@ -124,16 +89,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
     table = hosts.on_first(lambda: _write_table(workdir, table))
     print_table(table, splits, console)
     return table
-
-
-def _describe(
-    config: ConfigDict, workdir: Path, crystals: CrystalSet, splits: dict[str, np.ndarray]
-) -> None:
-    checkpoint.write_config(workdir, config)
-    for name in ("validation", "test"):
-        path = workdir / f"{name}.db"
-        if not path.exists():
-            crystals.take(splits[name]).write_db(path)
 
 
 def _best_params(config: ConfigDict, workdir: Path) -> dict:
@@ -198,6 +153,7 @@ def _fit(
             # The device goes on with this while the host waits for the step's metrics.
             ahead = batch_of(number + 1)
             done = number + 1
+            _check_finite(config, workdir, done, metrics)
             if done % 10 == 0 or done == config.train.steps:
                 metrics = {k: float(v) for k, v in metrics.items()}
                 rate = (done - ticked) * config.train.batch / (time.perf_counter() - tick)
@@ -220,9 +176,24 @@ def _fit(
             if stop(done) and done < config.train.steps:
                 hosts.on_first(functools.partial(_save_latest, workdir, done, current, best))
                 raise Stopped(
-                    f"SIGTERM: stopped after step {done} of {config.train.steps} and saved in "
-                    f"{workdir}; the same command goes on from there"
+                    f"{stop.name}: stopped after step {done} of {config.train.steps} and saved in "
+                    f"{workdir}; the same command goes on from there",
+                    stop.status,
                 )
+
+
+def _check_finite(config: ConfigDict, workdir: Path, done: int, metrics: dict) -> None:
+    """Raise FloatingPointError where a step's loss or gradient is no number: nothing later is."""
+    bad = [f"{k} is {float(metrics[k])}" for k in metrics if not np.isfinite(float(metrics[k]))]
+    if bad:
+        saved = checkpoint.last_step(workdir, "latest")
+        kept = f"the state of step {saved} is kept in {workdir}" if saved else "nothing was saved"
+        raise FloatingPointError(
+            f"step {done}: {' and '.join(bad)}, so training ends here; {kept}. In another "
+            f"--workdir, lower config.train.learning_rate (now {config.train.learning_rate:g}) or "
+            f"config.train.clip (now {config.train.clip:g}), or raise config.train.warmup (now "
+            f"{config.train.warmup})"
+        )
 
 
 def _resume(
@@ -302,78 +273,22 @@ def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
                 f"the {name} split is empty: the data set is too small, at least 10 crystals "
                 "are needed"
             )
-    step.shard(np.zeros(config.train.batch))
+    train = config.train
+    for name, least in (("batch", 1), ("steps", 0), ("evaluate_every", 1), ("patience", 0)):
+        if train[name] < least:
+            raise ValueError(f"config.train.{name} = {train[name]} must be at least {least}")
+    if train.batch > len(splits["train"]):
+        raise ValueError(
+            f"config.train.batch = {train.batch} is more than the {len(splits['train'])} crystals "
+            "to train on; give a smaller one"
+        )
+    step.shard(np.zeros(train.batch))
     parts = inputs.count_parts(config)
     if parts < 1 or config.train.batch % parts:
         raise ValueError(
             f"config.train.batch = {config.train.batch} does not divide into {parts} parts "
             f"({jax.device_count()} devices x config.train.accumulate)"
         )
-
-
-# One program instead of hundreds of operations.
-_observe = jax.jit(observe)
-
-
-def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: str) -> Spots:
-    """Patterns of crystals `rows` at a level, in their own setting; the same on every call."""
-    conditions = Conditions.from_config(config.diffraction)
-    key = jax.random.fold_in(jax.random.key(config.seed), list(LEVELS).index(level))
-    parts = []
-    for number, start in enumerate(range(0, len(rows), 256)):
-        part = source.take(np.asarray(rows[start : start + 256]))
-        parts.append(
-            _observe(
-                jax.random.fold_in(key, number), part.crystal, part.hk, conditions, LEVELS[level]
-            )
-        )
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def split_accuracy(model: Model, source: inputs.Source, rows: np.ndarray) -> dict:
-    """Accuracy at every level with the split itself as the gallery."""
-    part = source.take(np.asarray(rows))
-    gallery = model.embed_crystals(part.crystal, part.hk[:, : model.conditions.tokens])
-    return {
-        level: accuracy(
-            embedding_ranks(
-                model.embed_patterns(queries(source, rows, model.config, level)),
-                gallery,
-                np.arange(len(rows)),
-            )
-        )
-        for level in LEVELS
-    }
-
-
-def test_table(model: Model, source: inputs.Source, splits: dict[str, np.ndarray]) -> dict:
-    """Accuracy of the test queries, gallery the test split and gallery every crystal."""
-    rows = splits["test"]
-    everything = model.embed_crystals(
-        source.crystal, np.asarray(source.hk)[:, : model.conditions.tokens]
-    )
-    table = {}
-    for level in LEVELS:
-        found = model.embed_patterns(queries(source, rows, model.config, level))
-        table[level] = {
-            "split": accuracy(embedding_ranks(found, everything[rows], np.arange(len(rows)))),
-            "full": accuracy(embedding_ranks(found, everything, rows)),
-        }
-    return table
-
-
-def print_table(table: dict, splits: dict[str, np.ndarray], console: Console) -> None:
-    """The test table, in percent."""
-    total = sum(len(rows) for rows in splits.values())
-    sizes = {"split": len(splits["test"]), "full": total}
-    view = Table(title=f"test: {len(splits['test'])} queries, neural alone, percent")
-    for column in ("level", "gallery", "top-1", "top-3", "top-5", "top-10", "top-50"):
-        view.add_column(column, justify="right")
-    for level, galleries in table.items():
-        for gallery, found in galleries.items():
-            numbers = [f"{v:.1f}" for v in found.values()]
-            view.add_row(level, f"{gallery} ({sizes[gallery]})", *numbers)
-    console.print(view)
 
 
 def _report(console: Console, done: int, found: dict) -> None:

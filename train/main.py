@@ -2,12 +2,13 @@
 
 Several processes, each with the same command but its own number: --coordinator=HOST:PORT
 --processes=N --process=I, or --distributed where a TPU pod, Slurm or Open MPI starts them.
-Exit status: 0 done, 1 an error, 143 stopped by SIGTERM with everything saved (the same command
-goes on).
+Exit status: 0 done, 1 an error, 143 (SIGTERM) or 130 (Ctrl-C) stopped with everything saved: the
+same command goes on.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -35,6 +36,9 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Train with the given flags."""
+    from dd2d_jax.util.cache import quiet_compiler
+
+    quiet_compiler()
     from train import hosts, loop
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file that it writes
@@ -46,11 +50,21 @@ def main(_: list[str]) -> None:
         loop.run(CONFIG.value, Path(WORKDIR.value or Path("workdir") / name))
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(143)  # 128 + SIGTERM, as of a program that the signal ended
-    except (ValueError, OSError) as error:
+        sys.exit(stopped.status)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what was saved", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
         if DEBUG.value:
             raise
         _fail(str(error))
+    except RuntimeError as error:
+        if DEBUG.value or "Unable to initialize backend" not in str(error):
+            raise
+        _fail(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device can be used "
+            f"here; unset it, or install the extra for it, pip install -e '.[cuda]' ({error})"
+        )
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -30,7 +30,7 @@ def optimiser(config: ConfigDict) -> optax.GradientTransformation:
         optax.clip_by_global_norm(train.clip),
         optax.adamw(
             schedule,
-            b2=train.get("b2", 0.98),
+            b2=train.b2,
             weight_decay=train.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         ),

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 import diffraction as dx
 from dd2d_jax.networks.disturbances import Disturbance, clean_spots, observe
 from dd2d_jax.networks.loss import contrastive_loss
+from dd2d_jax.networks.redescription import Redescription, redescribe
 from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, Spots
 from train import accumulate
@@ -27,13 +28,13 @@ from train.inputs import Room, Source
 from train.state import State, optimiser
 
 AXIS = "batch"
-Batch = tuple[dx.Crystal, Spots, Spots]
+Batch = tuple[dx.Crystal, Spots | None, Spots]
 
 
-def simulate_batch(
-    config: ConfigDict, source: Source, index: jax.Array, key: jax.Array
-) -> Batch:
+def simulate_batch(config: ConfigDict, source: Source, index: jax.Array, key: jax.Array) -> Batch:
     """Crystals `index` (B,), their clean spots, and a disturbed pattern of each.
+
+    For networks that read no spots of crystals there are none; the crystals are described anew.
 
     Each sample has its own key, folded from its place in the whole batch, so that the draw does
     not depend on the number of devices.
@@ -47,20 +48,41 @@ def simulate_batch(
         # A share of none to all: clean queries and the worst ones are both learned.
         share = jax.random.uniform(share_key)
         kind = jax.random.uniform(kind_key)
-        hot, measured = kind < config.thermal.share, kind >= 1 - config.measured.share
-        optics = {k: v for k, v in config.measured.items() if k != "share"}
         amount = jax.tree.map(
-            lambda far, seen, near: jnp.where(hot, far, jnp.where(measured, seen, near)) * share,
-            Disturbance(displacement=config.thermal.displacement),
-            Disturbance(**{**config.disturbance, **optics}),
+            lambda *amounts: share * jnp.select(_kinds(config, kind), amounts[1:], amounts[0]),
             Disturbance(**config.disturbance),
+            Disturbance(displacement=config.thermal.displacement),
+            *(
+                Disturbance(**{**config.disturbance, **_without_share(config[name])})
+                for name in ("microscope", "measured")
+            ),
         )
         single = jax.tree.map(lambda x: x[None], one)
         spots = observe(observe_key, single.crystal, single.hk, conditions, amount)
         return jax.tree.map(lambda x: x[0], spots)
 
-    clean = clean_spots(chosen.crystal, chosen.hk, conditions)
-    return chosen.crystal, clean, jax.vmap(disturbed)(place, chosen)
+    seen = jax.vmap(disturbed)(place, chosen)
+    if tower_of(config.model).reads_spots:
+        return chosen.crystal, clean_spots(chosen.crystal, chosen.hk, conditions), seen
+    keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, place), 1))(place)
+    redescribed = jax.vmap(redescribe, (0, 0, None))(
+        keys, chosen.crystal, Redescription(**config.get("redescription", {}))
+    )
+    return redescribed, None, seen
+
+
+def _kinds(config: ConfigDict, kind: jax.Array) -> list[jax.Array]:
+    """Whether a sample with `kind` from 0 to 1 is thermal, of a microscope, measured."""
+    thermal, microscope = config.thermal.share, config.microscope.share
+    return [
+        kind < thermal,
+        kind < thermal + microscope,
+        kind >= 1 - config.measured.share,
+    ]
+
+
+def _without_share(part: ConfigDict) -> dict:
+    return {name: value for name, value in part.items() if name != "share"}
 
 
 def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[State, dict]:
@@ -69,7 +91,6 @@ def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[
     crystal, *spots = batch
     sites = crystal.positions, crystal.numbers, crystal.occupancy, crystal.u
     crystal = dx.Crystal(crystal.lattice, *jax.tree.map(lambda x: x[:, : room.atoms], sites))
-    shape = {"room": room.tokens} if room != Room() else {}
     # For networks with dropout: another mask at each step and on each device. "rbg" compiles and
     # draws faster than the default.
     key = jax.random.fold_in(jax.random.key(config.seed + 2, impl="rbg"), state.step)
@@ -80,7 +101,7 @@ def update(config: ConfigDict, state: State, batch: Batch, room: Room) -> tuple[
 
     def embed(params: dict, part: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
         *inputs, key = part
-        return model.apply({"params": params}, *inputs, rngs={"dropout": key}, **shape)
+        return model.apply({"params": params}, *inputs, room.tokens, rngs={"dropout": key})
 
     loss, scale, gradients = accumulate.gradients(
         embed, lambda *x: contrastive_loss(*x, AXIS), state.params, (*parts, keys)

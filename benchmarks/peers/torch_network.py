@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd2d_jax.networks.paper_network import CLOUD_END, END, PADDING, position_code
+from dd2d_jax.networks.paper_inputs import CLOUD_END, END, PADDING, position_code
 
 _HIDDEN = -1e9
 
@@ -113,7 +113,7 @@ class Network(nn.Module):
         self.register_buffer("code", code, persistent=False)
 
     def crystals(self, sequence: Tensor) -> Tensor:
-        """(B, T) as from `paper_model.sequences` -> unit vectors (B, width)."""
+        """(B, T) as from `paper_inputs.sequences` -> unit vectors (B, width)."""
         # Padding may look at what it likes: only the class tokens are used.
         seen = (sequence != PADDING)[:, None, None].repeat(1, 1, sequence.shape[1], 1)
         seen[:, :, 0, 7:] = False
@@ -124,7 +124,7 @@ class Network(nn.Module):
         return F.normalize(self.fc_project_crystal(x), dim=-1)
 
     def patterns(self, cloud: Tensor) -> Tensor:
-        """(B, K, 3) as from `paper_model.point_cloud` -> unit vectors (B, width)."""
+        """(B, K, 3) as from `paper_inputs.point_cloud` -> unit vectors (B, width)."""
         seen = (cloud != 0).any(-1)[:, None, None].repeat(1, 1, cloud.shape[1], 1)
         x = self.ln_p(self.Trans_pattern_encoder(self.pattern_emb(cloud), _mask(seen)))
         end = (cloud[..., 2] == CLOUD_END).int().argmax(1)

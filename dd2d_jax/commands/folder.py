@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dd2d_jax.libraries.library import Library
 from dd2d_jax.libraries.shards import digest
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
+from dd2d_jax.reports import folder_page
 from dd2d_jax.reports.found_files import write_found
 from dd2d_jax.util.files import new_file, new_folder
 from dd2d_jax.util.progress import progress
@@ -32,7 +33,7 @@ FIELDS = (
     "file", "folder", "lattices", "a", "b", "gamma", "formula", "uid", "probability", "none", "r1",
     "error",
 )  # fmt: skip
-_OPTIONS, _SUMMARY = "options.json", ("summary.csv", "summary.json")
+_OPTIONS, _SUMMARY = "options.json", ("summary.csv", "summary.json", "page.html")
 
 
 def retrieve_folder(
@@ -43,6 +44,7 @@ def retrieve_folder(
     reading: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    about: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Retrieve every pattern of a folder into `output`/NAME, and write a summary there.
 
@@ -57,6 +59,7 @@ def retrieve_folder(
         reading: arguments of `patterns.read`, such as scale, calibration and mask.
         options: k, elements, rerank, refine, propose and scale_error of `retrieve`.
         say: takes lines for the user.
+        about: "command" and "library" for the head of every page.
 
     Returns:
         A row (`FIELDS`) for each pattern, by the files' names: cell in angstrom and degrees, the
@@ -97,12 +100,12 @@ def retrieve_folder(
                     "file": file.name
                 }  # fmt: skip
                 found = retrieve(pattern, opened, model, **options)
-                write_found(found, place, image, source)
+                write_found(found, place, image, source, about)
             rows.append(_row(file, place))
         except Exception as error:  # one bad file must not stop the others
             rows.append({**dict.fromkeys(FIELDS), "file": file.name, "lattices": 0,
                          "error": _line(error, file)})  # fmt: skip
-    _write_summary(output, rows)
+    _write_summary(output, rows, {"folder": folder.name, **(about or {})})
     return rows
 
 
@@ -195,7 +198,9 @@ def _line(error: Exception, file: Path) -> str:
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def _write_summary(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_summary(
+    output: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, str]
+) -> None:
     with new_file(output / _SUMMARY[1]) as part:
         part.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     with new_file(output / _SUMMARY[0]) as part, part.open("w", newline="") as file:
@@ -204,3 +209,5 @@ def _write_summary(output: Path, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             texts = {name: inert(v) for name, v in row.items() if isinstance(v, str)}
             writer.writerow({**row, **texts})
+    with new_file(output / _SUMMARY[2]) as part:
+        part.write_text(folder_page.page(rows, about), "utf-8")

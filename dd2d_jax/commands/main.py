@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 
+from dd2d_jax import __version__
 from dd2d_jax.commands.common import one_line, say
 from dd2d_jax.commands.images import add_calibrate, add_pattern
 from dd2d_jax.commands.libraries import add_enumerate, add_index, add_merge
@@ -30,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
+    args.typed = shlex.join(["dd2d", *argv])
     try:
         with warnings.catch_warnings():
             if not args.debug:
@@ -66,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="From a diffraction pattern to the 2D crystal that made it.",
         epilog="dd2d COMMAND --help says more, with an example.",
     )
+    parser.add_argument("--version", action="version", version=f"dd2d-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         add_simulate,

@@ -133,14 +133,14 @@ def _report(args: argparse.Namespace) -> None:
     check_new(args.out)
     _check_snapshots(args.snapshots)
     from dd2d_jax.data.datasets import read_source
-    from dd2d_jax.networks.checkpoint import best_step
+    from dd2d_jax.networks.checkpoint import last_step
     from dd2d_jax.reports.report import make
     from dd2d_jax.reports.tables import evaluation_table
 
     model = load_model(args.checkpoint)
     own_folder = Path(args.checkpoint).resolve()
     names = [name for name in dict.fromkeys(args.ablation) if Path(name).resolve() != own_folder]
-    others = {name: (load_model(name), best_step(name)) for name in names}
+    others = {name: (load_model(name), last_step(name, "best")) for name in names}
     own = Path(args.checkpoint) / "test.db"
     if args.queries is None and not own.is_file():
         raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
@@ -153,7 +153,7 @@ def _report(args: argparse.Namespace) -> None:
             sets[source] = read_source(source)
     about = {
         "checkpoint": args.checkpoint,
-        "steps": best_step(args.checkpoint),
+        "steps": last_step(args.checkpoint, "best"),
         "queries": queries,
         "library": library,
     }

@@ -111,13 +111,14 @@ def _retrieve(args: argparse.Namespace) -> None:
     except PatternError as error:
         raise UserError(f"{', '.join(args.pattern)}: {error}") from error
     image = images[0] if args.tilts is None else None
+    about = _about(args, ", ".join(Path(name).name for name in args.pattern))
     if args.output:
-        found.write(args.output, image)
+        found.write(args.output, image, about)
     if args.page:
         from dd2d_jax.util.files import new_file
 
         with new_file(args.page) as part:
-            part.write_text(found.page(image), "utf-8")
+            part.write_text(found.page(image, about), "utf-8")
     _print_found(found, args.json)
 
 
@@ -135,7 +136,7 @@ def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
     rows = retrieve_folder(
         folder, args.output, args.library, load_model(args.checkpoint), image_options(args),
-        options, say,
+        options, say, _about(args),
     )  # fmt: skip
     if args.json:
         print_json(rows)
@@ -143,6 +144,15 @@ def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
         print_table(summary_table(rows))
     if all(row["error"] for row in rows):
         raise UserError(f"{folder}: none of its {len(rows)} patterns could be used")
+
+
+def _about(args: argparse.Namespace, file: str | None = None) -> dict[str, str]:
+    """For the head of a page: where what is on it comes from."""
+    return {
+        **({} if file is None else {"file": file}),
+        "command": args.typed,
+        "library": args.library or "the one in the package",
+    }
 
 
 def _check_patterns(args: argparse.Namespace) -> None:
@@ -203,7 +213,7 @@ def _propose(args: argparse.Namespace) -> None:
     say("proposing")
     found = propose(found, library, model, args.k, elements, args.count)
     if args.output:
-        found.write(args.output)
+        found.write(args.output, about=_about(args, Path(args.pattern).name))
     _print_found(found, args.json)
 
 

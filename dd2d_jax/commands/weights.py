@@ -35,7 +35,7 @@ def add_import_weights(commands: Any) -> None:
 
 def _import_weights(args: argparse.Namespace) -> None:
     check_new(args.directory)
-    from dd2d_jax.networks.paper_network import import_weights
+    from dd2d_jax.networks.paper_weights import import_weights
 
     try:
         made = import_weights(args.file, args.directory, args.heads)

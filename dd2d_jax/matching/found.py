@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +96,11 @@ class Found(Sequence[Candidate]):
 
         return found_table(self)
 
-    def plot(self) -> matplotlib.figure.Figure:
-        """The pattern beside the first candidates and their structures."""
+    def plot(self, measured: Measured | None = None) -> matplotlib.figure.Figure:
+        """The pattern (on its image, where given) beside the first candidates."""
         from dd2d_jax.reports.figures import plot_found
 
-        return plot_found(self)
+        return plot_found(self, measured)
 
     def to_dict(self) -> dict[str, Any]:
         """What `dd2d retrieve --json` prints."""
@@ -108,22 +108,30 @@ class Found(Sequence[Candidate]):
 
         return found_dict(self)
 
-    def page(self, measured: Measured | None = None) -> str:
-        """A page (HTML) that shows all of it, with its pictures inside; see `query_page`."""
+    def page(
+        self, measured: Measured | None = None, about: Mapping[str, str] | None = None
+    ) -> str:
+        """A page (HTML) that shows all of it, with its pictures inside; see `query_page.page`."""
         from dd2d_jax.reports.query_page import page
 
-        return page(self, measured)
+        return page(self, measured, about)
 
-    def write(self, directory: str | Path, measured: Measured | None = None) -> None:
+    def write(
+        self,
+        directory: str | Path,
+        measured: Measured | None = None,
+        about: Mapping[str, str] | None = None,
+    ) -> None:
         """Write CIF and POSCAR files, page.html, found.json, .csv and .png into a new folder.
 
         Args:
             directory: the folder to make.
             measured: the image that the pattern was seen in, for the page.
+            about: "file", "command" and "library" for the head of the page.
 
         Raises:
             FileExistsError: something is there already.
         """
         from dd2d_jax.reports.found_files import write_found
 
-        write_found(self, Path(directory), measured)
+        write_found(self, Path(directory), measured, about=about)

@@ -15,8 +15,10 @@ import numpy as np
 from ase.data import chemical_symbols
 
 import diffraction as dx
+from dd2d_jax.networks.atom_network import HEAD, AtomTower
 from dd2d_jax.networks.disturbances import clean_spots
-from dd2d_jax.networks.paper_network import END, PADDING, PaperTower, sequences
+from dd2d_jax.networks.paper_inputs import END, PADDING, sequences
+from dd2d_jax.networks.paper_network import PaperTower
 from dd2d_jax.networks.trained import Model, tower_of
 from dd2d_jax.spots import Spots, strongest_rods
 
@@ -28,7 +30,8 @@ class Attention:
     """Attention within one encoder for one crystal.
 
     Attributes:
-        encoder: what it reads: "sequence" (the paper's network) or "spots" (the default one).
+        encoder: what it reads: "spots" (the default network), "atoms" (that of configs/twin.py) or
+            "sequence" (the published one).
         tokens: (T,) what each token is, in words.
         kinds: (T,) the sort of each token.
         layers: (2,) or (1,) which blocks, counted from 1: the first and the last.
@@ -57,14 +60,15 @@ def attention(model: Model, crystal: dx.Crystal) -> Attention:
     """Attention maps of the crystal's tower.
 
     Args:
-        model: of either network.
+        model: of any network.
         crystal: a single crystal in canonical setting, without batch axes.
     """
     batch = jax.tree.map(lambda x: x[None], crystal)
     conditions = model.conditions
-    hk = jnp.asarray(strongest_rods(batch, conditions, conditions.tokens))
-    spots = jax.jit(clean_spots)(batch, hk, conditions)
-    tower = tower_of(model.config.model)
+    tower, spots = tower_of(model.config.model), None
+    if tower.reads_spots:
+        hk = jnp.asarray(strongest_rods(batch, conditions, conditions.tokens))
+        spots = jax.jit(clean_spots)(batch, hk, conditions)
 
     @jax.jit
     def look(params, crystal, spots):
@@ -84,6 +88,8 @@ def attention(model: Model, crystal: dx.Crystal) -> Attention:
     }
     if isinstance(tower, PaperTower):
         return _attention("sequence", *_sequence_tokens(batch), blocks)
+    if isinstance(tower, AtomTower):
+        return _attention("atoms", *_atom_tokens(crystal), blocks)
     return _attention("spots", *_spot_tokens(spots), blocks)
 
 
@@ -107,6 +113,16 @@ def _sequence_tokens(batch: dx.Crystal) -> tuple[list[str], list[str], np.ndarra
         kinds += ["coordinates"] * 3 + ["elements"]
     real = np.flatnonzero(sequence != PADDING)
     return [*tokens, "end"], [*kinds, "end"], real
+
+
+def _atom_tokens(crystal: dx.Crystal) -> tuple[list[str], list[str], np.ndarray]:
+    """Class tokens and cell first, as `atom_network` has them; atoms as they come."""
+    numbers = np.asarray(crystal.numbers)
+    there = np.flatnonzero(numbers > 0)
+    tokens = ["start", "a", "b", "γ", *_numbered(numbers[there]), "end"]
+    kinds = ["start", *["cell"] * 3, *["atoms"] * len(there), "end"]
+    real = np.concatenate([np.arange(HEAD), HEAD + there, [HEAD + len(numbers)]])
+    return tokens, kinds, real
 
 
 def _spot_tokens(spots: Spots) -> tuple[list[str], list[str], np.ndarray]:

@@ -192,9 +192,9 @@ def forget(directory: Path, name: str, step: int) -> None:
     shutil.rmtree(Path(directory) / name / str(step))
 
 
-def best_step(directory: str | Path) -> int:
-    """How many steps the best parameters have seen; `restore` tells whether they can be read."""
-    return max(_steps(Path(directory) / "best"), default=0)
+def last_step(directory: str | Path, name: str) -> int:
+    """The newest step saved under `name`, 0 for none; `restore` tells whether it can be read."""
+    return max(_steps(Path(directory) / name), default=0)
 
 
 def _check_stored(folder: Path, checkpointer: Any) -> None:

@@ -14,9 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import diffraction as dx
+from dd2d_jax.networks.atom_network import AtomTower
 from dd2d_jax.networks.checkpoint import fingerprint, read_config, restore
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.networks.paper_network import PaperTower
+from dd2d_jax.networks.towers import Towers
 from dd2d_jax.networks.twin_tower import TwoTower
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, strongest_rods
 from dd2d_jax.util.errors import CheckpointError
@@ -71,13 +73,16 @@ class Model:
 
         Args:
             crystals: batch axis (n,).
-            hk: (n, C, 2) their strongest rods, where known.
+            hk: (n, C, 2) their strongest rods, where known and the network reads spots.
         """
-        if hk is None:
+        tower = tower_of(self.config.model)
+        if not tower.reads_spots:  # nothing is simulated
+            hk = np.zeros((len(crystals), 1, 2), np.int16)
+        elif hk is None:
             hk = strongest_rods(crystals, self.conditions, self.conditions.tokens)
-        if self._packs:
+        if tower.packs:
             atoms = (np.asarray(crystals.numbers) > 0).sum(-1)
-            return self._embed(crystals, hk, PaperTower.tokens(atoms, 0)[0])
+            return self._embed(crystals, hk, tower.tokens(atoms, 0)[0])
         out = np.zeros((len(hk), self.config.model.embedding), np.float32)
         for rows, slots, pairs in _alike(np.asarray(crystals.numbers), hk):
             part = jax.tree.map(lambda x, r=rows: np.asarray(x)[r], crystals)
@@ -96,45 +101,40 @@ class Model:
     def embed_patterns(self, spots: Spots) -> np.ndarray:
         """Unit vectors (n, D) of a batch of n patterns."""
         _, function = self._functions
+        tower = tower_of(self.config.model)
         pairs = np.asarray(spots.mask).sum(-1)
-        tokens = PaperTower.tokens(0, pairs)[1] if self._packs else None
+        tokens = tower.tokens(0, pairs)[1] if tower.packs else None
         return _in_chunks(lambda s, room: function(self.params, s, room), (spots,), tokens)
 
-    @property
-    def _packs(self) -> bool:
-        return isinstance(tower_of(self.config.model), PaperTower)
 
-
-def tower_of(config: ConfigDict) -> TwoTower | PaperTower:
+def tower_of(config: ConfigDict) -> Towers:
     """The network of the `model` part of a config: the one it names, or else the default one.
 
     Raises:
         ValueError: no network has that name.
     """
     name = config.get("name", "default")
-    towers = {"default": TwoTower, "paper": PaperTower}
+    towers = {"default": TwoTower, "atoms": AtomTower, "paper": PaperTower}
     if name not in towers:
-        raise ValueError(f"model.name = {name!r} is unknown; choose {' or '.join(towers)}")
+        raise ValueError(f"model.name = {name!r} is unknown; choose one of {', '.join(towers)}")
     return towers[name].from_config(config)
 
 
 @functools.lru_cache(maxsize=8)
-def _encoders(
-    model: FrozenConfigDict, diffraction: FrozenConfigDict
-) -> tuple[Callable, Callable]:
+def _encoders(model: FrozenConfigDict, diffraction: FrozenConfigDict) -> tuple[Callable, Callable]:
     # One for all models of a config: training makes a Model at each evaluation.
     tower, conditions = tower_of(model), Conditions.from_config(diffraction)
 
     @functools.partial(jax.jit, static_argnames="room")
     def crystals(params, crystal, hk, room):
-        spots = clean_spots(crystal, hk, replace(conditions, tokens=hk.shape[-2]))
-        shape = {} if room is None else {"room": room}
-        return tower.apply({"params": params}, crystal, spots, method="encode_crystal", **shape)
+        spots = None
+        if tower.reads_spots:
+            spots = clean_spots(crystal, hk, replace(conditions, tokens=hk.shape[-2]))
+        return tower.apply({"params": params}, crystal, spots, room, method="encode_crystal")
 
     @functools.partial(jax.jit, static_argnames="room")
     def patterns(params, spots, room):
-        shape = {} if room is None else {"room": room}
-        return tower.apply({"params": params}, spots, method="encode_pattern", **shape)
+        return tower.apply({"params": params}, spots, room, method="encode_pattern")
 
     return crystals, patterns
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import diffraction as dx
+from dd2d_jax.networks.towers import Towers, start_scale, unit
 from dd2d_jax.spots import FLOOR, Spots
 
 
@@ -128,7 +129,7 @@ class STE(nn.Module):
         return nn.Dense(self.embedding, dtype=self.dtype, name="out")(x)
 
 
-class TwoTower(nn.Module):
+class TwoTower(Towers):
     """Both towers, which share their weights, and the temperature of the contrastive loss."""
 
     width: int = 128
@@ -138,33 +139,24 @@ class TwoTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
+    largest_scale = 200.0
+
     def setup(self) -> None:
         sizes = self.width, self.layers, self.heads, self.embedding
         self.ste = STE(*sizes, self.dtype, self.remat)
-        # Paper: learned, from 1 / 0.07. Strongly typed: a weak type compiles the step twice.
-        self.log_scale = self.param("log_scale", lambda _: jnp.log(jnp.float32(1 / 0.07)))
+        self.log_scale = start_scale(self)
 
-    def encode_pattern(self, spots: Spots) -> jax.Array:
+    def encode_pattern(self, spots: Spots, room: None = None) -> jax.Array:
         """Unit vectors (..., embedding) of patterns."""
         return unit(self.ste(spots))
 
-    def encode_crystal(self, crystal: dx.Crystal, spots: Spots) -> jax.Array:
+    def encode_crystal(self, crystal: dx.Crystal, spots: Spots, room: None = None) -> jax.Array:
         """Unit vectors (..., embedding) of crystals, `spots` their own simulated ones.
 
-        `crystal` itself is what other networks read (`dd2d_jax.networks.paper_network.PaperTower`).
+        `crystal` itself is what other networks read (`atom_network`, `paper_network`).
         """
         del crystal
         return unit(self.ste(spots))
-
-    def __call__(
-        self, crystal: dx.Crystal, crystal_spots: Spots, pattern_spots: Spots
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Crystal and pattern embeddings (B, embedding) and the logits' scale."""
-        return (
-            self.encode_crystal(crystal, crystal_spots),
-            self.encode_pattern(pattern_spots),
-            jnp.exp(jnp.minimum(self.log_scale, jnp.log(200.0))),
-        )
 
     @classmethod
     def from_config(cls, config) -> TwoTower:
@@ -172,9 +164,3 @@ class TwoTower(nn.Module):
         return cls(
             config.width, config.layers, config.heads, config.embedding, jnp.dtype(config.dtype)
         )
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Vectors (..., D) of length one, in float32 at least."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)

@@ -6,20 +6,20 @@ Names and formulas come from strangers' files: they make no path and no formula 
 from __future__ import annotations
 
 import csv
-import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dd2d_jax.reports.as_json import candidate_dict, found_dict
+from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.text import inert, safe_name
 
 if TYPE_CHECKING:
-    import ase
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.matching.found import Candidate, Found
+    from dd2d_jax.matching.found import Found
 
 
 def write_found(
@@ -27,6 +27,7 @@ def write_found(
     directory: Path,
     measured: Measured | None = None,
     source: dict[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Write structures, page.html, found.json, .csv and .png as a new folder, all or nothing.
 
@@ -35,6 +36,7 @@ def write_found(
         directory: the folder to make.
         measured: the image that the pattern was seen in, for the page.
         source: what found.json is to say of where the pattern came from.
+        about: for the head of the page, see `query_page.page`.
 
     Raises:
         FileExistsError: something is there already.
@@ -43,54 +45,21 @@ def write_found(
     from dd2d_jax.reports.figures import plot_found, save
     from dd2d_jax.reports.query_page import page
 
+    about = {**({} if source is None else {"file": source["file"]}), **(about or {})}
     with new_folder(directory) as part:
-        links = []
         for number, one in enumerate((found, *found.others), 1):
             folder = "" if number == 1 else f"lattice{number}/"
             (part / folder).mkdir(exist_ok=True)
-            names = [
-                f"{folder}{rank:02d}_{safe_name(candidate.formula)}"
-                for rank, candidate in enumerate(one.candidates, 1)
-            ]
-            for name, candidate in zip(names, one.candidates, strict=True):
-                _write_structure(candidate, part / name)
-            links.append([f"{name}.cif" for name in names])
-            save(plot_found(one), part / f"{folder}found.png")
+            for rank, candidate in enumerate(one.candidates, 1):
+                stem = part / f"{folder}{rank:02d}_{safe_name(candidate.formula)}"
+                stem.with_name(stem.name + ".cif").write_bytes(cif(candidate))
+                stem.with_name(stem.name + ".vasp").write_bytes(poscar(candidate))
+            save(plot_found(one, measured), part / f"{folder}found.png")
         data = found_dict(found) if source is None else {"source": source, **found_dict(found)}
         text = json.dumps(data, indent=2, allow_nan=False)
         (part / "found.json").write_text(text + "\n")
         _write_csv(found, part / "found.csv")
-        what = "a pattern" if source is None else source["file"]
-        title = f"Crystals that may have made {what}"
-        (part / "page.html").write_text(page(found, measured, links, title), "utf-8")
-
-
-def _write_structure(candidate: Candidate, stem: Path) -> None:
-    import ase.io
-
-    stem.with_name(stem.name + ".cif").write_bytes(cif(candidate))
-    ase.io.write(
-        stem.with_name(stem.name + ".vasp"), _plain(candidate), format="vasp", direct=True,
-        sort=True,
-    )  # fmt: skip
-
-
-def cif(candidate: Candidate) -> bytes:
-    """The structure as a CIF file."""
-    import ase.io
-
-    file = io.BytesIO()
-    ase.io.write(file, _plain(candidate), format="cif")
-    return file.getvalue()
-
-
-def _plain(candidate: Candidate) -> ase.Atoms:
-    atoms = candidate.structure.copy()
-    # Writers put `info` into their comments; a stranger's text has no place there.
-    atoms.info = {}
-    # Files of both kinds say nothing of open axes; the vacuum does.
-    atoms.pbc = True
-    return atoms
+        (part / "page.html").write_text(page(found, measured, about), "utf-8")
 
 
 def _write_csv(found: Found, path: Path) -> None:

@@ -1,126 +1,189 @@
-"""The page of a query: one HTML file with its pictures inside, that loads nothing.
+"""The page of a query: one HTML file with all that was found for a pattern.
 
-Texts from files are escaped; what is not known is shown as a dash.
+It loads nothing and can be read without scripts; with them, structures turn, tables sort and the
+overlay zooms. Texts from files are escaped; what is not known is shown as a dash.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dd2d_jax.crystals import cell
+from dd2d_jax.crystals.cell import cell
+from dd2d_jax.reports import query_drawings as drawings
 from dd2d_jax.reports import tables
-from dd2d_jax.reports.figures import plot_candidate
-from dd2d_jax.reports.found_files import cif
-from dd2d_jax.reports.html_page import Markup, document, escaped, figure, html_table, link
-from dd2d_jax.reports.overlay import FAINT, plot_overlay, predict
+from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, predict
+from dd2d_jax.reports.conclusion import conclusion
+from dd2d_jax.reports.html_page import Link, data_link, render, table
+from dd2d_jax.reports.layer_view import common_window, side_view, top_view
+from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.matching.found import Candidate, Found
 
+# Candidates of a lattice that are drawn; the table has all of them.
+DRAWN = 12
 _HEAD = (
     "", "formula", "uid", "origin", "probability (%)", "score", "R1", "wR2", "a (Å)", "b (Å)",
-    "γ (°)", "Δa (%)", "Δb (%)", "Δγ (°)", "structure",
+    "γ (°)", "Δa, Δb (%)", "Δγ (°)",
 )  # fmt: skip
-
-
-_NUMBERS = (
-    "Probability: that this crystal made the pattern. Score: natural logarithm of how much more "
-    "probable the pattern is if this crystal made it than if none of the library's did. R1 of "
-    "amplitudes and wR2 of intensities, over the pattern's spots; with an arrow before and after "
-    "refinement. Δ: the crystal's cell (after refinement the refined one) less the measured one "
-    "in the same setting. Pictures: from above with the cell, from the side, and measured beside "
-    "simulated spots in the crystal's setting."
-)
 
 
 def page(
     found: Found,
     measured: Measured | None = None,
-    links: Sequence[Sequence[str]] | None = None,
-    title: str = "Crystals that may have made a pattern",
+    about: Mapping[str, str] | None = None,
 ) -> str:
     """What was found, as HTML.
 
     Args:
         found: from `retrieve`.
         measured: the image that the pattern was seen in; None where there is none.
-        links: for each lattice the relative links to its candidates' CIF files; None puts the
-            files into the page.
-        title: plain text.
+        about: "file", "command" and "library" for the head of the page, what is known of them.
     """
-    parts = []
-    for i, one in enumerate((found, *found.others)):
-        name = tables.lattice_title(found, i) if found.others else "What was found"
-        name = name.replace("+-", "±").replace(" deg", "°")
-        parts.append(f"<h2>{escaped(name[0].upper() + name[1:])}</h2>")
-        parts += _section(one, i + 1, measured, None if links is None else links[i])
-    return document(title, [*parts, "<h2>What the numbers are</h2>", f"<p>{_NUMBERS}</p>"])
+    about = dict(about or {})
+    every = (found, *found.others)
+    names = [
+        tables.lattice_title(found, i).replace("+-", "±").replace(" deg", "°") if found.others
+        else "" for i in range(len(every))
+    ]  # fmt: skip
+    names = [name[:1].upper() + name[1:] for name in names]
+    lattices = [_lattice(one, i, name, measured)
+                for i, (one, name) in enumerate(zip(every, names, strict=True), 1)]  # fmt: skip
+    return render(
+        "query.html",
+        f"Crystals that may have made {about.get('file', 'a pattern')}",
+        scripts=["3Dmol-min.js", "query.js"],
+        lattices=lattices,
+        facts=_facts(found, measured, about),
+        faint=100 * FAINT,
+    )
 
 
-def _section(
-    found: Found, number: int, measured: Measured | None, links: Sequence[str] | None
-) -> list[str]:
-    targets = [
-        _embedded(c, rank) if links is None else link("CIF", links[rank - 1])
-        for rank, c in enumerate(found.candidates, 1)
-    ]
-    rows = [
-        _row(rank, candidate, target)
-        for rank, (candidate, target) in enumerate(
-            zip(found.candidates, targets, strict=True), 1
-        )
-    ]
-    parts = [_measured(found), html_table(_HEAD, rows), *_notes(found)]
-    if found.candidates:
-        parts.append(_overlay(found, number, measured))
-    parts.append('<h3>Candidates</h3>\n<div class="row">')
-    for rank, (candidate, target) in enumerate(zip(found.candidates, targets, strict=True), 1):
-        name = f"candidate_{number}_{rank}"
-        caption = f"{_caption(rank, candidate)} {target}"
-        parts.append(figure(name, _png(plot_candidate(candidate), 100), "png", caption))
-    parts.append("</div>")
-    return parts
+def _facts(
+    found: Found, measured: Measured | None, about: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """The head of the page: where all of this comes from."""
+    rows = [(name, about[name]) for name in ("file", "command") if name in about]
+    if measured is not None:
+        scale = " × ".join(f"{x:.6g}" for x in np.atleast_1d(measured.mapping.scale))
+        rows.append(("scale", f"{scale} 1/Å per pixel"))
+    energy = getattr(found, "energy", None)
+    if energy is None and measured is not None:
+        energy = measured.image.energy
+    rows.append(("energy", "not told" if energy is None else f"{energy:g} keV"))
+    library = about.get("library", "")
+    count = f"{found.searched:,} crystals searched"
+    rows.append(("library", f"{library}; {count}" if library else count))
+    return rows
 
 
-def _measured(found: Found) -> str:
+def _lattice(
+    found: Found, number: int, name: str, measured: Measured | None
+) -> dict[str, Any]:
+    """Everything that the template says of one lattice."""
+    shown = found.candidates[:DRAWN]
+    frame = drawings.Frame(found.indexed, measured)
+    predicted = [predict(candidate, found.indexed, measured) for candidate in shown]
+    differences = [np.abs(drawings.amplitudes(one)) for one in predicted]
+    most = max([1e-3, *(float(np.nanmax(one)) for one in differences if np.isfinite(one).any())])
+    limit = 1.06 * max(
+        [1e-6, *(float(np.linalg.norm(one.q, axis=1).max(initial=0)) for one in predicted)]
+    )
+    window = common_window([candidate.structure for candidate in shown])
+    spots = drawings.found_spots(found.indexed, measured, frame)
+    place = f"lattice {number}, " if name else ""
+    return {
+        "number": number,
+        "name": name,
+        "conclusion": conclusion(found),
+        "cell": _measured_cell(found),
+        "none": _none(found),
+        "table": table(
+            f"{place}candidates, the most probable first".capitalize(),
+            _HEAD,
+            [_row(rank, c, number) for rank, c in enumerate(found.candidates, 1)],
+        ),
+        "undetermined": tables.undetermined(found),
+        "frame": frame,
+        **spots,
+        "most": 100 * most,
+        "left_out": len(found.candidates) - len(shown),
+        "candidates": [
+            {
+                **_described(rank, candidate),
+                "rings": drawings.rings(one, frame),
+                "counts": _counts(one),
+                "differences": drawings.difference_map(one, most, limit),
+                "tells": _tells(one, predicted[0]) if rank > 1 else "",
+                "top": drawings.drawn(top_view(candidate.structure, window[0])),
+                "side": drawings.drawn(side_view(candidate.structure, *window)),
+                "model": drawings.model(candidate.structure, window[0]),
+                **_intensities(f"{place}candidate {rank}", candidate, one),
+            }
+            for rank, (candidate, one) in enumerate(zip(shown, predicted, strict=True), 1)
+        ],
+    }
+
+
+def _measured_cell(found: Found) -> str:
     indexed = found.indexed
-    values = (*cell.cell(indexed.lattice), indexed.rotation)
+    values = (*cell(indexed.lattice), indexed.rotation)
     a, b, gamma, turn = (
         f"{value:.{digits}f} ± {text.number(float(sigma), digits)}"
         for value, digits, sigma in zip(values, (4, 4, 2, 2), indexed.sigma, strict=True)
     )
-    parts = [
-        f"Measured cell: a = {a} Å, b = {b} Å, γ = {gamma}°, a at {turn}° to the pattern's x axis; "
-        f"{len(indexed.q)} spots ({100 * indexed.explained:.0f} % of the pattern's) lie on it, "
-        f"{indexed.residual:.4f} 1/Å from their places (rms). A wrong scale is not in the "
-        f"uncertainties. {found.searched:,} crystals were searched."
-    ]
-    none = (
-        "The candidates were not weighed by simulation: there are no probabilities."
-        if math.isnan(found.none)
-        else f"<b>None of these: {escaped(text.percent(found.none))} %</b>, the probability that "
-        "no crystal of the library made the pattern."
+    return (
+        f"Measured cell: a = {a} Å, b = {b} Å, γ = {gamma}°; a lies at {turn}° to the x axis of "
+        f"the pattern. {len(indexed.q)} spots ({100 * indexed.explained:.0f} % of all) lie on this "
+        f"lattice; their rms distance from it is {indexed.residual:.4f} 1/Å. The uncertainties do "
+        "not include an error of the scale."
     )
-    return f"<p>{' '.join(parts)}</p>\n<p>{none}</p>"
 
 
-def _row(rank: int, candidate: Candidate, target: Markup) -> list[Any]:
-    a, b, gamma = cell.cell(candidate.structure.cell.array[:2, :2])
+def _none(found: Found) -> str:
+    if math.isnan(found.none):
+        return "The candidates were not compared by simulation, so there are no probabilities."
+    return (
+        f"Probability that no crystal of the library made this pattern: {text.percent(found.none)} "
+        "%."
+    )
+
+
+def _described(rank: int, candidate: Candidate) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "formula": candidate.formula,
+        "uid": candidate.uid,
+        "prototype": candidate.prototype,
+        "origin": tables.origin(candidate),
+        "probability": text.percent(candidate.probability),
+        "r1": _arrow(candidate.r_before, candidate.r_factor),
+        "legend": drawings.legend(candidate.structure),
+        "files": _files(rank, candidate),
+    }
+
+
+def _files(rank: int, candidate: Candidate) -> list[Link]:
+    stem = f"{rank:02d}_{text.safe_name(candidate.formula)}"
+    return [
+        Link("CIF", data_link(cif(candidate), "chemical/x-cif"), f"{stem}.cif"),
+        Link("POSCAR", data_link(poscar(candidate), "text/plain"), f"{stem}.vasp"),
+    ]
+
+
+def _row(rank: int, candidate: Candidate, number: int) -> list[Any]:
+    a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
     # In the candidate's setting, at the pattern's own scale.
     scale = 1 / math.sqrt(abs(np.linalg.det(candidate.axes)))
-    seen = cell.cell(scale * np.asarray(candidate.query.lattice, float))
+    seen = cell(scale * np.asarray(candidate.query.lattice, float))
     return [
-        rank,
+        Link(str(rank), f"#candidate-{number}-{rank}") if rank <= DRAWN else rank,
         candidate.formula,
         candidate.uid,
         tables.origin(candidate),
@@ -131,59 +194,104 @@ def _row(rank: int, candidate: Candidate, target: Markup) -> list[Any]:
         f"{a:.3f}",
         f"{b:.3f}",
         f"{gamma:.1f}",
-        f"{100 * (a / seen[0] - 1):+.2f}",
-        f"{100 * (b / seen[1] - 1):+.2f}",
-        f"{gamma - seen[2]:+.2f}",
-        target,
+        f"{_signed(100 * (a / seen[0] - 1))}, {_signed(100 * (b / seen[1] - 1))}",
+        _signed(gamma - seen[2]),
     ]
+
+
+def _signed(value: float) -> str:
+    """With two decimals and no sign where nothing is left to sign."""
+    return f"{value:+.2f}" if abs(value) >= 0.005 else "0.00"
 
 
 def _arrow(before: float, after: float) -> str:
     return text.change(before, after).replace("->", "→")
 
 
-def _notes(found: Found) -> list[str]:
-    lines = tables.undetermined(found)
-    if not lines:
-        return []
-    items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
+def _counts(predicted: Predicted) -> dict[str, int]:
+    lost = ~predicted.seen & ~predicted.hidden
+    return {
+        "both": int(predicted.seen.sum()),
+        "lost": int(lost.sum()),
+        "blind": int(predicted.hidden.sum()),
+    }
+
+
+def _tells(one: Predicted, first: Predicted) -> str:
+    """The spot at which a candidate differs most from the first one."""
+    there = {spot: j for j, spot in enumerate(first.spot.tolist()) if spot >= 0}
+    pairs = [(i, there[spot]) for i, spot in enumerate(one.spot.tolist()) if spot in there]
+    if not pairs:
+        return ""
+    apart = [abs(math.sqrt(max(one.calculated[i], 0)) - math.sqrt(max(first.calculated[j], 0)))
+             for i, j in pairs]  # fmt: skip
+    i, j = pairs[int(np.argmax(apart))]
+    if max(apart) < 0.01:
+        return "Its pattern is the same as that of the first candidate."
+    h, k = one.hk[i]
+    observed, mine, other = (
+        f"{100 * value:.1f}" for value in (one.observed[i], one.calculated[i], first.calculated[j])
+    )
+    return (
+        f"Differs most from the first candidate at {h} {k}: measured {observed}, this crystal "
+        f"{mine}, the first {other}."
+    )
+
+
+def _intensities(of: str, candidate: Candidate, predicted: Predicted) -> dict[str, Any]:
+    """Tables of a candidate's families and spots."""
+    lattice = candidate.structure.cell.array[:2, :2]
+    made = families(predicted, lattice)
+    name_of = {row: _family_name(one) for one in made for row in one.rows.tolist()}
+    order = np.argsort(np.linalg.norm(predicted.q, axis=1), kind="stable")[: drawings.SPOTS]
+    return {
+        "families": table(
+            f"Families {{h k}} of spots that the symmetry of the lattice makes equivalent, {of}",
+            ("family", "q (1/Å)", "d (Å)", "found", "observed", "observed range", "calculated",
+             "calculated range"),
+            [_family_row(one, predicted) for one in made[: drawings.SPOTS]],
+        ),
+        "spots": table(
+            f"Every spot, intensities in percent of the strongest, {of}",
+            ("h", "k", "family", "q (1/Å)", "observed", "± (σ)", "calculated",
+             "observed − calculated"),
+            [_spot_row(predicted, i, name_of[i]) for i in order.tolist()],
+        ),
+    }  # fmt: skip
+
+
+def _family_name(family: Family) -> str:
+    return f"{{{family.hk[0]} {family.hk[1]}}}"
+
+
+def _family_row(family: Family, predicted: Predicted) -> list[Any]:
+    observed, calculated = family.observed, family.calculated
     return [
-        "<p>One projection does not determine everything; what the fit left as it was:</p>"
-        f"<ul>{items}</ul>"
+        _family_name(family),
+        f"{family.q:.4f}",
+        f"{1 / family.q:.3f}",
+        f"{int(predicted.seen[family.rows].sum())} of {len(family.rows)}",
+        "-" if observed is None else _percents(observed[0]),
+        "-" if observed is None else f"{_percents(observed[1])} to {_percents(observed[2])}",
+        _percents(calculated[0]),
+        f"{_percents(calculated[1])} to {_percents(calculated[2])}",
     ]
 
 
-def _overlay(found: Found, number: int, measured: Measured | None) -> str:
-    first = found.candidates[0]
-    predicted = predict(first, found.indexed, measured)
-    lost = int((~predicted.seen & ~predicted.hidden).sum())
-    caption = (
-        f"{'The image' if measured is not None else 'The pattern'}, its found spots and those "
-        f"that the first candidate, {escaped(first.formula)} ({escaped(first.uid)}), predicts: "
-        f"{len(predicted.q)} above {100 * FAINT:g} % of its strongest, {lost} of which were not "
-        "found where they could have been. They stand on the measured lattice; the radius of a "
-        "ring grows with the amplitude."
-    )
-    drawn = plot_overlay(found.indexed, predicted, measured)
-    return figure(f"overlay_{number}", _png(drawn, 110), "png", caption)
+def _spot_row(predicted: Predicted, i: int, family: str) -> list[Any]:
+    seen, observed = bool(predicted.seen[i]), float(predicted.observed[i])
+    calculated = float(predicted.calculated[i])
+    return [
+        int(predicted.hk[i, 0]),
+        int(predicted.hk[i, 1]),
+        family,
+        f"{np.linalg.norm(predicted.q[i]):.4f}",
+        _percents(observed) if seen else "not measured" if predicted.hidden[i] else "not found",
+        _percents(float(predicted.sigma[i])),
+        _percents(calculated),
+        _percents(observed - calculated) if seen else "-",
+    ]
 
 
-def _caption(rank: int, candidate: Candidate) -> str:
-    parts = [f"<b>{rank}. {escaped(candidate.formula)}</b>", escaped(candidate.uid)]
-    if candidate.prototype:
-        parts.append(f"prototype {escaped(candidate.prototype)}")
-    parts.append(f"{escaped(text.percent(candidate.probability))} %")
-    parts.append(f"R1 {_arrow(candidate.r_before, candidate.r_factor)}")
-    return ", ".join(parts) + "."
-
-
-def _embedded(candidate: Candidate, rank: int) -> Markup:
-    data = base64.b64encode(cif(candidate)).decode("ascii")
-    name = f"{rank:02d}_{text.safe_name(candidate.formula)}.cif"
-    return link("CIF", f"data:chemical/x-cif;base64,{data}", name)
-
-
-def _png(drawn: Figure, dpi: int) -> bytes:
-    file = io.BytesIO()
-    drawn.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
+def _percents(value: float) -> str:
+    return text.number(100 * value, 2)

@@ -6,97 +6,43 @@ report.json and the figures.
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import io
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dd2d_jax.crystals.cell import cell
-from dd2d_jax.crystals.point_groups import TOLERANCE, counts, distance, point_group, tree
+from dd2d_jax.crystals.point_groups import point_group
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.evaluation.evaluate import PATTERNS, THERMAL, evaluate, make_queries, places, prepare
-from dd2d_jax.evaluation.ranks import accuracy, row_orders, row_ranks
+from dd2d_jax.evaluation.evaluate import THERMAL, evaluate, prepare
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.networks.attention import Attention, attention
-from dd2d_jax.networks.disturbances import LEVELS, Disturbance
+from dd2d_jax.networks.disturbances import LEVELS, PATTERNS
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.spots import Spots, strongest
+from dd2d_jax.reports import report_figures, report_numbers, report_page
+from dd2d_jax.reports.answers import CANDIDATES, Answers, answer
+from dd2d_jax.reports.figures import save
+from dd2d_jax.reports.html_page import data_link
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.progress import progress
 
-# Candidates that are drawn, and after how many the point groups are counted.
-CANDIDATES = 10
-ATTEMPTS = (1, 3, 5)
-# The level of the figures, and how many wrong answers are listed.
+# The level of the figures.
 LEVEL = "perturbed"
-WORST = 10
-# Ranks of queries that were not found at once: (first, last).
-BINS = ((2, 2), (3, 3), (4, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, None))
-_PACKAGES = ("dd2d-jax", "jax", "flax")
-# Table 1 of the paper: top-1/3/5/10 in percent.
-PUBLISHED = {
-    "source": "Fu et al., Communications Physics 8, 221 (2025)",
-    "library": 796,
-    "clean": {"top1": 62.0, "top3": 92.0, "top5": 95.0, "top10": 99.0},
-    "perturbed": {"top1": 55.0, "top3": 83.0, "top5": 94.0, "top10": 99.0},
+# An SVG larger than this, in bytes, is replaced by pixels.
+_LARGE = 400_000
+# Figures for dark screens, in the colours of page.css.
+_DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#14171c"),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
+        "#e4e7ec",
+    ),
+    "grid.color": "#363c46",
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-    """What the network alone answers to m queries.
-
-    Attributes:
-        level: of the queries.
-        spots: (m, T) the queries' patterns.
-        truth: (m,) rows of the library.
-        cosines: (m, n) with every crystal of the library.
-        ranks: (m,) of the true crystals; a tie counts against.
-        order: (m, k) rows of the library, best first; the true crystal comes last among equals,
-            and so stands at its rank.
-    """
-
-    level: str
-    spots: Spots
-    truth: np.ndarray
-    cosines: np.ndarray
-    ranks: np.ndarray
-    order: np.ndarray
-
-
-def answer(
-    model: Model,
-    gallery: np.ndarray,
-    queries: CrystalSet,
-    library: CrystalSet,
-    level: str,
-    seed: int = 0,
-) -> Answers:
-    """Ask the network for queries that are made as `evaluate` makes them.
-
-    Args:
-        model: the trained model.
-        gallery: (n, D) embeddings of the library.
-        queries: m crystals, or for "thermal" their snapshots; uids as in the library.
-        library: n crystals.
-        level: "clean", "perturbed" or "thermal".
-        seed: of the disturbance.
-    """
-    amount = LEVELS.get(level, Disturbance())
-    spots = make_queries(queries, model.conditions, amount, seed)
-    cosines = model.embed_patterns(strongest(spots, model.conditions.tokens)) @ gallery.T
-    truth = places(queries, library)
-    ranks = row_ranks(cosines, truth)
-    order = row_orders(cosines, truth, CANDIDATES)
-    return Answers(level, spots, truth, cosines, ranks, order)
 
 
 def make(
@@ -134,9 +80,6 @@ def make(
         FileExistsError: something is at `out` already.
         ValueError: see `evaluate`; or no query has the uid `crystal`.
     """
-    from dd2d_jax.reports import report_figures, report_page
-    from dd2d_jax.reports.figures import save
-
     looked_at = _pick(queries, crystal)
     with new_folder(out) as part:
         asked = {level: queries for level in LEVELS}
@@ -151,54 +94,90 @@ def make(
         answers = {
             level: answer(model, gallery.embeddings, made, library, level, seed)
             for level, made in asked.items()
-            if level != PATTERNS
+            if level not in PATTERNS
         }
-        main = answers[LEVEL]
-        groups = np.array(
-            [point_group(library.atoms(i))
-             for i in progress(range(len(library)), len(library), "point groups")]
-        )  # fmt: skip
         seen = attention(model, queries.crystal[looked_at])
-        shown = _shown(main.ranks)
-        numbers = {
-            "about": {**about, **_about(model), "seed": seed},
-            "accuracy": {
-                "levels": results,
-                "chance": {f"top{k}": min(100.0, 100 * k / len(library)) for k in (1, 3, 5, 10)},
-                "published": PUBLISHED,
-            },
-            "attention": _attention(queries, looked_at, seen),
-            "point_groups": _point_groups(main, groups),
-            "candidates": _candidates(main, shown, library, groups),
-            "ablation": _ablation(model, answers, queries, library, seed, about, others or {}, say),
-            "failures": {
-                "ranks": {level: _failed(a.ranks) for level, a in answers.items()},
-                "level": LEVEL,
-                "worst": _worst(main, library, groups),
-            },
-        }
-        say("drawing")
-        figures = {"attention": report_figures.plot_attention(seen)}
-        figures["point_groups"] = report_figures.plot_point_groups(numbers["point_groups"])
-        figures["candidates"] = report_figures.plot_candidates(
-            numbers["candidates"], main, shown, library, model.conditions
+        numbers = _numbers(model, queries, library, results, answers, looked_at, seen)
+        numbers["about"] = {**about, **report_numbers.about_model(model), "seed": seed}
+        numbers["ablation"] = report_numbers.compared_networks(
+            model, answers, queries, library, seed, about, others or {}, say
         )
-        figures["ranks"] = report_figures.plot_ranks(numbers["failures"]["ranks"])
-        images = {}
-        for name, figure in figures.items():
-            save(figure, part / f"{name}.png")
-            images[name] = _svg(figure)
+        say("drawing")
+        images = _draw(part, numbers, seen, answers[LEVEL], library, model)
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (part / "report.json").write_text(text + "\n")
         (part / "report.html").write_text(report_page.page(numbers, images), "utf-8")
     return numbers
 
 
-def _svg(figure: Figure) -> bytes:
-    """A figure that stays sharp at any size."""
+def _numbers(
+    model: Model,
+    queries: CrystalSet,
+    library: CrystalSet,
+    results: list[dict[str, Any]],
+    answers: Mapping[str, Answers],
+    looked_at: int,
+    seen: Attention,
+) -> dict[str, Any]:
+    """What the report says of one network."""
+    main = answers[LEVEL]
+    rows = progress(range(len(library)), len(library), "point groups")
+    groups = np.array([point_group(library.atoms(i)) for i in rows])
+    return {
+        "accuracy": {
+            "levels": results,
+            "chance": {f"top{k}": min(100.0, 100 * k / len(library)) for k in (1, 3, 5, 10)},
+            "published": report_numbers.PUBLISHED,
+        },
+        "attention": report_numbers.attention_numbers(queries, looked_at, seen),
+        "point_groups": report_numbers.point_group_numbers(main, groups),
+        "candidates": report_numbers.candidate_numbers(
+            main, _shown(main.ranks), library, groups
+        ),
+        "failures": {
+            "ranks": {level: report_numbers.failed(a.ranks) for level, a in answers.items()},
+            "level": LEVEL,
+            "worst": report_numbers.worst(main, library, groups),
+        },
+    }
+
+
+def _draw(
+    folder: Path,
+    numbers: dict[str, Any],
+    seen: Attention,
+    answers: Answers,
+    library: CrystalSet,
+    model: Model,
+) -> dict[str, dict[str, str]]:
+    """Every figure as PNG in the folder, and as data links for light and dark screens."""
+    draw: dict[str, Callable[[], Figure]] = {
+        "attention": lambda: report_figures.plot_attention(seen),
+        "point_groups": lambda: report_figures.plot_point_groups(numbers["point_groups"]),
+        "candidates": lambda: report_figures.plot_candidates(
+            numbers["candidates"], answers, _shown(answers.ranks), library, model.conditions
+        ),
+        "ranks": lambda: report_figures.plot_ranks(numbers["failures"]["ranks"]),
+    }
+    images: dict[str, dict[str, str]] = {}
+    for name, make_figure in draw.items():
+        figure = make_figure()
+        save(figure, folder / f"{name}.png")
+        images[name] = {"light": _link(figure)}
+        with matplotlib.rc_context(_DARK):
+            images[name]["dark"] = _link(make_figure())
+    return images
+
+
+def _link(figure: Figure) -> str:
+    """A figure as a data link: sharp at any size, but for those of very many parts."""
     out = io.BytesIO()
     figure.savefig(out, format="svg")
-    return out.getvalue()
+    if out.tell() < _LARGE:
+        return data_link(out.getvalue(), "image/svg+xml")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return data_link(out.getvalue(), "image/png")
 
 
 def _pick(queries: CrystalSet, uid: str | None) -> int:
@@ -217,177 +196,3 @@ def _shown(ranks: np.ndarray) -> int:
     """The first query that is found within ten candidates but not first, or else the first."""
     near = np.flatnonzero((ranks > 1) & (ranks <= CANDIDATES))
     return int(near[0]) if len(near) else 0
-
-
-def _about(model: Model) -> dict[str, Any]:
-    return {
-        "config": json.loads(model.config.to_json()),
-        "fingerprint": model.fingerprint,
-        "parameters": _parameters(model),
-        "device": jax.devices()[0].device_kind,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
-
-
-def _parameters(model: Model) -> int:
-    return sum(x.size for x in jax.tree.leaves(model.params))
-
-
-def _attention(queries: CrystalSet, row: int, seen: Attention) -> dict[str, Any]:
-    return {
-        "uid": str(queries.uid[row]),
-        "formula": str(queries.formula[row]),
-        "encoder": seen.encoder,
-        "layers": seen.layers,
-        "tokens": seen.tokens,
-        "kinds": seen.kinds,
-        "shares": {kind: share.tolist() for kind, share in seen.shares().items()},
-        "effective": seen.effective().tolist(),
-        "weights": np.round(seen.weights, 5).tolist(),
-    }
-
-
-def _point_groups(answers: Answers, groups: np.ndarray) -> dict[str, Any]:
-    """Counts of true against predicted groups, and how many candidates have the right one."""
-    true = groups[answers.truth]
-    first = answers.order[:, : max(ATTEMPTS)]
-    symbols = sorted({*true.tolist(), *groups[first].ravel().tolist()})
-    links = tree(symbols) if len(symbols) > 1 else np.zeros((0, 4))
-    in_library = np.array([(groups == g).sum() for g in true])
-    size = len(groups)
-    attempts = []
-    for k in ATTEMPTS:
-        rows = answers.order[:, :k]
-        right = groups[rows] == true[:, None]
-        # The crystal itself has the right group, of course: the others say more.
-        wrong = rows != answers.truth[:, None]
-        others = ((in_library - 1) / max(size - 1, 1))[:, None] * wrong
-        attempts.append(
-            {
-                "attempts": k,
-                "counts": counts(true, groups[rows], symbols).tolist(),
-                "right": _percent(right.sum(), right.size),
-                "chance": 100 * float(np.mean(in_library / size)),
-                "others": int(wrong.sum()),
-                "others_right": _percent((right & wrong).sum(), wrong.sum()),
-                "others_chance": _percent(others.sum(), wrong.sum()),
-            }
-        )
-    return {
-        "level": answers.level,
-        "tolerance": TOLERANCE,
-        "symbols": symbols,
-        "library": {g: int((groups == g).sum()) for g in sorted(set(groups.tolist()))},
-        "distances": [[distance(a, b) for b in symbols] for a in symbols],
-        "tree": links.tolist(),
-        "attempts": attempts,
-    }
-
-
-def _percent(part: float, whole: float) -> float | None:
-    return 100 * float(part) / float(whole) if whole else None
-
-
-def _crystal(library: CrystalSet, row: int, groups: np.ndarray) -> dict[str, Any]:
-    a, b, gamma = cell(library.lattice[row])
-    return {
-        "uid": str(library.uid[row]),
-        "formula": str(library.formula[row]),
-        "point_group": str(groups[row]),
-        "a": a,
-        "b": b,
-        "gamma": gamma,
-    }
-
-
-def _candidates(
-    answers: Answers, query: int, library: CrystalSet, groups: np.ndarray
-) -> dict[str, Any]:
-    truth = int(answers.truth[query])
-    return {
-        "level": answers.level,
-        "truth": _crystal(library, truth, groups),
-        "rank": int(answers.ranks[query]),
-        "candidates": [
-            {
-                "rank": place,
-                **_crystal(library, row, groups),
-                "cosine": finite(answers.cosines[query, row]),
-                "true": row == truth,
-            }
-            for place, row in enumerate(answers.order[query].tolist(), 1)
-        ],
-    }
-
-
-def finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _ablation(
-    model: Model,
-    answers: Mapping[str, Answers],
-    queries: CrystalSet,
-    library: CrystalSet,
-    seed: int,
-    about: Mapping[str, Any],
-    others: Mapping[str, tuple[Model, int]],
-    say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """A row for each model: its size, its steps, and what its network alone finds."""
-    if not others:
-        return []
-    rows = [_network(about["checkpoint"], model, about["steps"], answers)]
-    for name, (other, steps) in others.items():
-        say(f"comparing {name}")
-        gallery = other.embed_crystals(library.crystal)
-        found = {
-            level: answer(other, gallery, queries, library, level, seed)
-            for level in LEVELS
-            if level != PATTERNS
-        }
-        rows.append(_network(name, other, steps, found))
-    return rows
-
-
-def _network(
-    name: str, model: Model, steps: int, answers: Mapping[str, Answers]
-) -> dict[str, Any]:
-    sizes = model.config.model
-    return {
-        "checkpoint": name,
-        "network": sizes.get("name", "default"),
-        "heads": sizes.heads,
-        "layers": sizes.layers,
-        "width": sizes.width,
-        "parameters": _parameters(model),
-        "steps": steps,
-        "diffraction": model.config.diffraction.to_dict(),
-        **{level: accuracy(x.ranks) for level, x in answers.items() if level in LEVELS},
-    }
-
-
-def _failed(ranks: np.ndarray) -> dict[str, int]:
-    """How many queries have a rank in each of `BINS`."""
-    out = {}
-    for first, last in BINS:
-        name = f"{first}" if first == last else f"{first}-{last}" if last else f"> {first - 1}"
-        out[name] = int(((ranks >= first) & (ranks <= (last or np.inf))).sum())
-    return out
-
-
-def _worst(answers: Answers, library: CrystalSet, groups: np.ndarray) -> list[dict[str, Any]]:
-    """The queries with the worst ranks and what was taken for them."""
-    order = np.argsort(-answers.ranks, kind="stable")
-    return [
-        {
-            "rank": int(answers.ranks[i]),
-            "true": _crystal(library, answers.truth[i], groups),
-            "predicted": _crystal(library, answers.order[i, 0], groups),
-            "cosine_true": finite(answers.cosines[i, answers.truth[i]]),
-            "cosine_predicted": finite(answers.cosines[i, answers.order[i, 0]]),
-        }
-        for i in order[:WORST]
-        if answers.ranks[i] > 1
-    ]

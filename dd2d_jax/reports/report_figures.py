@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from scipy.cluster.hierarchy import dendrogram
 
 import diffraction as dx
-from dd2d_jax.reports.figures import axes_at, plot_pattern, plot_structure
+from dd2d_jax.reports.figures import STRONGER, axes_at, plot_pattern, plot_structure
 from dd2d_jax.util.text import printable
 
 if TYPE_CHECKING:
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
     from dd2d_jax.data.crystal_set import CrystalSet
     from dd2d_jax.networks.attention import Attention
-    from dd2d_jax.reports.report import Answers
+    from dd2d_jax.reports.answers import Answers
     from dd2d_jax.spots import Conditions, Spots
 
 # Tokens of a map that can still be read; spots come strongest first.
 TOKENS = 33
 # Up to so many tokens four heads stand in a row, else two.
 _FEW = 16
+# On the light cells of a map, whatever the screen.
 _INK = "#222222"
-_TRUE = "#0072b2"
 # Okabe and Ito's colours, with hatches for those who see none.
-_BARS = {"clean": ("#0072b2", ""), "perturbed": ("#e69f00", "//"), "thermal": ("#009e73", "..")}
+_BARS = [("#0072b2", ""), ("#e69f00", "//"), ("#009e73", ".."), ("#cc79a7", "xx"), ("#56b4e9", "")]
 
 
 def plot_attention(attention: Attention) -> Figure:
@@ -95,7 +96,7 @@ def plot_point_groups(numbers: dict[str, Any]) -> Figure:
         ax.set_yticks(range(count), [] if number else labels, fontsize=8)
         ax.set_xticks(np.arange(count + 1) - 0.5, minor=True)
         ax.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-        ax.grid(which="minor", color="#e4e4e4", lw=0.5)
+        ax.grid(which="minor", lw=0.5, alpha=0.4)
         ax.tick_params(which="both", length=0, pad=2)
         tries = panel["attempts"]
         ax.set_title(f"{tries} attempt{'s' if tries > 1 else ''}", fontsize=10)
@@ -120,7 +121,7 @@ def _plot_tree(ax: Axes, links: np.ndarray) -> list[int]:
     found = dendrogram(links, no_plot=True)
     for x, y in zip(found["icoord"], found["dcoord"], strict=True):
         # The leaves of scipy stand at 5, 15, 25, ...
-        ax.plot(y, (np.array(x) - 5) / 10, color=_INK, lw=1)
+        ax.plot(y, (np.array(x) - 5) / 10, color=rcParams["text.color"], lw=1)
     ax.set_xlim(1, 0)
     ax.set_ylim(len(links) + 0.5, -0.5)
     ax.set_xlabel("share of operations\nthat differ (Jaccard)", fontsize=8)
@@ -183,12 +184,12 @@ def _head(ax: Axes, candidate: dict[str, Any]) -> None:
         f"{candidate['rank']}{' TRUE' if true else ''}   cosine {cosine}\n{_name(candidate)}",
         fontsize=8,
         parse_math=False,
-        color=_TRUE if true else _INK,
+        color=STRONGER if true else rcParams["text.color"],
         fontweight="bold" if true else "normal",
     )
     if true:
         for spine in ax.spines.values():
-            spine.set(color=_TRUE, linewidth=4)
+            spine.set(color=STRONGER, linewidth=4)
 
 
 def _name(crystal: dict[str, Any]) -> str:
@@ -222,14 +223,14 @@ def plot_ranks(ranks: dict[str, dict[str, int]]) -> Figure:
     ax = figure.add_subplot()
     width = 0.8 / len(ranks)
     for number, (level, found) in enumerate(ranks.items()):
-        colour, hatch = _BARS[level]
+        colour, hatch = _BARS[number % len(_BARS)]
         bars = ax.bar(
             np.arange(len(found)) + (number - (len(ranks) - 1) / 2) * width,
             list(found.values()),
             width,
             color=colour,
             hatch=hatch,
-            edgecolor="white",
+            edgecolor=rcParams["axes.facecolor"],
             label=level,
         )
         ax.bar_label(bars, [str(v) if v else "" for v in found.values()], fontsize=8)

@@ -11,53 +11,66 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.reports.html_page import document, escaped, figure, html_table
+from dd2d_jax.reports.html_page import render, table
 from dd2d_jax.reports.report_figures import TOKENS
 
 _TOP = (1, 3, 5, 10)
-_READS = {
-    "sequence": "The network reads the crystal as a sequence: a start token, the cell, then x, y, "
-    "z and the atomic number Z of each atom, and an end token. The start token is made to look at "
-    "itself and the cell only.",
-    "spots": "The network reads the crystal's own simulated spots with the weights that read "
-    "patterns: the first token holds the cell, the others are pairs of spots (h k) and (-h -k), "
-    "strongest first.",
-}
+_LEVELS = ("clean", "perturbed")
+# What comes nearest to a microscope first.
+_NEAREST = ("microscope", "measured", "thermal", "perturbed")
 
 
-def page(numbers: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
+def page(numbers: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]) -> str:
     """The report as HTML.
 
     Args:
         numbers: from `report.make`.
-        images: SVG files by the figure's name.
+        images: for each figure's name its data links for "light" and "dark" screens.
     """
-    sections = [
-        _about(numbers["about"], numbers["accuracy"]["levels"]),
-        _accuracy(numbers["accuracy"]),
-        _attention(numbers["attention"], images),
-        _point_groups(numbers["point_groups"], images),
-        _candidates(numbers["candidates"], images),
-        _ablation(numbers["ablation"]),
-        _failures(numbers["failures"], numbers["accuracy"]["levels"], images),
-    ]
-    parts = []
-    for number, (title, *rest) in enumerate(filter(None, sections), 1):
-        parts += [f"<h2>{number}. {escaped(title)}</h2>", *rest]
-    return document(f"Report on {numbers['about']['checkpoint']}", parts)
+    levels = numbers["accuracy"]["levels"]
+    figures = {
+        name: {"name": name, "alt": name.replace("_", " "), **both}
+        for name, both in images.items()
+    }
+    return render(
+        "report.html",
+        f"Report on {numbers['about']['checkpoint']}",
+        figures=figures,
+        conclusion=_conclusion(levels),
+        about=_about(numbers["about"], levels),
+        config=[f"{key} = {value}" for key, value in _flatten(numbers["about"]["config"])],
+        accuracy=_accuracy(numbers["accuracy"]),
+        attention=_attention(numbers["attention"]),
+        groups=_point_groups(numbers["point_groups"]),
+        candidates=_candidates(numbers["candidates"]),
+        networks=_networks(numbers["ablation"]),
+        failures=_failures(numbers["failures"], levels),
+    )
 
 
-def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> list[str]:
+def _conclusion(levels: Sequence[Mapping[str, Any]]) -> str:
+    """What most readers want to know, of the level that comes nearest to a microscope."""
+    by_name = {result["level"]: result for result in levels}
+    level = next((name for name in _NEAREST if name in by_name), levels[-1]["level"])
+    result = by_name[level]
+    best = result["methods"]["neural+rerank"]
+    return (
+        f"Of {result['queries']:,} {level} patterns, the network with reranking finds the right "
+        f"crystal among {result['library']:,} at the first attempt in {best['top1']:.1f} %, within "
+        f"ten in {best['top10']:.1f} %."
+    )
+
+
+def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     config = about["config"]
     data, model, light = config.get("data", {}), config["model"], config["diffraction"]
     source = " ".join(str(data[k]) for k in ("source", "path") if data.get(k)) or "not known"
     if data.get("limit"):
-        source += f", {data['limit']} crystals of it drawn at random"
+        source += f", {data['limit']} of its crystals drawn at random"
     split = f"{data['split']}, seed {data.get('split_seed', 0)}" if "split" in data else "not known"
-    steps = f"{about['steps']:,}"
     queries = "; ".join(f"{r['level']}: {r['queries']:,}" for r in levels)
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    rows = [
+    return [
         ("checkpoint", f"{about['checkpoint']} (fingerprint {about['fingerprint']})"),
         (
             "network",
@@ -66,7 +79,7 @@ def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> lis
         ),
         ("trained on", source),
         ("split", split),
-        ("steps that the weights saw", steps),
+        ("training steps", f"{about['steps']:,}"),
         (
             "patterns",
             f"electrons of {light['energy']:g} keV, q up to {light['q_max']:g} 1/Å, "
@@ -75,14 +88,6 @@ def _about(about: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]) -> lis
         ("gallery", f"{about['library']}: {levels[0]['library']:,} crystals"),
         ("queries", f"{about['queries']} ({queries}); seed {about['seed']}"),
         ("made with", f"{versions} on {about['device']}"),
-    ]
-    flat = [f"{key} = {value}" for key, value in _flatten(config)]
-    return [
-        "What was measured",
-        html_table(("", ""), rows),
-        "<details><summary>The whole config</summary><pre>"
-        + "\n".join(escaped(line) for line in flat)
-        + "</pre></details>",
     ]
 
 
@@ -94,70 +99,41 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield prefix + key, value
 
 
-def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
+def _accuracy(accuracy: Mapping[str, Any]) -> dict[str, Any]:
     rows, aside = [], []
     published = accuracy["published"]
     for result in accuracy["levels"]:
-        level = result["level"]
+        level, size = result["level"], f"{result['library']:,}"
         for method, values in result["methods"].items():
-            speed = f"{values['ms_per_query']:.2f}"
-            rows.append((level, method, *_tops(values), speed, f"{result['library']:,}"))
+            rows.append((level, method, *_tops(values), f"{values['ms_per_query']:.2f}", size))
         aside.append(len(rows))
-        size = f"{result['library']:,}"
         rows.append((level, "nearest cell", *_tops(result["cell_alone"]), "", size))
         if level in published:
             aside.append(len(rows))
             rows.append((level, "published", *_tops(published[level]), "", published["library"]))
     aside.append(len(rows))
     chance = [f"{float(format(accuracy['chance'][f'top{k}'], '.2g')):g}" for k in _TOP]
-    size = f"{accuracy['levels'][0]['library']:,}"
-    rows.append(("any", "drawn at random", *chance, "", size))
-    head = ("level", "method", *(f"top-{k} (%)" for k in _TOP), "ms a query", "gallery")
-    made = [r["snapshots"] for r in accuracy["levels"] if "snapshots" in r]
-    thermal = [
-        f"Thermal: snapshots at {s['temperature']:g} K of {s['crystals']:,} crystals by "
-        f"{escaped(s['calculator'])}; {len(s['without'])} queries have none."
-        for s in made
-    ]
-    notes = " ".join(
-        [
-            "A query counts as found in k attempts where its own crystal is among the first k; a "
-            "tie counts against. <i>neural</i>: embeddings alone; <i>physics</i>: every pattern of "
-            "the gallery simulated and compared, the likelihood of the best computed; "
-            "<i>neural+rerank</i>: the network's first candidates ordered by their likelihood; "
-            "<i>nearest cell</i>: no intensities at all, which says what a level gives away. "
-            "Clean: the pattern of the crystal itself. Perturbed: strain, displacements and "
-            "noise, as in the README.",
-            *thermal,
-            f"<i>Published</i>: {escaped(published['source'])}, their network, crystals and "
-            f"gallery ({published['library']}); their perturbed patterns come from molecular "
-            "dynamics.",
-        ]
-    )
-    return [
-        "Accuracy (Table 1 of the paper)",
-        html_table(head, rows, aside=aside),
-        f"<p>{notes}</p>",
-    ]
+    rows.append(("any", "drawn at random", *chance, "", f"{accuracy['levels'][0]['library']:,}"))
+    head = ("level", "method", *(f"top-{k} (%)" for k in _TOP), "ms per query", "gallery")
+    return {
+        "table": table("Accuracy of three methods on each level", head, rows, aside=aside),
+        "thermal": [
+            f"Thermal: snapshots at {s['temperature']:g} K of {s['crystals']:,} crystals, made "
+            f"with {s['calculator']}; {len(s['without'])} queries have none."
+            for s in (r["snapshots"] for r in accuracy["levels"] if "snapshots" in r)
+        ],
+        "source": published["source"],
+        "library": published["library"],
+    }
 
 
 def _tops(values: Mapping[str, float]) -> list[str]:
     return [f"{values[f'top{k}']:.1f}" for k in _TOP]
 
 
-def _attention(attention: Mapping[str, Any], images: Mapping[str, bytes]) -> list[str]:
-    crystal = f"{escaped(attention['formula'])} ({escaped(attention['uid'])})"
-    return [
-        "What the crystal's tower looks at (Fig. 2 of the paper)",
-        f"<p>Attention in the crystal's tower for {crystal}. Each row is one token, and its "
-        "colours say how much of its attention goes to each column.</p>",
-        _figure(images, "attention", _attention_caption(attention)),
-    ]
-
-
-def _attention_caption(one: Mapping[str, Any]) -> str:
+def _attention(one: Mapping[str, Any]) -> dict[str, Any]:
     count = len(one["tokens"])
-    sentences = [_READS[one["encoder"]]]
+    sentences = []
     if count > TOKENS:
         within = np.array(one["weights"])[..., :TOKENS, :TOKENS].sum(-1).mean()
         sentences.append(
@@ -178,10 +154,10 @@ def _attention_caption(one: Mapping[str, Any]) -> str:
             f"{effective.mean():.1f} of {count} tokens in effect ({effective.min():.1f} to "
             f"{effective.max():.1f} by head)."
         )
-    return " ".join(sentences)
+    return {**{k: one[k] for k in ("formula", "uid", "encoder")}, "sentences": sentences}
 
 
-def _point_groups(groups: Mapping[str, Any], images: Mapping[str, bytes]) -> list[str]:
+def _point_groups(groups: Mapping[str, Any]) -> dict[str, Any]:
     symbols, apart = groups["symbols"], np.array(groups["distances"])
     sentences = [
         f"Left: the {len(symbols)} point groups that occur, clustered by the Jaccard distance of "
@@ -192,178 +168,132 @@ def _point_groups(groups: Mapping[str, Any], images: Mapping[str, bytes]) -> lis
         sentences.append(
             f"Among the nearest: {symbols[i]} and {symbols[j]}, at {apart[i, j]:.2f}."
         )
+    attempts = groups["attempts"]
     sentences.append(
-        f"Right: how often a true point group (row) was met by a candidate of some group (column) "
-        f"in {', '.join(str(p['attempts']) for p in groups['attempts'])} attempts, level "
-        f"{groups['level']}; the diagonal is right."
+        "Right: how often candidates had each point group (column) when the true one was that of "
+        f"the row, in {', '.join(str(p['attempts']) for p in attempts)} attempts, level "
+        f"{groups['level']}; on the diagonal they are right."
     )
-    last = np.array(groups["attempts"][-1]["counts"])
+    last = np.array(attempts[-1]["counts"])
     off = last - np.diag(np.diag(last))
     if off.any():
         i, j = np.unravel_index(off.argmax(), off.shape)
         sentences.append(
-            f"After {groups['attempts'][-1]['attempts']} attempts the group taken most often for "
-            f"another is {symbols[j]} for {symbols[i]} ({off[i, j]} candidates)."
+            f"After {attempts[-1]['attempts']} attempts the commonest mistake is {symbols[j]} for "
+            f"{symbols[i]} ({off[i, j]} candidates)."
         )
     rows = [
         (
-            p["attempts"],
-            _percent(p["right"]),
-            _percent(p["chance"]),
-            f"{p['others']:,}",
-            _percent(p["others_right"]),
-            _percent(p["others_chance"]),
+            p["attempts"], _percent(p["right"]), _percent(p["chance"]), f"{p['others']:,}",
+            _percent(p["others_right"]), _percent(p["others_chance"]),
         )
-        for p in groups["attempts"]
-    ]
+        for p in attempts
+    ]  # fmt: skip
     head = (
-        "attempts",
-        "right group (%)",
+        "attempts", "right group (%)", "at random (%)", "other crystals", "of these right (%)",
         "at random (%)",
-        "other crystals",
-        "of these right (%)",
-        "at random (%)",
-    )
-    notes = (
-        "<p>Share of the candidates that have the true point group, beside what as many candidates "
-        "drawn at random from the gallery would give. <i>Other crystals</i>: the candidates that "
-        "are not the query's own crystal. Point groups by spglib, as layers, tolerance "
-        f"{groups['tolerance']:g} Å.</p>"
-    )
-    return [
-        "Point groups (Fig. 3 of the paper)",
-        _figure(images, "point_groups", " ".join(escaped(s) for s in sentences)),
-        html_table(head, rows),
-        notes,
-    ]
+    )  # fmt: skip
+    return {
+        "caption": " ".join(sentences),
+        "table": table("Candidates with the right point group", head, rows),
+        "tolerance": f"{groups['tolerance']:g}",
+    }
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _candidates(found: Mapping[str, Any], images: Mapping[str, bytes]) -> list[str]:
+def _candidates(found: Mapping[str, Any]) -> dict[str, Any]:
     truth, rows = found["truth"], found["candidates"]
-    count = len(rows)
-    if 1 < found["rank"] <= count:
-        chosen = "the first query that the network does not rank first but within ten"
-    else:
-        chosen = "the first query, as none is ranked second to tenth"
-    place = (
-        f"The true crystal has rank {found['rank']}."
-        if found["rank"] <= count
-        else f"The true crystal has rank {found['rank']} and is not among those drawn."
+    count, rank = len(rows), found["rank"]
+    chosen = (
+        "the first query that the network does not rank first but within ten"
+        if 1 < rank <= count
+        else "the first query, as none is ranked second to tenth"
+    )
+    place = f"The true crystal has rank {rank}" + (
+        "." if rank <= count else " and is not among those drawn."
     )
     same = sum(row["point_group"] == truth["point_group"] for row in rows)
     formula = sum(row["formula"] == truth["formula"] for row in rows)
-    caption = (
-        f"Left: the pattern ({found['level']}) of {escaped(truth['formula'])} "
-        f"({escaped(truth['uid'])}) and the layer that made it; {chosen}. Right: the network's "
-        f"first {count} candidates, best first, the clean pattern of each above the layer from "
-        f"above; all patterns at one scale. {place} {same} of the {count} have its point group, "
-        f"{formula} its formula."
-    )
-    table = [
+    cells = [
         (
-            row["rank"],
-            row["uid"],
-            row["formula"],
-            row["point_group"],
-            *_cell(row),
-            "-" if row["cosine"] is None else f"{row['cosine']:.4f}",
-            "true" if row["true"] else "",
+            row["rank"], row["uid"], row["formula"], row["point_group"], *_cell(row),
+            _cosine(row["cosine"]), "true" if row["true"] else "",
         )
         for row in rows
-    ]
+    ]  # fmt: skip
     head = ("rank", "uid", "formula", "point group", "a (Å)", "b (Å)", "γ (°)", "cosine", "")
-    return [
-        "One query and its candidates (Fig. 4 of the paper)",
-        _figure(images, "candidates", caption),
-        html_table(head, table, bold=[i for i, row in enumerate(rows) if row["true"]]),
-    ]
+    bold = [i for i, row in enumerate(rows) if row["true"]]
+    return {
+        "caption": (
+            f"Left: the pattern ({found['level']}) of {truth['formula']} ({truth['uid']}) and the "
+            f"layer that made it; {chosen}. Right: the network's first {count} candidates, best "
+            "first, the clean pattern of each above the layer seen from above; all patterns at one "
+            f"scale. {place} {same} of the {count} have its point group, {formula} its formula."
+        ),
+        "table": table("The candidates of this query", head, cells, bold=bold),
+    }
 
 
 def _cell(crystal: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{crystal['a']:.3f}", f"{crystal['b']:.3f}", f"{crystal['gamma']:.1f}"
 
 
-def _ablation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
-        return []
-    columns = [(level, k) for level in ("clean", "perturbed") for k in _TOP]
+        return None
+    columns = [(level, k) for level in _LEVELS for k in _TOP]
     best = {(level, k): max(row[level][f"top{k}"] for row in rows) for level, k in columns}
-    table = []
+    cells = []
     for row in rows:
         marks = [
             f"{row[level][f'top{k}']:.1f}"
             + (" ★" if row[level][f"top{k}"] == best[level, k] else "")
             for level, k in columns
         ]
-        steps = f"{row['steps']:,}"
-        sizes = (row["heads"], row["layers"], row["width"], f"{row['parameters']:,}", steps)
-        table.append((row["checkpoint"], row["network"], *sizes, *marks))
+        sizes = (row["heads"], row["layers"], row["width"], f"{row['parameters']:,}")
+        cells.append((row["checkpoint"], row["network"], *sizes, f"{row['steps']:,}", *marks))
     head = ("checkpoint", "network", "heads", "layers", "width", "parameters", "steps")
-    alike = all(row["diffraction"] == rows[0]["diffraction"] for row in rows)
-    conditions = (
-        "All of them read patterns taken under the same conditions."
-        if alike
-        else "Their patterns are not taken under the same conditions: each network is asked with "
-        "patterns as its own config has them."
-    )
-    return [
-        "Networks compared (Supplementary Table 1 of the paper)",
-        html_table((*head, *(f"{level} top-{k}" for level, k in columns)), table),
-        "<p>The network alone, in percent, the same queries and gallery for all; ★ marks the best "
-        f"of each column. {conditions}</p>",
-    ]
+    names = (*head, *(f"{level} top-{k}" for level, k in columns))
+    return {
+        "table": table("The network alone, in percent", names, cells),
+        "alike": all(row["diffraction"] == rows[0]["diffraction"] for row in rows),
+    }
 
 
 def _failures(
-    failures: Mapping[str, Any], levels: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]
-) -> list[str]:
+    failures: Mapping[str, Any], levels: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     asked = {result["level"]: result["queries"] for result in levels}
-    sentences = []
-    for level, found in failures["ranks"].items():
-        failed = sum(found.values())
-        sentences.append(
-            f"{level}: {failed:,} of {asked[level]:,} queries ({100 * failed / asked[level]:.1f} %)"
-        )
-    caption = "Ranks of the queries whose crystal the network alone does not put first; "
+    counts = {level: sum(found.values()) for level, found in failures["ranks"].items()}
+    sentences = [
+        f"{level}: {count:,} of {asked[level]:,} queries ({100 * count / asked[level]:.1f} %)"
+        for level, count in counts.items()
+    ]
     rows = [
         (
-            row["rank"],
-            *(x for one in (row["true"], row["predicted"]) for x in _crystal(one)),
-            *(
-                "-" if c is None else f"{c:.4f}"
-                for c in (row["cosine_predicted"], row["cosine_true"])
-            ),
+            row["rank"], *_crystal(row["true"]), *_crystal(row["predicted"]),
+            _cosine(row["cosine_predicted"]), _cosine(row["cosine_true"]),
         )
         for row in failures["worst"]
-    ]
+    ]  # fmt: skip
     head = (
         "rank", "true", "formula", "a, b (Å), γ (°)", "group",
         "taken for", "formula", "a, b (Å), γ (°)", "group", "cosine", "with true",
     )  # fmt: skip
-    worst = (
-        [
-            html_table(head, rows),
-            f"<p>The {len(rows)} worst answers, level {escaped(failures['level'])}: the true "
-            "crystal's rank, what the network put first instead, and the query's cosine with "
-            "either.</p>",
-        ]
-        if rows
-        else [f"<p>Level {escaped(failures['level'])}: every query is found first.</p>"]
-    )
-    return [
-        "What it gets wrong",
-        _figure(images, "ranks", caption + "; ".join(sentences) + "."),
-        *worst,
-    ]
+    return {
+        "counts": "; ".join(sentences),
+        "level": failures["level"],
+        "table": table("The worst answers", head, rows) if rows else None,
+        "listed": len(rows),
+    }
 
 
 def _crystal(crystal: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return crystal["uid"], crystal["formula"], " ".join(_cell(crystal)), crystal["point_group"]
-
-
-def _figure(images: Mapping[str, bytes], name: str, caption: str) -> str:
-    return figure(name, images[name], "svg+xml", caption)

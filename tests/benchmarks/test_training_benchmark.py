@@ -5,7 +5,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_paper_model import small
+import tiny
 
 import diffraction as dx
 from benchmarks import training
@@ -44,7 +44,7 @@ def products(jaxpr) -> int:
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_flops_are_those_of_the_networks_matrix_products(batch, layers):
-    tower = PaperTower.from_config(small(layers=layers).model)
+    tower = PaperTower.from_config(tiny.paper_config(layers=layers).model)
     crystals, spots = jax.tree.map(jnp.asarray, batch)
     params = jax.eval_shape(tower.init, jax.random.key(0), crystals, spots, spots)
     done = products(jax.make_jaxpr(tower.apply)(params, crystals, spots, spots).jaxpr)
@@ -56,7 +56,7 @@ def test_torchs_network_is_ours(batch):
     torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     from benchmarks.peers.torch_network import make_functions
 
-    config = small(layers=2)
+    config = tiny.paper_config(layers=2)
     shapes = jax.eval_shape(lambda: initial_params(config))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)

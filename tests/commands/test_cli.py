@@ -17,6 +17,7 @@ import pytest
 from ase.db import connect
 from paths import ROOT
 
+import dd2d_jax
 import diffraction as dx
 from configs import smoke
 from dd2d_jax import read_pattern
@@ -105,8 +106,14 @@ def test_help_answers_at_once_without_jax():
     done = console("--help")
     assert done.returncode == 0 and "retrieve" in done.stdout
     assert time.perf_counter() - begin < 1.0
-    code = "import sys, dd2d_jax.cli; assert not {'jax', 'numpy', 'ase'} & set(sys.modules)"
+    heavy = "{'jax', 'numpy', 'ase'}"
+    code = f"import sys, dd2d_jax.commands.main; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_version_is_that_of_the_package(command_line):
+    status, out, _ = command_line("--version")
+    assert status == 0 and out == f"dd2d-jax {dd2d_jax.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,20 @@ def test_single_precision_loses_nothing(table):
         )
     assert single.dtype == jnp.float32 and double.dtype == np.float64
     np.testing.assert_allclose(single / double[:, :1], double / double[:, :1], atol=1e-6)
+
+
+def test_the_kirkland_table_is_not_that_of_the_edition_of_2010(x64):
+    """Its source is named in tables/LICENSES.md; the edition's carbon begins with 0.2121."""
+    carbon = table("kirkland")[6]
+    assert carbon[1 - 1] == 0.253148417
+    edition = np.array([
+        0.212080767, 0.208605417, 0.199811865, 0.208610186, 0.168254385, 5.57870773,
+        0.14204836, 1.33311887, 0.363830672, 3.80800263, 8.35012044e-4, 0.040398262,
+    ])  # fmt: skip
+    x = np.linspace(0, 2, 100) ** 2
+    values = [
+        sum(c[i] / (x + c[i + 1]) for i in (0, 2, 4))
+        + sum(c[i] * np.exp(-c[i + 1] * x) for i in (6, 8, 10))
+        for c in (carbon, edition)
+    ]
+    assert 1e-4 < np.abs(values[0] / values[1] - 1).max() < 0.01

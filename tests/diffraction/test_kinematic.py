@@ -936,6 +936,57 @@ def test_spots_beyond_the_range_of_the_form_factors_are_refused(layer, beam, lim
         dx.structure_factor(layer(), jnp.array([[0.0, limit, 1.0]]), beam)
 
 
+def test_the_range_of_the_form_factors_is_that_of_the_spots_under_tilt(layer):
+    """|q| of a spot across the beam at q is that on the sphere, whatever the tilt."""
+    tilt, beam = (35.0, -20.0), dx.Electrons(80.0)
+    k = 1 / float(beam.wavelength)
+
+    def longest(q_max):
+        across = np.square(np.asarray(dx.simulate(layer(), beam, q_max, tilt=tilt).q)).sum(-1)
+        return np.sqrt(2 * k * (k - np.sqrt(k * k - across.max())))
+
+    inside, outside = 2.6, 3.9
+    assert longest(inside) < 4 < longest(outside)
+    peng = dx.Electrons(80.0, "peng")
+    dx.simulate(layer(), peng, inside, tilt=tilt)
+    dx.simulate(layer(), peng, outside)
+    for tilts in (tilt, np.array([[0.0, 0.0], tilt])):
+        crystal = layer() if np.ndim(tilts) == 1 else dx.stack([layer(), layer()])
+        with pytest.raises(ValueError, match=f"largest .q. = {longest(outside):.3f}.* up to 4 "):
+            dx.simulate(crystal, peng, outside, tilt=tilts)
+    with pytest.raises(ValueError, match="under this tilt the largest .* up to 4 "):
+        dx.simulate_library([layer()], peng, outside, tilt=tilt)
+    # A lattice that is traced says nothing of its spots.
+    hk = dx.reflections(layer().lattice, outside)
+    jax.jit(lambda c: dx.simulate(c, peng, outside, tilt=tilt, hk=hk))(layer())
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), np.array([-1.0]), {"C": -2.0}])
+def test_a_negative_b_is_refused(layer, bad):
+    crystal = change(layer(), numbers=jnp.where(layer().numbers > 0, 6, 0))
+    calls = [
+        lambda b: dx.simulate(crystal, b_iso=b),
+        lambda b: dx.simulate(crystal, b_iso=b, method="multislice"),
+        lambda b: dx.structure_factor(crystal, random_q(), dx.Electrons(), b),
+        lambda b: dx.ring_profile(crystal, dx.Electrons(), np.array([0.5]), 50.0, b),
+        lambda b: list(dx.simulate_library([crystal], b_iso=b)),
+    ]
+    for call in calls[: None if np.ndim(bad) == 0 else 1]:
+        with pytest.raises(ValueError, match=r"b_iso( of C)? must be 0 or more, in angstrom"):
+            call(bad)
+
+
+@pytest.mark.parametrize("bad", [2.0, -0.1, float("nan")])
+def test_an_occupancy_beyond_0_to_1_is_refused(layer, bad):
+    crystal = change(layer(), occupancy=jnp.ones(5).at[1].set(bad))
+    with pytest.raises(ValueError, match=rf"occupancies must lie in 0 to 1; atom 1 has {bad:g}"):
+        dx.simulate(crystal)
+    both = jnp.stack([jnp.ones(5), crystal.occupancy])
+    batch = change(dx.stack([layer(), layer()]), occupancy=both)
+    with pytest.raises(ValueError, match=r"atom \(1, 1\) has"):
+        list(dx.simulate_library(batch))
+
+
 @pytest.mark.parametrize("tilt", [1.0, (1.0, 2.0, 3.0), np.zeros((3, 2)), np.zeros((2, 1, 2))])
 def test_a_tilt_is_two_angles_for_all_or_for_each(layer, tilt):
     with pytest.raises(ValueError, match=r"shape \(2,\) or \(2, 2\), one for each crystal; got"):

@@ -350,6 +350,23 @@ def test_the_quick_error_is_that_of_the_fine_multislice(family):
     assert quick[0] < 0.002 and quick[1] > 0.05
 
 
+@pytest.mark.parametrize("b", [0.0, 0.2, 1.0])
+def test_the_quick_error_follows_b(b):
+    """Sharp potentials need a finer multislice: at B = 0 the coarse one is off by a factor."""
+    crystal = mos2()
+    hk = dx.reflections(np.asarray(crystal.lattice), 1.25)
+    true = np.asarray(multislice(crystal, b_iso=b, hk=hk, band=12.0).intensity)
+    kinematic = np.asarray(dx.simulate(crystal, b_iso=b, hk=hk).intensity)
+    kinematic = kinematic * true.sum() / kinematic.sum()
+    fine = np.abs(true - kinematic).sum() / true.sum()
+    for b_iso in (b, {"Mo": b, "S": b + 0.1} if b == 1.0 else b):
+        assert float(kinematic_error(crystal, b_iso=b_iso)) == pytest.approx(fine, rel=0.2)
+
+
+def test_the_error_that_is_asked_for_without_b_is_that_of_a_warm_crystal():
+    assert float(kinematic_error(mos2())) == float(kinematic_error(mos2(), b_iso=0.5))
+
+
 def test_crystals_that_scatter_twice_are_warned_of(family):
     both = dx.stack([graphene(), family[0]["plain"]])
     with pytest.warns(KinematicWarning, match="of 1 of 2 crystals are off by up to 10 %"):

@@ -56,6 +56,13 @@ def test_known_arrays_are_checked_too(bad):
             dx.Xrays(array)
 
 
+@pytest.mark.parametrize("bad", [80000.0, 200_000, np.array([80.0, 3e5])])
+def test_an_energy_in_ev_is_refused_and_said_in_kev(bad):
+    with pytest.raises(ValueError, match=rf"must be in keV.* then {np.max(bad) / 1e3:g} keV"):
+        dx.Electrons(bad)
+    assert dx.Electrons(3000.0).energy == 3000.0  # of ultrafast sources
+
+
 def test_a_gradient_with_respect_to_a_beam_may_be_negative():
     """It has a beam's form and is none: nothing about it is to be checked."""
     slope = jax.jit(jax.grad(lambda beam: beam.wavelength))(dx.Electrons(80.0))

@@ -272,6 +272,27 @@ def test_bad_doses_and_beam_stops_are_refused():
             beam_stop(**bad)
 
 
+@pytest.mark.parametrize(("pixel", "shown"), [(np.nan, "nan"), (-1.0, "-1.0"), (np.inf, "inf")])
+def test_an_image_that_is_no_expectation_is_refused(pixel, shown):
+    image = jnp.ones((2, 3)).at[1, 2].set(pixel)
+    with pytest.raises(ValueError, match=rf"0 or more; pixel \(1, 2\) is {shown}"):
+        counts(jax.random.key(0), image, 100.0)
+
+
+def test_counts_that_the_integers_do_not_hold_are_refused():
+    image = jnp.zeros((2, 2)).at[0, 0].set(1.0)
+    drawn = counts(jax.random.key(0), image, 2e9)
+    assert drawn.dtype == jnp.int32 and abs(int(drawn[0, 0]) - 2e9) < 5 * 2e9**0.5 + 200
+    with pytest.raises(ValueError, match=r"3e\+09 counts, more than int32 holds"):
+        counts(jax.random.key(0), image, 3e9)
+
+
+def test_in_double_precision_counts_are_held_beyond_32_bits(x64):
+    image = jnp.zeros((2, 2)).at[0, 0].set(1.0)
+    drawn = counts(jax.random.key(0), image, 1e12)
+    assert abs(int(drawn[0, 0]) - 1e12) < 5 * 1e6
+
+
 def test_axes_give_each_spot_its_q():
     """Read as hyperspy does: value = offset + scale * index, rows first."""
     pattern = dx.Pattern(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.build import graphene, mx2
 from ase.db import connect
-from test_dynamics import Springs
+from springs import Springs
 
 import diffraction as dx
 from configs import smoke

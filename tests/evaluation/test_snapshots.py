@@ -16,6 +16,7 @@ from ase.build import fcc111, mx2
 from ase.calculators.calculator import Calculator, all_changes
 from ase.db import connect
 from paths import ROOT
+from springs import Springs
 
 from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
@@ -40,25 +41,6 @@ def slabs() -> CrystalSet:
     """Layers of three atoms that EMT knows."""
     return usable.from_atoms((slab(*s), {"uid": "-".join(s)}) for s in SLABS)
 
-
-class Springs(Calculator):
-    """Each atom on a spring of its own, eV/angstrom^2."""
-
-    implemented_properties = ["energy", "forces"]
-
-    def __init__(self, constant: float):
-        super().__init__()
-        self.constant, self.start = constant, None
-
-    def reset(self):
-        super().reset()
-        self.start = None
-
-    def calculate(self, atoms=None, properties=("forces",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        if self.start is None:
-            self.start = atoms.positions.copy()
-        self.results = {"energy": 0.0, "forces": -self.constant * (atoms.positions - self.start)}
 
 
 def rows(path: Path) -> list[tuple]:
@@ -156,7 +138,7 @@ def test_resumed_equals_uninterrupted(slabs, tmp_path):
 KILLED = """
 import sys
 from ase.build import fcc111, mx2
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 from dd2d_jax.evaluation import snapshots as dynamics
 
 def slab(*symbols):

@@ -17,8 +17,7 @@ from dd2d_jax.spots import strongest_rods
 def model(name: str = "default", layers: int = 3) -> Model:
     config = tiny.config()
     config.model.layers = layers
-    if name == "paper":
-        config.model.name, config.model.dropout = "paper", 0.1
+    config.model.name = name
     shapes = jax.eval_shape(lambda: initial_params(config))
     rng = np.random.default_rng(1)
     # Larger than before training, where attention is nearly even everywhere.
@@ -69,7 +68,7 @@ def test_rows_add_up_to_one_over_real_tokens(spots):
     assert spots.weights.std() > 0.01
 
 
-@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("name", ["default", "atoms", "paper"])
 def test_padding_is_neither_shown_nor_looked_at(name, mos2):
     elsewhere = dx.Crystal(
         mos2.lattice,
@@ -80,6 +79,16 @@ def test_padding_is_neither_shown_nor_looked_at(name, mos2):
     one, other = attention(network, mos2), attention(network, elsewhere)
     assert one.tokens == other.tokens
     np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
+
+
+def test_the_twin_towers_tokens_are_the_cell_and_the_atoms_by_element(mos2):
+    found = attention(model("atoms", layers=2), mos2)
+    assert found.encoder == "atoms" and found.layers == [1, 2]
+    assert found.tokens == ["start", "a", "b", "γ", "Mo", "S1", "S2", "end"]
+    assert found.kinds == ["start", "cell", "cell", "cell", "atoms", "atoms", "atoms", "end"]
+    np.testing.assert_allclose(found.weights.sum(-1), 1, atol=1e-5)
+    # The start token sees the cell alone, by construction; the end token everything.
+    assert (found.weights[:, :, 0, 4:] == 0).all() and (found.weights[:, :, -1] > 0).all()
 
 
 def test_the_published_networks_tokens_are_its_sequence(mos2):

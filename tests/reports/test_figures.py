@@ -1,12 +1,14 @@
 """Figures: everything inside, nothing global changed, no name from a file breaks them."""
 
+import dataclasses
 import sys
 import warnings
 
 import ase.build
 import numpy as np
 import pytest
-from tests.test_output import make_found
+from figure_texts import texts_inside
+from found_example import make_found
 
 import diffraction as dx
 from dd2d_jax.reports import figures
@@ -15,22 +17,6 @@ from dd2d_jax.reports import figures
 @pytest.fixture
 def mos2() -> dx.Crystal:
     return dx.Crystal.from_ase(ase.build.mx2("MoS2", vacuum=8))
-
-
-def texts_inside(figure) -> bool:
-    """Whether every text of the figure lies within it."""
-    figure.draw_without_rendering()
-    box = figure.bbox
-    found = list(figure.texts)
-    for ax in figure.axes:
-        found += [ax.title, *ax.texts]
-        if ax.axison:
-            found += [ax.xaxis.label, ax.yaxis.label]
-    extents = [t.get_window_extent() for t in found if t.get_text() and t.get_visible()]
-    return all(
-        e.x0 >= box.x0 - 1 and e.x1 <= box.x1 + 1 and e.y0 >= box.y0 - 1 and e.y1 <= box.y1 + 1
-        for e in extents
-    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9])
@@ -58,11 +44,23 @@ def test_a_stronger_spot_is_a_larger_disc_in_its_place(mos2):
 
 @pytest.mark.parametrize("view", ["top", "side"])
 def test_a_structure_fills_its_window(mos2, view):
-    figure = figures.plot_structure(mos2.to_ase(), view=view)
-    ax = figure.axes[0]
-    x = np.array([p.center[0] for p in ax.patches if hasattr(p, "center")])
+    ax = figures.plot_structure(mos2.to_ase(), view=view).axes[0]
+    balls = ax.collections[1].get_paths()
+    x = np.array([path.vertices[:, 0].mean() for path in balls])
     assert np.ptp(ax.get_xlim()) == pytest.approx(12)
     assert x.min() < ax.get_xlim()[0] + 3 and x.max() > ax.get_xlim()[1] - 3
+
+
+def test_structures_of_all_candidates_have_one_scale_and_differences_one_too():
+    found = make_found(count=3)
+    large = found[0].structure.repeat((4, 4, 1))
+    worse = np.array(found[0].simulated) * 0.25
+    last = dataclasses.replace(found[2], structure=large, simulated=worse)
+    found = dataclasses.replace(found, candidates=(*found[:2], last))
+    axes = figures.plot_found(found).axes
+    assert len({ax.get_xlim() for ax in axes[1::2]}) == 1
+    radii = [max(disc.radius for disc in ax.patches) for ax in axes[2::2]]
+    assert radii[0] == radii[1] < 0.7 * radii[2]
 
 
 def test_an_unknown_view_is_refused(mos2):

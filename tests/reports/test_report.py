@@ -1,19 +1,21 @@
 """The report: its numbers are those of `evaluate`, its page holds everything and loads nothing."""
 
+import base64
 import contextlib
 import dataclasses
 import io
 import json
-from html.parser import HTMLParser
+import re
 from pathlib import Path
 
+import html_pages
 import jax
 import numpy as np
 import pytest
 import tiny
 from ase.db import connect
 from ml_collections import ConfigDict
-from test_dynamics import Springs
+from springs import Springs
 
 from dd2d_jax.commands import main as cli
 from dd2d_jax.crystals.point_groups import point_group
@@ -23,7 +25,8 @@ from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks import checkpoint
 from dd2d_jax.networks.trained import Model, initial_params
-from dd2d_jax.reports import report
+from dd2d_jax.reports import report, report_numbers
+from dd2d_jax.reports.answers import answer
 
 QUERIES = 8
 EVIL = "<script>alert(1)</script>$\\frac{"
@@ -124,8 +127,8 @@ def test_the_folder_holds_page_numbers_and_figures(place, numbers):
 def test_table_and_figures_speak_of_the_same_answers(numbers):
     """The network's ranks are those that `evaluate` counted, on every level of known setting."""
     levels = {result["level"]: result for result in numbers["accuracy"]["levels"]}
-    assert list(levels) == ["clean", "perturbed", "measured", "thermal"]
-    del levels["measured"]
+    assert list(levels) == ["clean", "perturbed", "measured", "microscope", "thermal"]
+    del levels["measured"], levels["microscope"]
     for level, result in levels.items():
         failed = sum(numbers["failures"]["ranks"][level].values())
         found = round(result["methods"]["neural"]["top1"] * result["queries"] / 100)
@@ -145,35 +148,24 @@ def test_the_compared_networks_are_told_by_size_and_steps(numbers):
     assert one["parameters"] == numbers["about"]["parameters"] != other["parameters"]
 
 
-class Page(HTMLParser):
-    """What a browser would load, and whether the tags match."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads, self.open, self.seen = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_loads_nothing_and_is_whole(page):
-    seen = Page()
-    seen.feed(page)
-    assert seen.open == [] and seen.seen.count("img") == 4
-    assert all(x.startswith("data:image/svg+xml;base64,") for x in seen.loads)
-    assert "@import" not in page and "url(" not in page
+    elements = html_pages.check(page)
+    pictures = [a for tag, a in elements if tag in ("img", "source")]
+    assert len(pictures) == 8
+    links = [a.get("src") or a["srcset"] for a in pictures]
+    assert all(link.startswith("data:image/") for link in links)
+    assert len(page.encode()) < 2e6
+
+
+def test_figures_suit_dark_screens_too(page):
+    dark, light = re.findall(r'srcset="data:[^,]*,([^"]*)"|<img src="data:[^,]*,([^"]*)"', page)[:2]
+    assert b"#14171c" in base64.b64decode(dark[0]) and b"#14171c" not in base64.b64decode(light[1])
 
 
 def test_names_from_files_are_text_on_the_page(page, numbers):
     # The evil one is the first query, whose attention is drawn.
     assert numbers["attention"]["uid"] == EVIL
-    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;$\\frac{" in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;$\\frac{" in page
 
 
 def test_the_page_shows_the_published_numbers_as_such(page):
@@ -233,7 +225,7 @@ def test_candidates_stand_at_their_ranks_also_among_equals(model, library, galle
         for f in dataclasses.fields(library) if f.name != "report"
     }, report={})  # fmt: skip
     doubled = np.concatenate([gallery, gallery])
-    found = report.answer(model, doubled, library, both, "perturbed")
+    found = answer(model, doubled, library, both, "perturbed")
     assert found.order.shape == (16, 10) and (found.ranks >= 2).all()
     for i, rank in enumerate(found.ranks):
         if rank <= 10:
@@ -244,7 +236,7 @@ def test_candidates_stand_at_their_ranks_also_among_equals(model, library, galle
 def test_numbers_that_are_none_come_last(model, library, gallery):
     broken = gallery.copy()
     broken[3] = np.nan
-    found = report.answer(model, broken, library.take([3, 5]), library, "clean")
+    found = answer(model, broken, library.take([3, 5]), library, "clean")
     assert found.ranks[0] == 16 and 3 not in found.order[0]
     assert accuracy(found.ranks)["top10"] <= 50
 
@@ -265,6 +257,6 @@ def test_attention_is_drawn_of_a_small_crystal_or_the_one_named(library):
 
 
 def test_ranks_of_failures_fall_into_bins():
-    found = report._failed(np.array([1, 2, 2, 3, 5, 6, 10, 11, 50, 100, 101, 5000]))
+    found = report_numbers.failed(np.array([1, 2, 2, 3, 5, 6, 10, 11, 50, 100, 101, 5000]))
     assert found == {"2": 2, "3": 1, "4-5": 1, "6-10": 2, "11-20": 1, "21-50": 1, "51-100": 1,
                      "> 100": 2}  # fmt: skip

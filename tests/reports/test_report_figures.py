@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import tiny
+from figure_texts import texts_inside
 from scipy.cluster.hierarchy import leaves_list
-from test_figures import texts_inside
 
 import diffraction as dx
 from dd2d_jax.crystals.point_groups import tree
 from dd2d_jax.data import usable
 from dd2d_jax.networks.attention import Attention
 from dd2d_jax.reports import report_figures
-from dd2d_jax.reports.report import Answers
+from dd2d_jax.reports.answers import Answers
 from dd2d_jax.spots import Conditions, Spots
 
 SYMBOLS = ["-6m2", "1", "6/mmm", "m"]

@@ -1,7 +1,6 @@
 """What was found, on the terminal and as files: complete, safe, all or nothing."""
 
 import csv
-import dataclasses
 import io
 import json
 
@@ -10,51 +9,19 @@ import ase.io
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from found_example import make_found, make_twisted
 from matplotlib.figure import Figure
 from rich.console import Console
 
 import diffraction as dx
-from dd2d_jax.lattices import lattice
-from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.reports import as_json, tables
-from dd2d_jax.spots import Spots
-
-
-def make_found(
-    uid="mp-1", formula="MoS2", r_before=0.2, count=2, probability=0.421, none=0.158,
-    undetermined=("z of S1", "z of S2", "B"),
-) -> Found:  # fmt: skip
-    """Candidates as `retrieve` returns them, without a model."""
-    atoms = ase.build.mx2("MoS2", vacuum=8)
-    pattern = dx.simulate(dx.Crystal.from_ase(atoms), q_max=1.0)
-    indexed = lattice.find(pattern)
-    settings = lattice.canonical_spots(indexed, 1.0, 16)
-    query = Spots(*(np.asarray(getattr(settings, f))[0]
-                    for f in ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
-    candidate = Candidate(
-        uid=uid, formula=formula, structure=atoms, score=0.9, probability=probability,
-        similarity=0.8, r_factor=0.1, r_before=r_before, wr2=0.15,
-        wr2_before=0.15 + (r_before - 0.1), undetermined=undetermined, b_iso=0.5,
-        prototype="2H", known=True,
-        simulated=query.intensity * 0.9, query=query, axes=lattice.frames(indexed)[0],
-    )  # fmt: skip
-    return Found((candidate,) * count, indexed, 42, none)
-
-
-def make_twisted(**options) -> Found:
-    """Two lattices 7 degrees apart."""
-    found = make_found(**options)
-    c, s = np.cos(np.deg2rad(7)), np.sin(np.deg2rad(7))
-    turn = np.array([[c, s], [-s, c]])
-    indexed = found.indexed
-    other = dataclasses.replace(indexed, lattice=indexed.lattice @ turn, q=indexed.q @ turn)
-    return dataclasses.replace(found, others=(dataclasses.replace(found, indexed=other),))
+from dd2d_jax.util.text import percent
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Nothing is drawn: pictures and pages are tested elsewhere."""
-    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda found: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *args: Figure())
     monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
 
 
@@ -88,7 +55,7 @@ def test_what_is_not_known_is_a_dash_and_null():
     [(0.0, "0.0"), (1e-9, "<0.1"), (0.5, "50.0"), (0.99999, ">99.9"), (1.0, "100.0")],
 )
 def test_nearly_certain_is_not_certain(probability, text):
-    assert text.percent(probability) == text
+    assert percent(probability) == text
 
 
 def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):

@@ -16,12 +16,12 @@ import tiny
 from ase.db import connect
 from rich.console import Console
 
-from dd2d_jax.data import datasets, splits
+from dd2d_jax.data import datasets, splits, usable
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import checkpoint, trained
 from dd2d_jax.util import errors
 from dd2d_jax.util.files import alone
-from train import loop, state, step
+from train import accuracy, inputs, loop, state, step, workdirs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +105,8 @@ def no_training(monkeypatch) -> None:
 def test_a_run_leaves_what_the_design_names(whole, config):
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        "config.json", "metrics.jsonl", "test.json", "validation.db", "test.db", "latest", "best",
+        "config.json", "data.json", "metrics.jsonl", "test.json", "validation.db", "test.db",
+        "latest", "best",
     }  # fmt: skip
     assert checkpoint.read_config(whole).to_dict() == config.to_dict()
     assert latest(config, whole).step == 6
@@ -159,12 +160,14 @@ def killed() -> None:
     raise KeyboardInterrupt  # nothing that the loop or Orbax would tidy up after
 
 
-@pytest.mark.parametrize("where", ["evaluating", "saving", "signalled"])
+@pytest.mark.parametrize("where", ["evaluating", "saving", "SIGTERM", "SIGINT"])
 def test_a_stopped_run_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch, where):
-    folder, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    folder = tmp_path / "run"
+    number = getattr(signal, where, None)
+    handler = number and signal.getsignal(number)
     with monkeypatch.context() as patch:
         if where == "evaluating":  # after steps 4 to 6, before they are saved
-            patch.setattr(loop, "split_accuracy", at_call(2, loop.split_accuracy, killed))
+            patch.setattr(loop, "split_accuracy", at_call(2, accuracy.split_accuracy, killed))
         elif where == "saving":  # a part of the latest of step 6 is written
             finalize = ocp.CompositeCheckpointHandler.finalize
 
@@ -172,17 +175,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch,
                 return killed() if "latest/6" in str(directory) else finalize(self, directory)
 
             patch.setattr(ocp.CompositeCheckpointHandler, "finalize", kill_at_six)
-        else:  # SIGTERM during step 4, at which nothing is due
-            drawn = at_call(
-                5, loop.inputs.batch_indices, lambda: os.kill(os.getpid(), signal.SIGTERM)
-            )
+        else:  # during step 4, at which nothing is due
+            drawn = at_call(5, loop.inputs.batch_indices, lambda: os.kill(os.getpid(), number))
             patch.setattr(loop.inputs, "batch_indices", drawn)
-        with pytest.raises(loop.Stopped if where == "signalled" else KeyboardInterrupt) as stopped:
+        with pytest.raises(loop.Stopped if number else KeyboardInterrupt) as stopped:
             loop.run(config, folder)
-    if where == "signalled":
-        assert "after step 4 of 6 and saved" in one_line(stopped)
-        assert signal.getsignal(signal.SIGTERM) == handler
-    assert latest(config, folder).step == (4 if where == "signalled" else 3)
+    if number:
+        assert f"{where}: stopped after step 4 of 6 and saved" in one_line(stopped)
+        assert stopped.value.status == 128 + number
+        assert signal.getsignal(number) == handler
+    assert latest(config, folder).step == (4 if number else 3)
     if where == "saving":
         assert len(list((folder / "latest").iterdir())) == 2  # one is a part
     elif where == "evaluating":
@@ -223,7 +225,78 @@ def test_runs_of_before_a_key_go_on_and_memory_may_be_saved_later(whole, config,
     assert trained.load(folder).config.to_dict() == old
     config.train.accumulate = 2
     with contextlib.ExitStack() as held:
-        loop._open(folder, config, held)
+        workdirs.open_workdir(folder, config, held)
+
+
+def test_a_data_set_that_changed_is_refused(whole, config, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    rows = tiny.sheets()
+    rows[0][0].positions[0] += [0.2, 0.0, 0.0]
+    monkeypatch.setattr(inputs.datasets, "load", lambda *_: usable.from_atoms(rows))
+    no_training(monkeypatch)
+    with pytest.raises(ValueError, match="data set has changed since this run began") as error:
+        loop.run(config, folder)
+    assert "--workdir" in one_line(error)
+
+
+def test_crystals_of_the_stored_test_are_never_trained_on(whole, config, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    other = inputs.splits.split
+    monkeypatch.setattr(inputs.splits, "split", lambda c, kind, seed, n: other(c, kind, 1, n))
+    with pytest.raises(ValueError, match="crystals of the test would be trained on"):
+        loop.run(config, folder)
+
+
+def test_a_test_database_that_was_replaced_is_refused(whole, config, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(folder / "validation.db", folder / "test.db")
+    with pytest.raises(ValueError, match="test.db: not the file that this run wrote"):
+        loop.run(config, folder)
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(config, tmp_path):
+    mine = tiny.write_db(tmp_path / "test.db")
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match="not the folder of a run: it holds 'test.db'"):
+        loop.run(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.db"]
+    assert mine.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_nan_ends_the_run_at_its_step_and_keeps_the_last_good_state(
+    config, tmp_path, monkeypatch, what
+):
+    scripted(monkeypatch, [50, 60])
+    _, train = step.make_functions(config)
+
+    def spoiled(current, *batch):
+        state, metrics = train(current, *batch)
+        value = float("nan") if int(state.step) == 5 else 1.0
+        return state, {**metrics, "gradient": 1.0, what: value}
+
+    monkeypatch.setattr(step, "make_functions", lambda _: (lambda *_: None, spoiled))
+    with pytest.raises(FloatingPointError, match=f"step 5: {what} is nan") as error:
+        loop.run(config, tmp_path)
+    assert "state of step 3 is kept" in one_line(error)
+    assert "config.train.learning_rate" in str(error.value)
+    assert latest(config, tmp_path).step == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("batch", 0, "config.train.batch = 0 must be at least 1"),
+        ("steps", -1, "config.train.steps = -1 must be at least 0"),
+        ("evaluate_every", 0, "config.train.evaluate_every = 0 must be at least 1"),
+        ("batch", 64, "config.train.batch = 64 is more than the 25 crystals to train on"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_told_in_one_line(config, tmp_path, name, value, said):
+    config.train[name] = value
+    with pytest.raises(ValueError, match=said) as error:
+        loop.run(config, tmp_path)
+    one_line(error)
 
 
 def test_best_is_the_best_perturbed_top1(config, tmp_path, monkeypatch):
@@ -398,7 +471,7 @@ def test_memory_stays_flat_over_two_thousand_steps(config, tmp_path, monkeypatch
     config.train.steps = 2000
     config.train.evaluate_every = 100
     config.train.patience = 0
-    sizes, real = [], loop.split_accuracy
+    sizes, real = [], accuracy.split_accuracy
 
     def measured(*arguments):
         pages = int(open("/proc/self/statm").read().split()[1])
@@ -415,7 +488,7 @@ def test_memory_stays_flat_over_two_thousand_steps(config, tmp_path, monkeypatch
 def test_queries_are_the_same_on_every_call(config):
     crystals = tiny.crystals()
     source = loop.inputs.load_source(crystals, loop.Conditions.from_config(config.diffraction))
-    one, two = (loop.queries(source, np.arange(5), config, "perturbed") for _ in range(2))
+    one, two = (accuracy.queries(source, np.arange(5), config, "perturbed") for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    clean = loop.queries(source, np.arange(5), config, "clean")
+    clean = accuracy.queries(source, np.arange(5), config, "clean")
     assert not np.allclose(one.intensity, clean.intensity, rtol=1e-3)
