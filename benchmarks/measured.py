@@ -43,13 +43,13 @@ NEAR, CENTRE = 2.0, 0.5
 Q_MAX = 2.2  # the images' corners
 # Name: scale told (1/angstrom per pixel), cells (a, b, gamma, rotation) as they are seen, roughly
 # the beam's column and row, and a spot's width in pixels. SnSe and MoO3 are seen along [100] and
-# [010]; of SnSe only k + l = 2n reflects, and its picture is not to scale: the cell is the
+# [010]; the picture of SnSe is not to scale: its cell is the
 # picture's, as is that of the tilted MoSe2. Other lengths are from the literature.
 EXPERIMENT = {
     "graphene_18.tif": (0.00204, [(2.46, 2.46, 120, 54.5)], (508, 482), 3),
     "graphene_1359.tif": (0.0035, [(2.46, 2.46, 120, 45.0)], (485, 492), 2.5),
     "graphite_ued.tif": (0.008645, [(2.461, 2.461, 120, 52.5)], (165, 183), 2),
-    "snse_ued.tif": (0.00503, [(3.13, 3.19, 93.5, 68.9)], (159, 170), 2.5),
+    "snse_ued.tif": (0.00503, [(4.35, 4.58, 91.3, 25.5)], (159, 170), 2.5),
     "mose2_flat.tif": (0.012689, [(3.29, 3.29, 120, 0.5)], (63.5, 63.8), 1.5),
     "mose2_tilt_left.tif": (0.012689, [(3.18, 3.25, 118.6, 0.5)], (64, 63.8), 1.5),
     "ws2_hanlab.tif": (0.012065, [(3.153, 3.153, 120, 45.5)], (63.2, 63.5), 1.5),

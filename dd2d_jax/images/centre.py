@@ -18,15 +18,15 @@ from dd2d_jax.images.background import mad
 # The strongest spots vote, and so many of the places with most votes are looked at.
 _VOTERS, _CANDIDATES = 150, 24
 # Friedel mates differ in the logarithm of their intensity by about so much.
-_LIKE = 0.5
+_LIKE = 0.8
 # A spot without a mate of like intensity counts as much against a centre as one with such a mate
 # at this share of its own counts for it.
 _CHANCE = 0.4
 # What the halo's roundness about a centre is worth beside the spots, and what the brightest spot
 # of all is, if the centre lies in it.
-_HALO, _BEAM = 1.0, 0.3
+_HALO, _BEAM = 0.3, 0.3
 # A second centre that is as good but for this much leaves the first unsure.
-_UNSURE = 0.08
+_UNSURE = 0.03
 # The halo is looked at in an image of so many pixels a side.
 _SMALL = 48
 
@@ -129,7 +129,10 @@ def _paired(
         away = np.linalg.norm(position - place, axis=1)
         distance, mate = tree.query(opposite)
         near = distance < 1.5 * width + 0.015 * away + 0.5
-        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * _LIKE**2)) * near
+        # A camera's distortion is the same on both sides of the centre, and of no other point.
+        exact = np.exp(-0.5 * (distance / (0.7 * width + 0.3 + 0.003 * away)) ** 2)
+        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * _LIKE**2))
+        alike = alike * exact * near
         usable = near & (away > 3 * width)
         if (usable * alike).sum() > 0.5:
             weight = (usable * alike * root)[:, None]

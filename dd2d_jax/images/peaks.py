@@ -105,8 +105,11 @@ def significance(residual: np.ndarray, under: Background, width: float) -> np.nd
         expected = under.variance * area / under.gain**2 + 1e-3
         counts = expected + excess * area / under.gain
         likelihood = counts * np.log(counts / expected) - (counts - expected)
-        out = np.minimum(out, np.sqrt(2 * np.maximum(likelihood, 0)))
-    return out
+        return np.minimum(out, np.sqrt(2 * np.maximum(likelihood, 0)))
+    # As rare as that many standard deviations of a Gaussian (Wilson and Hilferty, PNAS 17, 684,
+    # 1931, of gamma variates).
+    skew = np.maximum(under.skew, 1e-3)
+    return (np.cbrt(1 + skew * out / 2) - 1) * 6 / skew + skew / 6
 
 
 def find(
@@ -126,10 +129,12 @@ def find(
         threshold: standard deviations of the noise.
     """
     height = significance(residual, under, width)
+    # Maxima of the light, not of its significance: the noise varies from place to place.
+    light = ndimage.gaussian_filter(residual, width)
     found = peak_local_max(
-        np.where(measured, height, 0.0),
+        np.where(measured & (height > threshold), light, 0.0),
         min_distance=max(2, round(2 * width)),
-        threshold_abs=threshold,
+        threshold_abs=0.0,
         exclude_border=max(2, round(1.5 * width)),
         num_peaks=_MOST,
     )
