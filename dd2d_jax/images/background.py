@@ -336,21 +336,22 @@ def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
 
 
 def stopped(
-    image: np.ndarray, measured: np.ndarray, under: Background, radius: np.ndarray, width: float
+    image: np.ndarray, measured: np.ndarray, level: np.ndarray, radius: np.ndarray, width: float
 ) -> np.ndarray:
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
-    level = under.level - np.quantile(image[measured], 0.001)
-    residual = ndimage.gaussian_filter(np.where(measured, image - under.level, 0), width)
-    spread = np.sqrt(under.variance) * passed(width)
+    residual = ndimage.gaussian_filter(np.where(measured, image - level, 0), width)
+    # Of whole rings: the stop takes a small part of each.
+    spread = _rings(residual, measured, radius, max(2.0, 1.5 * width), False)
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
-    slope = np.hypot(*np.gradient(under.level))
+    slope = np.hypot(*np.gradient(level))
+    level = level - np.quantile(image[measured], 0.001)
     dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
     # At the radii of its disc hardly anything is bright.
-    dark |= radius < disc_radius(level, under.variance, radius)
-    return ndimage.binary_dilation(dark, iterations=int(np.ceil(4 * width)))
+    dark |= radius < disc_radius(level, (spread / passed(width)) ** 2, radius)
+    return grown(dark, 4 * width)
 
 
 def disc_radius(level: np.ndarray, variance: np.ndarray, radius: np.ndarray) -> float:

@@ -74,8 +74,8 @@ def find_centre(
         tried += list(_votes(position, intensity))
         second, first = np.sort(intensity)[-2:]
         brightest = position[np.argmax(intensity)]
-        # A beam is brighter than any spot, and not only a little.
-        beam = _BEAM * float(np.clip(np.log10(first / second), 0, 1))
+        # A beam is brighter than any spot, and several times so.
+        beam = _BEAM * float(np.clip(np.log10(first / second) - 0.5, 0, 1))
         tried.append(brightest)
     tried = np.array(tried)
     if len(position) < 4:
