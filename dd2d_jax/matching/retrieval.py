@@ -45,7 +45,7 @@ def retrieve(
     k: int = 10,
     elements: str | Sequence[str] | None = None,
     rerank: int = 100,
-    refine: bool = False,
+    refine: bool | str = False,
     propose: bool = False,
     tilts: Sequence[Sequence[float]] | None = None,
     scale_error: float = 0.02,
@@ -72,7 +72,8 @@ def retrieve(
             "nonmetals,Mo" for no metals but Mo.
         rerank: number of crystals that are weighed; 0 leaves the network's order.
         refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
-            stays: a fit that is free enough explains anything.
+            stays: a fit that is free enough explains anything. "multislice": then the first one
+            to intensities of electrons that scatter more than once.
         propose: also make crystals that the library does not hold, see `dd2d_jax.matching.propose`.
         tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
             one of least tilt is searched with; all are refined together.
@@ -95,6 +96,8 @@ def retrieve(
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
+    if refine not in (False, True, "multislice"):
+        raise ValueError(f"refine must be True, False or 'multislice', got {refine!r}")
     if not 0 <= scale_error <= 3:
         raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
     if tilts is not None and scale_error > 0.05:
@@ -146,7 +149,7 @@ class _Asked:
     log_prior: np.ndarray
     k: int
     rerank: int
-    refine: bool
+    refine: bool | str
     tilts: Sequence[Sequence[float]] | None
     scale_error: float
     energy: float | None
@@ -258,7 +261,7 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
     queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    return [
+    made = [
         candidate(
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
@@ -267,6 +270,15 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
         )
         for i, (row, group) in enumerate(zip(rows, members, strict=True))
     ]  # fmt: skip
+    if asked.refine == "multislice":
+        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method=asked.refine)
+        first = made[0]
+        made[0] = candidate(
+            chosen, 0, first.log_evidence, first.probability, first.similarity, best, shown,
+            view.axes[setting], first.score, entries=first.entries, superlattice=name,
+        )  # fmt: skip
+    return made
 
 
 def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:

@@ -19,6 +19,7 @@ from runs import no_training, one_line
 from dd2d_jax.data import datasets, splits
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import checkpoint, trained
+from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.util import errors
 from train import accuracy, loop, state, step
 
@@ -47,7 +48,7 @@ def scripted(monkeypatch, perturbed, clean=None) -> list:
         other = value if clean is None else clean[len(calls) - 1]
         return {
             level: {f"top{k}": float(x) for k in TOP}
-            for level, x in (("clean", other), ("perturbed", value))
+            for level, x in {**dict.fromkeys(LEVELS, value), "clean": other}.items()
         }
 
     monkeypatch.setattr(loop, "split_accuracy", split_accuracy)
@@ -77,7 +78,7 @@ def test_the_splits_are_written_with_their_uids(whole, config):
 
 def test_the_test_table_is_in_percent_for_each_level_and_gallery(whole):
     table = json.loads((whole / "test.json").read_text())
-    assert set(table) == {"clean", "perturbed", "measured"}
+    assert set(table) == set(LEVELS)
     for galleries in table.values():
         assert set(galleries) == {"split", "full"}
         for found in galleries.values():
