@@ -221,7 +221,8 @@ def _propose(args: argparse.Namespace) -> None:
         model, library = load_model(args.checkpoint), Library.load(args.library)
         stage("searching")
         try:
-            parents = found = retrieve(pattern, library, model, max(args.k, PARENTS))
+            parents = retrieve(pattern, library, model, max(args.k, PARENTS))
+            found = parents
             if any(limits.values()) or args.no_prior:
                 found = retrieve(
                     pattern, library, model, args.k, prior=not args.no_prior, **limits

@@ -130,12 +130,13 @@ class Found(Sequence[Candidate]):
     ) -> NextTilt:
         """The tilt of `size` degrees whose pattern would tell these candidates apart best.
 
-        See `matching.next_tilt.next_tilt`. The radiation is that of the pattern, 80 keV electrons
-        where nothing says it.
+        See `matching.next_tilt.next_tilt`. The radiation is that of the pattern, or 80 keV
+        electrons, where none is given.
         """
         from dd2d_jax.matching.next_tilt import next_tilt
 
-        radiation = dx.Electrons(self.energy or 80.0) if radiation is None else radiation
+        if radiation is None:
+            radiation = dx.Electrons(80.0 if self.energy is None else self.energy)
         return next_tilt(self, radiation, size)
 
     def table(self, every: bool = False) -> rich.console.RenderableType:

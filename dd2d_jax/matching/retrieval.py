@@ -27,7 +27,7 @@ from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
 from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
-from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
+from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
 
 # Spot pairs that the refinement sees.
@@ -261,24 +261,22 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
     queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    made = [
-        candidate(
+
+    def made(i: int, fits: Fit) -> Candidate:
+        group = members[i]
+        return candidate(
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
-            float(np.logaddexp.reduce(weighed.odds[group] if asked.rerank else weighed.odds[row])),
+            float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
-        )
-        for i, (row, group) in enumerate(zip(rows, members, strict=True))
-    ]  # fmt: skip
-    if asked.refine == "multislice":
-        alone = jax.tree.map(lambda x: x[:1], (queries, options))
-        best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method=asked.refine)
-        first = made[0]
-        made[0] = candidate(
-            chosen, 0, first.log_evidence, first.probability, first.similarity, best, shown,
-            view.axes[setting], first.score, entries=first.entries, superlattice=name,
         )  # fmt: skip
-    return made
+
+    found = [made(i, fits) for i in range(len(members))]
+    if asked.refine == "multislice" and found:
+        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
+        found[0] = made(0, best)
+    return found
 
 
 def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
