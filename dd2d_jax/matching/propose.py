@@ -114,7 +114,8 @@ def propose(
     either.
 
     Args:
-        found: from `retrieve` with this library and model: the library's own answers.
+        found: from `retrieve` with this library and model: the library's own answers, of which
+            those of other elements are left out.
         library: that was searched.
         model: that searched it.
         k: number of candidates to return.
@@ -143,13 +144,14 @@ def propose(
     rows = np.array([place[candidate.uid] for candidate in tried], int)
     made = rank(library.crystals, rows, query, conditions, allowed, count, must)
     chosen = distinct(made.crystals, library.crystals, k)
-    odds, none = _odds(made, found)
+    own = [c for c in found if _is_allowed(c, allowed, must)]
+    odds, none = _odds(made, found, own)
     # Of a library's crystal: none of them is half as likely as before.
     kept = [
         dataclasses.replace(
             c, score=c.score + np.log(2), probability=none * np.exp(c.score + np.log(2))
         )
-        for c in found
+        for c in own
     ]
     merged = sorted(
         [*((c.score, c) for c in kept), *((odds[i], int(i)) for i in chosen)],
@@ -177,12 +179,24 @@ def _allowed(elements: Any, excludes: Any) -> list[str] | None:
     return [symbol for symbol in some if symbol not in without]
 
 
-def _odds(made: Proposals, found: Found) -> tuple[np.ndarray, float]:
-    """Log odds (n,) of proposals against "none of these either", and the probability of that."""
+def _is_allowed(candidate: Candidate, allowed: list[str] | None, must: frozenset[str]) -> bool:
+    symbols = set(candidate.structure.get_chemical_symbols())
+    return (allowed is None or symbols <= set(allowed)) and must <= symbols
+
+
+def _odds(
+    made: Proposals, found: Found, own: Sequence[Candidate]
+) -> tuple[np.ndarray, float]:
+    """Log odds (n,) of proposals against "none of these either", and the probability of that.
+
+    `own` are those of the library's candidates that are of the elements asked for.
+    """
     evidence = made.log_evidence - made.log_share - np.log(max(made.simulated, 1))
     odds = evidence + made.log_share
     least = max(found.none, 1e-300)
     library = np.log(2) + np.log(max(1 - found.none, 1e-300)) - np.log(least)
+    if len(own) < len(found):
+        library = np.logaddexp.reduce([-np.inf, *(c.score + np.log(2) for c in own)])
     total = np.logaddexp.reduce([0.0, library, *odds])
     return odds, float(np.exp(-total))
 
