@@ -191,6 +191,11 @@ def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     weighed = [uid for one in views for uid in one.weighed.crystals.uid]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
+    # A crystal may be read in two ways: the likelier one is shown.
+    likeliest: dict[str, Candidate] = {}
+    for c in candidates:
+        likeliest.setdefault(c.uid, c)
+    candidates = list(likeliest.values())
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
     return Found(
