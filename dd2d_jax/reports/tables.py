@@ -223,8 +223,8 @@ def calibration_table(made: Calibration) -> Table:
             "ellipticity (%)": f"{100 * m.ellipticity:.2f} +- {100 * sigma['ellipticity']:.2f}",
             "its long axis (degrees)": f"{m.axis:.1f} +- {sigma['axis']:.1f}",
             "radial term (1/pixel^2)": f"{m.radial:.3g} +- {sigma['radial']:.2g}",
-            "rings": f"{len(made.rings)}, which explain {100 * made.explained:.0f} % of what is "
-            "above the background",
+            "rings, or families of spots": f"{len(made.rings)}, which explain "
+            f"{100 * made.explained:.0f} % of what was found",
         }
     )
 
