@@ -1,27 +1,30 @@
-"""Whether spots are on lattices as they are, or on those of a bent or shifted pattern, or on none."""
+"""Whether spots are on lattices as they are, on those of a bent or shifted pattern, or on none."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-from scipy import optimize
 
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
 from dd2d_jax.lattices.sets import Explained, explain
+from dd2d_jax.lattices.stretch import common_stretch, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
+from dd2d_jax.util.errors import PatternError
 
 # Of the strongest spots so many are on the lattices.
 NEEDED = 2 / 3
 # Where more of them are, nothing else is tried.
 _ENOUGH = 0.9
+# Fewer spots would lie on some lattice of a pattern that may be bent and shifted as well.
+_MANY = 16
 # By so much a bent or shifted pattern has to explain more.
 _GAIN = 0.1
 # Spots stronger than the one of this rank count as much as it does.
 _ALIKE = 10
-# Lattices this near to hexagonal or square are so after a common stretch, or are not.
-_RATIO, _ANGLE, _STRETCH = 0.012, 0.8, 0.06
+# A camera that bends rows of spots stretches them by no more than this.
+_STRETCH = 0.06
 # What q may have been multiplied with.
 _FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
 # Reciprocal vectors of usual cells, 1/angstrom, and a q that no pattern in 1/angstrom has.
@@ -31,12 +34,12 @@ _SPACING, _PIXELS = 0.27, 70.0
 def share(found: Explained, intensity: np.ndarray) -> float:
     """Share of the spots on the lattices: of all, or of as many of the strongest as show it best.
 
-    Those judged hold at least half of the intensity, in which the few strongest count alike.
+    Those judged hold a quarter of the intensity at least, in which the few strongest count alike.
     """
     if not found.fits:
         return 0.0
     alike = np.minimum(intensity, intensity[min(_ALIKE, len(intensity)) - 1])
-    judged = [n for n in sizes(len(alike)) if n >= 12 and 2 * alike[:n].sum() >= alike.sum()]
+    judged = [n for n in sizes(len(alike)) if n >= 12 and 4 * alike[:n].sum() >= alike.sum()]
     return max(float(found.spots[:n].mean()) for n in judged or [len(alike)])
 
 
@@ -49,7 +52,7 @@ def best_explanation(
     """
     found, warp = explain(q, tolerance, most), Warp()
     value = share(found, intensity)
-    if value < _ENOUGH or len(found.fits) > 1:
+    if len(q) >= _MANY and (value < _ENOUGH or len(found.fits) > 1):
         for other in (*_bent(q, tolerance), *_shifted(q, tolerance)):
             if other.plain:
                 continue
@@ -60,8 +63,14 @@ def best_explanation(
                 found, warp, value = new, other, value + gain
     if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
         return Explained([], np.zeros(len(q), bool), 0), warp
-    stretch = _common_stretch([f.basis for f in found.fits])
-    if stretch:
+    stretch = common_stretch([f.basis for f in found.fits])
+    if warp.radial and len(found.fits) == 1:
+        # The camera is known to distort: a lattice that is nearly symmetric is so.
+        try:
+            stretch = symmetric_stretch(found.fits[0].basis)
+        except PatternError:
+            stretch = 0.0
+    if 0 < abs(stretch) < _STRETCH:
         warp = dataclasses.replace(warp, stretch=stretch)
         flat = warp(q)
         turned = [f.basis @ [1, 1j] for f in found.fits]
@@ -126,34 +135,6 @@ def _shifted(q: np.ndarray, tolerance: float) -> list[Warp]:
     return out
 
 
-def _common_stretch(bases: list[np.ndarray]) -> complex:
-    """The stretch that makes all of several lattices hexagonal or square; 0 where none does.
-
-    Two numbers for two or more of two conditions each: it is not found by chance.
-    """
-    if len(bases) < 2:
-        return 0.0
-    direct = [np.linalg.inv(b).T for b in bases]
-    direct = [reduce(d) @ d @ [1, 1j] for d in direct]
-
-    def wrong(a: np.ndarray) -> np.ndarray:
-        out = []
-        for v in direct:
-            # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
-            u = v - (a[0] + 1j * a[1]) * v.conj()
-            angle = abs(np.degrees(np.angle(u[1] / u[0])))
-            out.append([np.log(abs(u[1] / u[0])), np.radians(angle - (120 if angle > 105 else 90))])
-        return np.array(out)
-
-    before = np.abs(wrong(np.zeros(2)))
-    fit = optimize.least_squares(lambda a: wrong(a).ravel(), np.zeros(2), diff_step=1e-4)
-    after = np.abs(wrong(fit.x))
-    limits = np.array([_RATIO, np.radians(_ANGLE)])
-    if (after < limits).all() and (before > limits).any() and np.hypot(*fit.x) < _STRETCH:
-        return complex(*fit.x)
-    return 0.0
-
-
 def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
     """Why spots have no lattice, and where another unit would give one, which."""
     named = []
@@ -166,7 +147,7 @@ def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
         if not fits.fits or share(fits, intensity) < NEEDED:
             continue
         cell = _lengths(fits.fits[0].basis)
-        if cell[0] > SHORTEST and cell[1] < 40:
+        if cell[0] > SHORTEST and cell[1] < 15:
             named.append((name, cell, factor))
     if named:
         a, b = named[0][1] / named[0][2]

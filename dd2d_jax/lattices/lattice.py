@@ -11,7 +11,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.lattices.choice import best_explanation, refusal
 from dd2d_jax.lattices.members import settle
-from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.sets import parent
 from dd2d_jax.lattices.warp import Warp
@@ -22,6 +22,8 @@ from dd2d_jax.util.errors import PatternError
 _FAINT = 1e-5
 # Fewer spots have no lattice that chance would not give.
 _FEWEST = 4
+# A further lattice has so many spots of its own at least.
+_OWN = 5
 # Bases whose lengths differ by less than this, or angles by less than this, are all tried.
 _LENGTH_TOLERANCE = 0.03
 _ANGLE_TOLERANCE = 2.5
@@ -175,6 +177,17 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
         others = np.broadcast_to(others, len(q))
         basis, hk, good, own = settle(fit, warp(q), noise, others, tolerance)
         out.append(_indexed((basis, hk, good, warp.then(own)), q, intensity, sigma, rows))
+    return _distinct(out)
+
+
+def _distinct(found: list[Indexed]) -> list[Indexed]:
+    """Without further lattices that have become one before them, or have few spots of their own."""
+    out, seen = [], set()
+    for one in sorted(found, key=lambda f: -len(f.spots)):
+        new = set(one.spots.tolist()) - seen
+        if not out or len(new) >= _OWN:
+            out.append(one)
+            seen |= new
     return out
 
 
@@ -186,7 +199,7 @@ def _indexed(
     rows: np.ndarray,
 ) -> Indexed:
     basis, hk, good, warp = settled
-    coarse, _ = parent(hk[good])
+    coarse, _ = parent(hk[good], basis)
     good = np.flatnonzero(good)
     good = good[np.argsort(rows[good])]
     direct = np.linalg.inv(basis).T
@@ -209,7 +222,45 @@ def _indexed(
     )
     if coarse is not None:
         out = with_parent(out, np.linalg.inv(coarse @ basis).T)
-    return out
+    out = with_alternatives(out)
+    return dataclasses.replace(out, notes=_notes(out, rows))
+
+
+def _notes(found: Indexed, rows: np.ndarray) -> tuple[str, ...]:
+    """What a person should know of a lattice."""
+    lines, warp = [], found.warp
+    away = float(np.hypot(*warp.shift))
+    shortest = float(np.linalg.norm(np.linalg.inv(found.lattice), axis=0).min())
+    if away > 0.1 * shortest:
+        doubt = "; the next places of the lattice may be the beam as well" * (away > 0.3 * shortest)
+        lines.append(
+            f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
+            f"centre that was told: it was moved there{doubt}"
+        )
+    if warp.stretch or warp.radial:
+        furthest = float(np.square(found.q).sum(1).max())
+        lines.append(
+            f"the pattern is distorted: {100 * warp.ellipticity:.1f} % elliptic, "
+            f"{100 * warp.radial * furthest:+.1f} % radially at its outermost spot; the lattice is "
+            "that of the straightened pattern (calibrate the camera to be sure)"
+        )
+    if found.alternatives:
+        sizes = [np.linalg.norm(c, axis=1) for c in found.alternatives]
+        cells = ", ".join(f"{a:.2f} x {b:.2f} A" for a, b in sizes[:3])
+        lines.append(f"the spots do not rule out other cells: {cells}")
+    if found.parent is not None:
+        a, b = np.sort(np.linalg.norm(reduce(found.main) @ found.main, axis=1))
+        lines.append(
+            f"{int(found.satellites.sum())} weak spots are those of a superlattice, "
+            f"{round(abs(np.linalg.det(found.parent)))} times the main cell of {a:.3f} x {b:.3f} A"
+        )
+    elsewhere = len(rows) - len(found.q)
+    if found.explained < 0.5:
+        lines.append(
+            f"{elsewhere} of {len(rows)} spots are not on this lattice, with "
+            f"{100 * (1 - found.strength):.0f} % of the intensity"
+        )
+    return tuple(lines)
 
 
 def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:

@@ -45,7 +45,8 @@ def settle(
         distance = np.sqrt(square(flat - hk @ basis))
         distance[(hk == 0).all(1)] = np.inf
         good = _own(distance, noise, good, others, basis, max(limit, fit.reach), fit.reach)
-        good = _one_each(hk, distance / noise, good)
+        # Those that are near enough without their uncertainty may be measured twice.
+        good = _one_each(hk, distance / noise, good) | (good & (distance < fit.reach))
     return basis, hk, good, warp
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.lattice import Indexed
+from dd2d_jax.lattices.parents import with_parent
 from dd2d_jax.spots import Conditions
 from dd2d_jax.util.errors import PatternError
 from diffraction.kinematic import tilt_matrix
@@ -45,9 +46,7 @@ def untilted(indexed: Indexed, tilt: Sequence[float], conditions: Conditions) ->
     return dataclasses.replace(indexed, q=in_plane(indexed.q, tilt, wavelength))
 
 
-def from_tilts(
-    patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]
-) -> list[Indexed]:
+def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]) -> list[Indexed]:
     """Every pattern's spots, q as measured, on the lattice of the one with the least tilt.
 
     Args:
@@ -87,15 +86,17 @@ def from_tilts(
                 f"pattern {number} at tilt {tuple(values[number].tolist())}: {int(good.sum())} of "
                 f"its spots lie on the lattice of pattern {first}; are the tilts and axes right?"
             )
-        out.append(
-            dataclasses.replace(
-                reference,
-                q=q[good],
-                hk=hk[good],
-                intensity=intensity[good] / intensity[good].max(),
-                intensity_sigma=None,
-                spots=np.flatnonzero(good),
-                explained=float(good.mean()),
-            )
+        seen = dataclasses.replace(
+            reference,
+            parent=None,
+            satellites=None,
+            q=q[good],
+            hk=hk[good],
+            intensity=intensity[good] / intensity[good].max(),
+            intensity_sigma=None,
+            spots=np.flatnonzero(good),
+            explained=float(good.mean()),
+            strength=float(intensity[good].sum() / intensity.sum()),
         )
+        out.append(with_parent(seen, reference.main))
     return out
