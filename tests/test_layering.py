@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,14 +15,12 @@ from paths import ROOT
 import dd2d_jax
 import diffraction
 
+_spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
+rooms = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(rooms)
+
 PACKAGES = ("diffraction", "dd2d_jax", "train", "configs")
 OURS = {*PACKAGES, "benchmarks", "tests"}
-# The rooms of dd2d_jax, in the order in which a pattern passes them: each imports from itself and
-# from those before it.
-ROOMS = (
-    "util", "crystals", "data", "spots", "lattices", "images", "networks", "libraries",
-    "refinement", "matching", "evaluation", "reports", "app", "commands",
-)  # fmt: skip
 # What was found shows itself: `found.table()`. Reports are loaded when they are asked for, since
 # matplotlib and the pages take a while to start.
 LOOKS_UP = {("dd2d_jax.matching.found", "dd2d_jax.reports")}
@@ -53,41 +52,12 @@ def imports(path, type_checking: bool = True) -> set[tuple[str, str]]:
     return found
 
 
-def module_name(path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def module_edges(type_checking: bool) -> dict[str, set[str]]:
-    """What each module of the program imports of it, late imports included."""
-    paths = {module_name(p): p for package in PACKAGES for p in modules(package)}
-    out = {}
-    for name, path in paths.items():
-        found = set()
-        for node in _importing(ast.parse(path.read_text()), type_checking):
-            if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            else:
-                inner = [f"{node.module}.{alias.name}" for alias in node.names]
-                found.update(x if x in paths else node.module for x in inner)
-        out[name] = {
-            x for x in found & set(paths) - {name}
-            if not any(name == a and x.startswith(b) for a, b in LOOKS_UP)
-        }  # fmt: skip
-    return out
-
-
-def _importing(tree, type_checking: bool):
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            if not type_checking:
-                continue
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        yield from _importing(child, type_checking)
-
-
-def room(module: str) -> int:
-    return ROOMS.index(module.split(".")[1])
+def module_edges() -> dict[str, set[str]]:
+    """What each module of the program imports of it, but for what may look up."""
+    return {
+        name: {x for x in found if not any(name == a and x.startswith(b) for a, b in LOOKS_UP)}
+        for name, found in rooms.module_imports().items()
+    }
 
 
 def names(path) -> set[str]:
@@ -130,21 +100,29 @@ def test_imports_run_one_way(package, allowed):
 def test_every_module_of_dd2d_jax_is_in_a_room():
     for path in modules("dd2d_jax"):
         first = path.relative_to(ROOT / "dd2d_jax").parts[0]
-        assert first == "__init__.py" or first.removesuffix(".py") in ROOMS, path
+        assert first == "__init__.py" or first.removesuffix(".py") in rooms.ROOMS, path
 
 
 def test_each_room_imports_only_from_those_before_it():
-    for module, found in module_edges(type_checking=True).items():
+    for module, found in module_edges().items():
         for other in found:
             if module.startswith("dd2d_jax.") and other.startswith("dd2d_jax."):
-                assert room(other) <= room(module), f"{module} imports {other}"
+                places = [rooms.ROOMS.index(rooms.room(x)) for x in (other, module)]
+                assert places[0] <= places[1], f"{module} imports {other}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
     try:
-        list(graphlib.TopologicalSorter(module_edges(type_checking=True)).static_order())
+        list(graphlib.TopologicalSorter(module_edges()).static_order())
     except graphlib.CycleError as error:
         pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_the_picture_of_the_rooms_has_all_of_them(tmp_path):
+    rooms.draw(tmp_path / "rooms.svg")
+    there = {rooms.room(name) for name in rooms.modules()} - {"dd2d_jax", "configs"}
+    assert there <= set(rooms.WHAT)
+    assert (tmp_path / "rooms.svg").stat().st_size > 10_000
 
 
 def test_configs_import_only_ml_collections_and_each_other():

@@ -36,6 +36,9 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Train with the given flags."""
+    from dd2d_jax.util.cache import quiet_compiler
+
+    quiet_compiler()
     from train import hosts, loop
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file that it writes

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from dd2d_jax import __version__
 from dd2d_jax.commands.common import one_line, say
 from dd2d_jax.commands.images import add_calibrate, add_pattern
 from dd2d_jax.commands.libraries import add_enumerate, add_index, add_merge
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="From a diffraction pattern to the 2D crystal that made it.",
         epilog="dd2d COMMAND --help says more, with an example.",
     )
+    parser.add_argument("--version", action="version", version=f"dd2d-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         add_simulate,

@@ -91,10 +91,10 @@ def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
         PatternError: not a single pattern, no spots, all masked, or values that are not finite
             or negative.
     """
-    return _checked(pattern)[:2]
+    return checked(pattern)[:2]
 
 
-def _checked(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+def checked(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """q, intensity, its uncertainty and the rows among the unmasked spots, see `check`."""
     mask = np.asarray(pattern.mask, bool)
     if mask.ndim != 1:
@@ -153,7 +153,7 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     """
     if tolerance <= 0 or most < 1:
         raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
-    q, intensity, sigma, rows = _checked(pattern)
+    q, intensity, sigma, rows = checked(pattern)
     keep = np.flatnonzero(intensity > _FAINT)
     order = keep[np.argsort(-intensity[keep], kind="stable")]
     q, intensity, rows = q[order], intensity[order], rows[order]
@@ -374,8 +374,9 @@ def canonical_spots(
     keep = (np.linalg.norm(indexed.q, axis=1) <= q_max) & (indexed.intensity >= floor)
     if not keep.any():
         raise PatternError(f"no spot lies within q_max = {q_max} 1/angstrom")
+    sigma = None if indexed.intensity_sigma is None else indexed.intensity_sigma[keep]
     made = [
-        _pairs(change, cell, indexed.q[keep], hk[keep], indexed.intensity[keep])
+        _pairs(change, cell, indexed.q[keep], hk[keep], indexed.intensity[keep], sigma)
         for cell, hk in _cells(indexed)
         for change in settings(cell)
     ]
@@ -383,12 +384,12 @@ def canonical_spots(
     size = power_of_two(max(32, *(len(m[0]) for m in made)))
     count = len(made)
     made += made[-1:] * (power_of_two(count) - count)
-    q, hk, intensity, measured = (
-        np.stack([np.pad(m[i], [(0, size - len(m[i])), (0, 0)]) for m in made]) for i in range(4)
+    q, hk, intensity, measured, error = (
+        np.stack([np.pad(m[i], [(0, size - len(m[i])), (0, 0)]) for m in made]) for i in range(5)
     )
-    chosen = _select(
-        q.astype(np.float32), hk.astype(np.int32), intensity.astype(np.float32), measured, tokens
-    )
+    q, intensity, error = (x.astype(np.float32) for x in (q, intensity, error))
+    error = None if sigma is None else error
+    chosen = _select(q, hk.astype(np.int32), intensity, measured, tokens, error)
     return jax.tree.map(lambda x: np.asarray(x)[:count], chosen)
 
 
@@ -409,19 +410,30 @@ _select = jax.jit(select, static_argnums=4)
 
 
 def _pairs(
-    change: np.ndarray, lattice: np.ndarray, q: np.ndarray, hk: np.ndarray, intensity: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """q, hk (T, 2) of the upper half plane, intensity and measured (T, 2), in one setting."""
+    change: np.ndarray,
+    lattice: np.ndarray,
+    q: np.ndarray,
+    hk: np.ndarray,
+    intensity: np.ndarray,
+    sigma: np.ndarray | None,
+) -> tuple[np.ndarray, ...]:
+    """q, hk (T, 2) of the upper half plane; intensity, measured and sigma (T, 2); in one setting.
+
+    Spots of the same indices become one, their mean.
+    """
     hk = hk @ change.T
     q = q @ _frame(*(change @ lattice)).T
     upper = (hk[:, 0] > 0) | ((hk[:, 0] == 0) & (hk[:, 1] > 0))
     sign = np.where(upper, 1, -1)[:, None]
     unique, place = np.unique(hk * sign, axis=0, return_inverse=True)
-    values, weight = np.zeros((2, len(unique), 2))
+    values, weight, variance = np.zeros((3, len(unique), 2))
     mean = np.zeros((len(unique), 2))
     side = np.where(upper, 0, 1)
     np.add.at(values, (place, side), intensity)
     np.add.at(weight, (place, side), 1)
     np.add.at(mean, place, q * sign)
     mean /= weight.sum(1, keepdims=True)
-    return mean, unique, values / np.maximum(weight, 1), weight > 0
+    if sigma is not None:
+        np.add.at(variance, (place, side), sigma**2)
+    count = np.maximum(weight, 1)
+    return mean, unique, values / count, weight > 0, np.sqrt(variance) / count

@@ -12,6 +12,7 @@ import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.lattice import Indexed
 from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.spots import Conditions
 from dd2d_jax.util.errors import PatternError
 from diffraction.kinematic import tilt_matrix
@@ -64,8 +65,8 @@ def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]])
             f"shape {values.shape}"
         )
     first = least_tilt(tilts)
-    spots = [lattices.check(pattern) for pattern in patterns]
-    flat = [in_plane(q, tilt, _WAVELENGTH) for (q, _), tilt in zip(spots, values, strict=True)]
+    spots = [lattices.checked(pattern)[:3] for pattern in patterns]
+    flat = [in_plane(one[0], tilt, _WAVELENGTH) for one, tilt in zip(spots, values, strict=True)]
     whole = spots[first][1]
     reference = lattices.find(
         dx.Pattern(
@@ -78,7 +79,8 @@ def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]])
     basis = np.linalg.inv(reference.lattice).T
     limit = min(_TOLERANCE, _SHARE * np.linalg.norm(basis, axis=1).min())
     out = []
-    for number, ((q, intensity), places) in enumerate(zip(spots, flat, strict=True)):
+    for number, ((q, intensity, sigma), places) in enumerate(zip(spots, flat, strict=True)):
+        places = reference.warp(places)
         hk = np.rint(places @ reference.lattice.T).astype(int)
         good = (np.linalg.norm(places - hk @ basis, axis=1) < limit) & (hk != 0).any(1)
         if good.sum() < 3:
@@ -90,10 +92,11 @@ def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]])
             reference,
             parent=None,
             satellites=None,
+            warp=Warp(),
             q=q[good],
             hk=hk[good],
             intensity=intensity[good] / intensity[good].max(),
-            intensity_sigma=None,
+            intensity_sigma=None if sigma is None else sigma[good] / intensity[good].max(),
             spots=np.flatnonzero(good),
             explained=float(good.mean()),
             strength=float(intensity[good].sum() / intensity.sum()),

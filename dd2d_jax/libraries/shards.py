@@ -62,7 +62,7 @@ class Shard:
 
     Attributes:
         path: its file.
-        report: of the rows that it was made of, see `datasets.from_atoms`.
+        report: of the rows that it was made of, see `usable.from_atoms`.
         arrays: by name, mapped into memory: embeddings (n, D) float16, lattice (n, 2, 2), elements
             (n, 2), known (n,), and those that `take` reads.
     """
@@ -213,7 +213,7 @@ def _views(data: np.ndarray, places: dict[str, Any], start: int) -> dict[str, np
 
 
 def checked_report(report: Any) -> dict[str, Any]:
-    """A report of `datasets.new_report` as it was; ValueError where it is none."""
+    """A report of `crystal_set.new_report` as it was; ValueError where it is none."""
     twins, skipped = report["duplicates"], report["skipped"]
     entries = [twins, *skipped.values()]
     numbers = [report["rows"], report["kept"], *(entry["count"] for entry in entries)]

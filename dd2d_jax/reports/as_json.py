@@ -49,6 +49,14 @@ def lattice_dict(found: Indexed) -> dict[str, Any]:
         "explained": found.explained,
         "residual": found.residual,
         "spots": len(found.q),
+        "strength": found.strength,
+        "parent": None if found.parent is None else found.parent.tolist(),
+        "satellites": 0 if found.satellites is None else int(found.satellites.sum()),
+        "alternatives": [one.tolist() for one in found.alternatives],
+        "shift": found.warp.shift.tolist(),
+        "ellipticity": found.warp.ellipticity,
+        "radial": found.warp.radial,
+        "notes": list(found.notes),
     }
 
 
@@ -72,6 +80,8 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "wr2": finite(candidate.wr2),
         "wr2_before": finite(candidate.wr2_before),
         "undetermined": list(candidate.undetermined),
+        "correlations": [list(pair) for pair in candidate.correlations],
+        "doubts": list(candidate.doubts),
         "b_iso": finite(candidate.b_iso),
         "a": a,
         "b": b,

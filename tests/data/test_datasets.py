@@ -13,7 +13,7 @@ from ase.build import bulk, graphene, mx2
 from ase.db import connect
 
 from dd2d_jax.crystals.structures import layer
-from dd2d_jax.data import crystal_set, datasets, usable
+from dd2d_jax.data import crystal_set, usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.datasets import load
 from dd2d_jax.data.splits import split
@@ -131,7 +131,7 @@ def test_a_set_is_prepared_once_for_each_content(tmp_path, monkeypatch, capfd):
     first = load("ase_db", path, prepared)
     assert "kept" in capfd.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "layer", None)  # a second preparation would fail
+        patch.setattr(usable, "layer", None)  # a second preparation would fail
         same(first, load("ase_db", path, prepared))
     assert capfd.readouterr() == ("", "")
     assert first.report == load("ase_db", path, prepared).report

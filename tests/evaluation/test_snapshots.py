@@ -42,7 +42,6 @@ def slabs() -> CrystalSet:
     return usable.from_atoms((slab(*s), {"uid": "-".join(s)}) for s in SLABS)
 
 
-
 def rows(path: Path) -> list[tuple]:
     """Everything in a database but when it was written."""
     return [
@@ -138,7 +137,7 @@ def test_resumed_equals_uninterrupted(slabs, tmp_path):
 KILLED = """
 import sys
 from ase.build import fcc111, mx2
-from dd2d_jax.data import datasets
+from dd2d_jax.data import usable
 from dd2d_jax.evaluation import snapshots as dynamics
 
 def slab(*symbols):

@@ -18,12 +18,13 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
     assert cache.folder() == tmp_path / ".cache" / "dd2d"
 
 
-def _simulate(tmp_path) -> None:
-    """A command in a process of its own: the setting is global."""
+def _simulate(tmp_path) -> str:
+    """What a command in a process of its own says on stderr: the setting is global."""
     module, sheet = "dd2d_jax.commands.main", str(tmp_path / "graphene.xyz")
     program = [sys.executable, "-m", module, "simulate", sheet]
     write(tmp_path / "graphene.xyz", graphene(vacuum=10.0))
-    subprocess.run(program, check=True, cwd=ROOT, capture_output=True)
+    done = subprocess.run(program, check=True, cwd=ROOT, capture_output=True, text=True)
+    return done.stderr
 
 
 def test_commands_keep_compiled_programs(monkeypatch, tmp_path):
@@ -31,6 +32,15 @@ def test_commands_keep_compiled_programs(monkeypatch, tmp_path):
     monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path))
     _simulate(tmp_path)
     assert list((tmp_path / "jax").iterdir())
+
+
+def test_programs_are_read_back_without_a_word(monkeypatch, tmp_path):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path))
+    first, again = _simulate(tmp_path), _simulate(tmp_path)
+    assert list((tmp_path / "jax").iterdir())
+    assert again == first == ""
 
 
 def test_a_folder_that_the_user_set_stays(monkeypatch, tmp_path):
