@@ -8,7 +8,7 @@ import numpy as np
 
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
-from dd2d_jax.lattices.sets import Explained, explain
+from dd2d_jax.lattices.sets import Explained, explain, sparse
 from dd2d_jax.lattices.stretch import common_stretch, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
 from dd2d_jax.util.errors import PatternError
@@ -24,7 +24,9 @@ _GAIN = 0.1
 # Spots stronger than the one of this rank count as much as it does.
 _ALIKE = 10
 # A camera that bends rows of spots stretches them by no more than this.
-_STRETCH = 0.06
+_STRETCH = 0.04
+# Lengths that differ by less (logarithm) are equal after it.
+_ALIKE_LENGTHS = 0.015
 # What q may have been multiplied with.
 _FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
 # Reciprocal vectors of usual cells, 1/angstrom, and a q that no pattern in 1/angstrom has.
@@ -52,22 +54,25 @@ def best_explanation(
     """
     found, warp = explain(q, tolerance, most), Warp()
     value = share(found, intensity)
-    if len(q) >= _MANY and (value < _ENOUGH or len(found.fits) > 1):
+    empty = any(sparse(f, q) for f in found.fits)
+    if len(q) >= _MANY and (value < _ENOUGH or len(found.fits) > 1 or empty):
         for other in (*_bent(q, tolerance), *_shifted(q, tolerance)):
             if other.plain:
                 continue
             new = explain(other(q), tolerance, most)
             gain = share(new, intensity) - value
             fewer = 0 < len(new.fits) < len(found.fits)
-            if gain > _GAIN or fewer and gain > -0.03:
+            full = empty and len(new.fits) == 1 and 2 * new.fits[0].area < found.fits[0].area
+            if gain > _GAIN or (fewer or full) and gain > -0.03:
                 found, warp, value = new, other, value + gain
+                empty = any(sparse(f, q) for f in found.fits)
     if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
         return Explained([], np.zeros(len(q), bool), 0), warp
     stretch = common_stretch([f.basis for f in found.fits])
     if warp.radial and len(found.fits) == 1:
         # The camera is known to distort: a lattice that is nearly symmetric is so.
         try:
-            stretch = symmetric_stretch(found.fits[0].basis)
+            stretch = symmetric_stretch(found.fits[0].basis, _ALIKE_LENGTHS)
         except PatternError:
             stretch = 0.0
     if 0 < abs(stretch) < _STRETCH:
@@ -150,6 +155,9 @@ def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
         if cell[0] > SHORTEST and cell[1] < 15:
             named.append((name, cell, factor))
     if named:
+        # A cell too short in one unit was doubled there.
+        least = min(np.prod(cell) / factor**2 for _, cell, factor in named)
+        named = [n for n in named if np.prod(n[1]) / n[2] ** 2 < 1.2 * least]
         a, b = named[0][1] / named[0][2]
         if named[0][0] == "pixels":
             return (

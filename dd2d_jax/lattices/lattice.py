@@ -342,7 +342,7 @@ def settings(lattice: np.ndarray) -> list[np.ndarray]:
 
 
 def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The cell found and those of twice its area, (2, 2) and the spots' indices there, reduced.
+    """The cell found, those of twice its area and its equals, (2, 2), and the spots' indices.
 
     A superstructure may be too weak to be seen: the crystal's cell is then larger than the one
     that explains the spots.
@@ -352,6 +352,11 @@ def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
         cell = np.array(change) @ indexed.lattice
         change = reduce(cell) @ change
         out.append((change @ indexed.lattice, indexed.hk @ change.T))
+    for cell in indexed.alternatives:
+        hk = np.rint(indexed.q @ cell.T)
+        # A main cell, which does not hold all spots, has its own retrieval.
+        if abs(np.linalg.det(cell)) > 0.99 * abs(np.linalg.det(indexed.lattice)):
+            out.append((cell, hk.astype(int)))
     return out
 
 

@@ -8,7 +8,7 @@ from dd2d_jax.lattices.search import FINEST, Fit, square
 from dd2d_jax.lattices.warp import Warp, straight
 
 # This share of true spots has an uncertainty larger by this factor: overlaps, saturated cores.
-_SHARE, _WIDER = 0.15, 3.5
+_SHARE, _WIDER = 0.15, 5.0
 # A spot may be this far from its place, as a share of the shortest reciprocal vector.
 _FARTHEST = 0.2
 # No list is so clean or so bad that fewer than these shares are false or true.

@@ -42,7 +42,7 @@ def with_alternatives(indexed: Indexed) -> Indexed:
     if indexed.parent is not None and indexed.satellites.sum() <= _FEW:
         found.append(indexed.main)
     for matrix in SUPERCELLS[INDEX <= 4]:
-        index = indexed.hk @ np.linalg.inv(matrix)
+        index = indexed.hk @ np.linalg.inv(matrix).T
         if (np.abs(index - np.rint(index)) > 1e-6).any():
             continue
         # matrix.T takes the reciprocal basis to the coarser one.

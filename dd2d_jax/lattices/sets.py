@@ -44,6 +44,8 @@ _OVERLAP = 0.012
 _BEAMS = 24
 # A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
 _LARGE, _SEEN = 15.0, 0.4
+# No main cell is smaller, angstrom^2; graphene's has 5.2.
+_SMALLEST = 4.5
 # Places with two spots, as a share, that make one lattice a mean of several.
 _TWOFOLD = 0.05
 
@@ -76,7 +78,7 @@ def explain(q: np.ndarray, tolerance: float, most: int) -> Explained:
     """
     found = [_grow(q, tolerance, most, MAX_AREA)]
     fits = found[0].fits
-    if most > 1 and len(fits) == 1 and _sparse(fits[0], q):
+    if most > 1 and len(fits) == 1 and sparse(fits[0], q):
         # Twisted lattices have a common, large and mostly empty cell.
         found.append(_grow(q, tolerance, most, fits[0].area / 2.5))
     if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
@@ -150,7 +152,8 @@ def _twofold(fit: Fit, q: np.ndarray, tolerance: float) -> bool:
     return len(near) - len(np.unique(near, axis=0)) > max(2, _TWOFOLD * len(near))
 
 
-def _sparse(fit: Fit, q: np.ndarray) -> bool:
+def sparse(fit: Fit, q: np.ndarray) -> bool:
+    """Whether a cell is large and few of its places are seen."""
     places = np.pi * square(q).max() * fit.area
     return fit.area > _LARGE and len(np.unique(fit.hk[fit.good], axis=0)) < _SEEN * places
 
@@ -218,7 +221,8 @@ def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]
     value = number * np.log(INDEX) + (len(hk) - number) * np.log(INDEX / (INDEX - 1))
     value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
     spans = np.array([np.linalg.matrix_rank(hk[o]) == 2 if o.sum() > 2 else False for o in on])
-    short = shortest_of(SUPERCELLS.swapaxes(1, 2) @ basis) < SHORTEST
+    coarser = SUPERCELLS.swapaxes(1, 2) @ basis
+    short = (shortest_of(coarser) < SHORTEST) | (np.abs(np.linalg.det(coarser)) > 1 / _SMALLEST)
     value[~spans | (number == len(hk)) | short] = -np.inf
     best = int(np.argmax(value))
     if value[best] <= 0:

@@ -43,8 +43,10 @@ def common_stretch(bases: list[np.ndarray]) -> complex:
     return 0.0
 
 
-def symmetric_stretch(basis: np.ndarray) -> complex:
+def symmetric_stretch(basis: np.ndarray, alike: float = _RATIO) -> complex:
     """The smallest a for which the lattice of q + a q* (rows of `basis`) is symmetric.
+
+    Lengths whose logarithms differ by less than `alike` are meant to be equal.
 
     Raises:
         PatternError: a lattice that is not nearly symmetric.
@@ -62,13 +64,13 @@ def symmetric_stretch(basis: np.ndarray) -> complex:
     ratio, angle = shape(np.zeros(2))
     # b + a / 2 stands across a in a centred rectangle.
     centred = np.degrees(np.arccos(-0.5 * np.exp(-ratio)))
-    if abs(angle - 120) < _ANGLE and ratio < _RATIO:
+    if abs(angle - 120) < _ANGLE and ratio < alike:
         wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 120)]  # noqa: E731
-    elif abs(angle - 90) < _ANGLE and ratio < _RATIO:
+    elif abs(angle - 90) < _ANGLE and ratio < alike:
         wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 90)]  # noqa: E731
     elif abs(angle - 90) < _ANGLE:
         wrong = lambda a: [np.radians(shape(a)[1] - 90)]  # noqa: E731
-    elif ratio < _RATIO:
+    elif ratio < alike:
         wrong = lambda a: [shape(a)[0]]  # noqa: E731
     elif abs(angle - centred) < _ANGLE:
         wrong = lambda a: [np.cos(np.radians(shape(a)[1])) + 0.5 * np.exp(-shape(a)[0])]  # noqa: E731

@@ -188,8 +188,8 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
     rows = {
         "a, b (A)": f"{a:.3f}, {b:.3f}",
         "gamma (degrees)": f"{gamma:.2f}",
-        "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice, with "
-        f"{100 * found.strength:.0f} % of the intensity",
+        "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice",
+        "intensity on it": f"{100 * found.strength:.0f} %",
         "from its places (1/A, rms)": f"{found.residual:.4f}",
         "saturated, rejected": f"{spots.saturated.sum()}, {len(spots.rejected)}",
         "centre (pixels)": f"{spots.centre[0]:.2f}, {spots.centre[1]:.2f}",
