@@ -25,7 +25,9 @@ _GAIN = 0.1
 _ALIKE = 10
 # A camera that bends rows of spots stretches them by no more than this.
 _STRETCH = 0.04
-# Lengths that differ by less (logarithm) are equal after it.
+# A radial term that moves the outermost spots by this share shows that a camera distorts.
+_DISTORTS = 0.02
+# Lengths that differ by less (logarithm) are equal after a stretch.
 _ALIKE_LENGTHS = 0.015
 # What q may have been multiplied with.
 _FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
@@ -69,13 +71,7 @@ def best_explanation(
     if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
         return Explained([], np.zeros(len(q), bool), 0), warp
     stretch = common_stretch([f.basis for f in found.fits])
-    if warp.radial and len(found.fits) == 1:
-        # The camera is known to distort: a lattice that is nearly symmetric is so.
-        try:
-            stretch = symmetric_stretch(found.fits[0].basis, _ALIKE_LENGTHS)
-        except PatternError:
-            stretch = 0.0
-    if 0 < abs(stretch) < _STRETCH:
+    if stretch:
         warp = dataclasses.replace(warp, stretch=stretch)
         flat = warp(q)
         turned = [f.basis @ [1, 1j] for f in found.fits]
@@ -86,6 +82,24 @@ def best_explanation(
         ]
         found = dataclasses.replace(found, fits=fits)
     return found, warp
+
+
+def symmetric(basis: np.ndarray, warp: Warp, q_max: float) -> tuple[np.ndarray, Warp]:
+    """Reciprocal basis and warp with the stretch that makes a nearly symmetric lattice so.
+
+    Of a pattern whose camera is known to distort by its radial term; else nothing is changed.
+    """
+    if warp.stretch or abs(warp.radial) * q_max**2 < _DISTORTS:
+        return basis, warp
+    try:
+        stretch = symmetric_stretch(basis, _ALIKE_LENGTHS)
+    except PatternError:
+        return basis, warp
+    if abs(stretch) > _STRETCH:
+        return basis, warp
+    turned = basis @ [1, 1j]
+    turned = turned + stretch * turned.conj()
+    return np.stack([turned.real, turned.imag], 1), dataclasses.replace(warp, stretch=stretch)
 
 
 def _bent(q: np.ndarray, tolerance: float) -> list[Warp]:

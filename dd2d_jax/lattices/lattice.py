@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.lattices.choice import best_explanation, refusal
+from dd2d_jax.lattices.choice import best_explanation, refusal, symmetric
 from dd2d_jax.lattices.members import settle
 from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
@@ -176,7 +176,11 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
         others = np.any([f.good for j, f in enumerate(found.fits) if j != i], axis=0)
         others = np.broadcast_to(others, len(q))
         basis, hk, good, own = settle(fit, warp(q), noise, others, tolerance)
-        out.append(_indexed((basis, hk, good, warp.then(own)), q, intensity, sigma, rows))
+        whole = warp.then(own)
+        if len(found.fits) == 1:
+            furthest = np.linalg.norm(hk[good] @ basis, axis=1).max()
+            basis, whole = symmetric(basis, whole, float(furthest))
+        out.append(_indexed((basis, hk, good, whole), q, intensity, sigma, rows))
     return _distinct(out)
 
 

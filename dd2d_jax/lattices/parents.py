@@ -48,7 +48,7 @@ def with_alternatives(indexed: Indexed) -> Indexed:
         # matrix.T takes the reciprocal basis to the coarser one.
         small = np.linalg.inv(matrix) @ indexed.lattice
         alike = SUPERCELLS[INDEX == round(float(np.linalg.det(matrix)))]
-        cells = [one @ small for one in alike]
+        cells = [one.T @ small for one in alike]
         found += [
             reduce(c) @ c
             for c in cells
