@@ -11,6 +11,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.lattices.choice import best_explanation, refusal, symmetric
 from dd2d_jax.lattices.members import settle
+from dd2d_jax.lattices.notes import notes
 from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.sets import parent
@@ -171,27 +172,28 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     if sigma is not None:
         noise = sigma / np.maximum(intensity, 1e-12)
         noise = np.clip(noise / max(float(np.median(noise)), 1e-12), 0.7, 3.0)
-    out = []
+    settled = []
     for i, fit in enumerate(found.fits):
         others = np.any([f.good for j, f in enumerate(found.fits) if j != i], axis=0)
         others = np.broadcast_to(others, len(q))
         basis, hk, good, own = settle(fit, warp(q), noise, others, tolerance)
-        whole = warp.then(own)
-        if len(found.fits) == 1:
-            furthest = np.linalg.norm(hk[good] @ basis, axis=1).max()
-            basis, whole = symmetric(basis, whole, float(furthest))
-        out.append(_indexed((basis, hk, good, whole), q, intensity, sigma, rows))
-    return _distinct(out)
+        settled.append((basis, hk, good, warp.then(own)))
+    settled = _distinct(settled)
+    if len(settled) == 1:
+        basis, hk, good, whole = settled[0]
+        furthest = float(np.linalg.norm(hk[good] @ basis, axis=1).max())
+        basis, whole = symmetric(basis, whole, furthest)
+        settled = [(basis, hk, good, whole)]
+    return [_indexed(one, q, intensity, sigma, rows) for one in settled]
 
 
-def _distinct(found: list[Indexed]) -> list[Indexed]:
+def _distinct(settled: list[tuple]) -> list[tuple]:
     """Without further lattices that have become one before them, or have few spots of their own."""
-    out, seen = [], set()
-    for one in sorted(found, key=lambda f: -len(f.spots)):
-        new = set(one.spots.tolist()) - seen
-        if not out or len(new) >= _OWN:
+    out: list[tuple] = []
+    for one in sorted(settled, key=lambda s: -int(s[2].sum())):
+        new = one[2] & ~np.any([s[2] for s in out], axis=0) if out else one[2]
+        if not out or new.sum() >= _OWN:
             out.append(one)
-            seen |= new
     return out
 
 
@@ -227,44 +229,7 @@ def _indexed(
     if coarse is not None:
         out = with_parent(out, np.linalg.inv(coarse @ basis).T)
     out = with_alternatives(out)
-    return dataclasses.replace(out, notes=_notes(out, rows))
-
-
-def _notes(found: Indexed, rows: np.ndarray) -> tuple[str, ...]:
-    """What a person should know of a lattice."""
-    lines, warp = [], found.warp
-    away = float(np.hypot(*warp.shift))
-    shortest = float(np.linalg.norm(np.linalg.inv(found.lattice), axis=0).min())
-    if away > 0.1 * shortest:
-        doubt = "; the next places of the lattice may be the beam as well" * (away > 0.3 * shortest)
-        lines.append(
-            f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
-            f"centre that was told: it was moved there{doubt}"
-        )
-    if warp.stretch or warp.radial:
-        furthest = float(np.square(found.q).sum(1).max())
-        lines.append(
-            f"the pattern is distorted: {100 * warp.ellipticity:.1f} % elliptic, "
-            f"{100 * warp.radial * furthest:+.1f} % radially at its outermost spot; the lattice is "
-            "that of the straightened pattern (calibrate the camera to be sure)"
-        )
-    if found.alternatives:
-        sizes = [np.linalg.norm(c, axis=1) for c in found.alternatives]
-        cells = ", ".join(f"{a:.2f} x {b:.2f} A" for a, b in sizes[:3])
-        lines.append(f"the spots do not rule out other cells: {cells}")
-    if found.parent is not None:
-        a, b = np.sort(np.linalg.norm(reduce(found.main) @ found.main, axis=1))
-        lines.append(
-            f"{int(found.satellites.sum())} weak spots are those of a superlattice, "
-            f"{round(abs(np.linalg.det(found.parent)))} times the main cell of {a:.3f} x {b:.3f} A"
-        )
-    elsewhere = len(rows) - len(found.q)
-    if found.explained < 0.5:
-        lines.append(
-            f"{elsewhere} of {len(rows)} spots are not on this lattice, with "
-            f"{100 * (1 - found.strength):.0f} % of the intensity"
-        )
-    return tuple(lines)
+    return dataclasses.replace(out, notes=notes(out, len(rows)))
 
 
 def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:

@@ -10,13 +10,13 @@ from dd2d_jax.util.errors import PatternError
 
 # How far from a more symmetric lattice's angle (degrees) and ratio of lengths one counts as it.
 _ANGLE, _RATIO = 5.0, 0.05
-# Lattices this near to hexagonal or square (logarithm of b / a, degrees) are so after a common
+# Lattices this near to hexagonal (logarithm of b / a, degrees) are so after a common
 # stretch, or are not; and the largest stretch that is taken.
 _NEAR, _MOST = (0.012, 0.8), 0.06
 
 
 def common_stretch(bases: list[np.ndarray]) -> complex:
-    """The stretch that makes all of several lattices hexagonal or square; 0 where none does.
+    """The stretch that makes all of several lattices hexagonal; 0 where none does.
 
     Two numbers for two or more of two conditions each: it is not found by chance.
     """
@@ -31,7 +31,7 @@ def common_stretch(bases: list[np.ndarray]) -> complex:
             # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
             u = v - (a[0] + 1j * a[1]) * v.conj()
             angle = abs(np.degrees(np.angle(u[1] / u[0])))
-            out.append([np.log(abs(u[1] / u[0])), np.radians(angle - (120 if angle > 105 else 90))])
+            out.append([np.log(abs(u[1] / u[0])), np.radians(angle - 120)])
         return np.array(out)
 
     before = np.abs(wrong(np.zeros(2)))
