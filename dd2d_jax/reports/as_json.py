@@ -58,6 +58,14 @@ def lattice_dict(found: Indexed) -> dict[str, Any]:
         "explained": found.explained,
         "residual": found.residual,
         "spots": len(found.q),
+        "strength": found.strength,
+        "parent": None if found.parent is None else found.parent.tolist(),
+        "satellites": 0 if found.satellites is None else int(found.satellites.sum()),
+        "alternatives": [one.tolist() for one in found.alternatives],
+        "shift": found.warp.shift.tolist(),
+        "ellipticity": found.warp.ellipticity,
+        "radial": found.warp.radial,
+        "notes": list(found.notes),
     }
 
 
