@@ -22,7 +22,7 @@ from dd2d_jax.util.errors import UserError
 
 if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 
 def add_pattern(commands: Any) -> None:

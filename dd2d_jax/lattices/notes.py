@@ -9,7 +9,7 @@ import numpy as np
 from dd2d_jax.lattices.reduction import reduce
 
 if TYPE_CHECKING:
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 
 def notes(found: Indexed, spots: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import INDEX, SHORTEST, SUPERCELLS, shortest
 
 if TYPE_CHECKING:
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 # Spots of the main cell are stronger than satellites of like |q| by this factor, in the median.
 _WEAK = 0.25

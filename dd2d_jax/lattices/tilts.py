@@ -10,7 +10,7 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import Indexed
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.parents import with_parent
 from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.spots import Conditions

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.lattices.lattice import Indexed
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.matching.evidence import SOFT
 from dd2d_jax.refinement.fit_model import respond
 from dd2d_jax.refinement.refine import tilt_in_setting

@@ -9,7 +9,7 @@ from dd2d_jax.lattices.lattice import twist
 from dd2d_jax.util.text import finite
 
 if TYPE_CHECKING:
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate, Found
 
 

@@ -14,7 +14,7 @@ from dd2d_jax.spots import Conditions, both_sides, half_plane, power_of_two
 
 if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate
 
 # Predicted spots weaker than this share of the strongest are left out where none was found.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 # Okabe and Ito's colours, which people tell apart whatever colours they see.
 _FOUND, _DOUBTFUL, _REJECTED, _MISSED = "#56b4e9", "#f0e442", "#d55e00", "#cc79a7"

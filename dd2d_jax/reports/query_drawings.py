@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ase
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 # Predicted spots of one candidate that are drawn, the strongest.
 SPOTS = 500

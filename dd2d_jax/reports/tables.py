@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.images.calibration import Calibration
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate, Found
 
 

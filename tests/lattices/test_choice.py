@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ideal import CELL, pattern, places
 
+from dd2d_jax.lattices import indexed
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.util.errors import PatternError
@@ -11,7 +12,7 @@ from dd2d_jax.util.errors import PatternError
 OBLIQUE = np.array([[3.1, 0.2], [-0.9, 4.2]])
 
 
-def same_area(found: lattices.Indexed, cell: np.ndarray) -> bool:
+def same_area(found: indexed.Indexed, cell: np.ndarray) -> bool:
     return abs(np.linalg.det(found.lattice) / np.linalg.det(cell)) == pytest.approx(1, abs=0.03)
 
 
