@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dd2d_jax.crystals.cell import cell
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -127,8 +129,6 @@ def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
         on = (np.abs(q[:, None] - found.q[None]) < 1e-5).all(-1).any(1)
         for vector in np.linalg.inv(found.lattice).T:
             ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d55e00"})
-        from dd2d_jax.crystals.cell import cell
-
         a, b, gamma = cell(found.lattice)
         title = f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees"
     ax.scatter(*q[on].T, s=area[on], color="#0072b2", label=f"on the lattice ({on.sum()})")
