@@ -7,7 +7,7 @@ token costs one place in the attention and nothing is lost.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Spots:
         intensity: (..., T, 2) of the spots at q and -q, relative to the strongest of the pattern.
         measured: (..., T, 2) True where that spot of the pair was seen.
         lattice: (..., 2, 2) the cell in angstrom that the spots' positions give.
+        sigma: (..., T, 2) standard uncertainties of `intensity`, in its units; 0 where one is not
+            known. None: none is.
     """
 
     q: jax.Array
@@ -37,6 +39,7 @@ class Spots:
     intensity: jax.Array
     measured: jax.Array
     lattice: jax.Array
+    sigma: jax.Array | None = None
 
     @property
     def mask(self) -> jax.Array:
@@ -115,7 +118,12 @@ def pair_intensities(
 
 
 def select(
-    q: jax.Array, hk: jax.Array, intensity: jax.Array, measured: jax.Array, tokens: int
+    q: jax.Array,
+    hk: jax.Array,
+    intensity: jax.Array,
+    measured: jax.Array,
+    tokens: int,
+    sigma: jax.Array | None = None,
 ) -> Spots:
     """The `tokens` strongest pairs (..., T), intensities relative to the strongest spot.
 
@@ -123,34 +131,41 @@ def select(
     """
     shortfall = tokens - hk.shape[-2]
     if shortfall > 0:
-        q, hk, intensity, measured = (
-            jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, shortfall), (0, 0)])
-            for x in (q, hk, intensity, measured)
+        q, hk, intensity, measured, sigma = jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, shortfall), (0, 0)]),
+            (q, hk, intensity, measured, sigma),
         )
     intensity = jnp.where(measured, intensity, 0.0)
     strongest = intensity.max((-1, -2), keepdims=True)
-    intensity = intensity / jnp.where(strongest > 0, strongest, 1.0)
+    unit = jnp.where(strongest > 0, strongest, 1.0)
+    intensity, sigma = jax.tree.map(lambda x: x / unit, (intensity, sigma))
     _, index = jax.lax.top_k(intensity.max(-1), tokens)
-    q, hk, intensity, measured = (
-        jnp.take_along_axis(x, index[..., None], -2) for x in (q, hk, intensity, measured)
+    q, hk, intensity, measured, sigma = jax.tree.map(
+        lambda x: jnp.take_along_axis(x, index[..., None], -2),
+        (q, hk, intensity, measured, sigma),
     )
     measured = measured & (hk != 0).any(-1, keepdims=True)
-    return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)))
+    return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)), sigma)
 
 
 def strongest(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs: spots are sorted by strength."""
-    pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
-    return Spots(**pairs, lattice=spots.lattice)
+    return _by_pair(lambda x: x[..., :tokens, :], spots)
 
 
 def sized(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs, filled up with padding where there are fewer; concrete."""
-    cut = strongest(spots, tokens)
-    short = tokens - cut.hk.shape[-2]
-    widths = [(0, 0)] * (cut.hk.ndim - 2) + [(0, short), (0, 0)]
-    pairs = (np.pad(getattr(cut, f), widths) for f in ("q", "hk", "intensity", "measured"))
-    return Spots(*pairs, np.asarray(cut.lattice))
+    short = max(tokens - spots.hk.shape[-2], 0)
+    widths = [(0, 0)] * (spots.hk.ndim - 2) + [(0, short), (0, 0)]
+    padded = _by_pair(lambda x: np.pad(x, widths), strongest(spots, tokens))
+    return dataclasses.replace(padded, lattice=np.asarray(spots.lattice))
+
+
+def _by_pair(change: Callable[[jax.Array], jax.Array], spots: Spots) -> Spots:
+    """`change` made to all that has an axis of pairs."""
+    pairs = {f.name: getattr(spots, f.name) for f in dataclasses.fields(spots)}
+    del pairs["lattice"]
+    return Spots(**jax.tree.map(change, pairs), lattice=spots.lattice)
 
 
 def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:

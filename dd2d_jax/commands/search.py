@@ -74,6 +74,10 @@ def add_retrieve(commands: Any) -> None:
         "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
     )
     parser.add_argument(
+        "--multislice", action="store_true",
+        help="as --refine, and the first candidate to intensities of multiple scattering",
+    )  # fmt: skip
+    parser.add_argument(
         "--propose", action="store_true", help="crystals that the library does not hold as well"
     )
 
@@ -83,7 +87,7 @@ def _retrieve(args: argparse.Namespace) -> None:
         "k": args.k,
         "elements": _elements(args.elements),
         "rerank": args.rerank,
-        "refine": args.refine,
+        "refine": "multislice" if args.multislice else args.refine,
         "propose": args.propose,
         "scale_error": args.scale_error,
     }

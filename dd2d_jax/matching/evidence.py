@@ -157,12 +157,17 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     first = strongest(spots, seen)
     q = np.einsum("stj,sjk->stk", absent, np.linalg.inv(lattice).swapaxes(1, 2))
     none = np.zeros(absent.shape, np.float32)
-    added = (q.astype(np.float32), absent, none, np.zeros(absent.shape, bool))
-    fields = (first.q, first.hk, first.intensity, first.measured)
-    joined = [np.concatenate([np.asarray(a), b], 1) for a, b in zip(fields, added, strict=True)]
+    added = {"q": q.astype(np.float32), "hk": absent, "intensity": none, "sigma": none}
+    added["measured"] = np.zeros(absent.shape, bool)
+    joined = {
+        name: np.concatenate([np.asarray(getattr(first, name)), values], 1)
+        for name, values in added.items()
+        if getattr(first, name) is not None
+    }
     # Padding to the end: what is behind the last rod is not computed.
-    order = np.argsort((joined[1] == 0).all(-1), axis=1, kind="stable")[..., None]
-    return Spots(*(np.take_along_axis(x, order, 1) for x in joined), first.lattice)
+    order = np.argsort((joined["hk"] == 0).all(-1), axis=1, kind="stable")[..., None]
+    sorted_ = {name: np.take_along_axis(x, order, 1) for name, x in joined.items()}
+    return Spots(**sorted_, lattice=first.lattice)
 
 
 def _sized(values: np.ndarray, room: int) -> np.ndarray:

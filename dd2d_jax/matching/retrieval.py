@@ -54,7 +54,7 @@ def retrieve(
     k: int = 10,
     elements: Sequence[str] | None = None,
     rerank: int = 100,
-    refine: bool = False,
+    refine: bool | str = False,
     propose: bool = False,
     tilts: Sequence[Sequence[float]] | None = None,
     scale_error: float = 0.02,
@@ -75,7 +75,8 @@ def retrieve(
         rerank: number of the network's candidates that are simulated and compared; 0 leaves the
             network's order.
         refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
-            stays: a fit that is free enough explains anything.
+            stays: a fit that is free enough explains anything. "multislice": then the first one
+            to intensities of electrons that scatter more than once.
         propose: also make crystals that the library does not hold, see `dd2d_jax.matching.propose`.
         tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
             one of least tilt, which should be small, is searched with; all are refined together.
@@ -90,6 +91,8 @@ def retrieve(
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
+    if refine not in (False, True, "multislice"):
+        raise ValueError(f"refine must be True, False or 'multislice', got {refine!r}")
     if not 0 <= scale_error <= 3:
         raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
     if tilts is not None and scale_error > 0.05:
@@ -133,7 +136,7 @@ def _search(
     k: int,
     allowed: np.ndarray,
     rerank: int,
-    refine: bool,
+    refine: bool | str,
     tilts: Sequence[Sequence[float]] | None,
     scale_error: float,
 ) -> Found:
@@ -184,6 +187,12 @@ def _search(
         candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
         for i in range(len(order))
     ]
+    if refine == "multislice":
+        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        best = fit(chosen.take([0]), alone[0], conditions, **alone[1], method=refine)
+        candidates[0] = candidate(
+            chosen, 0, value[0], probability[0], similarity[order[0]], best, shown, axes
+        )
     return Found(tuple(candidates), at, int(allowed.sum()), none)
 
 

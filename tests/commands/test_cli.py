@@ -316,6 +316,16 @@ def test_retrieve_takes_proposals_and_a_scale_that_is_not_known(dd2d):
     assert found["lattice"]["a"] == pytest.approx(3.18 / 1.15, rel=1e-3)
 
 
+def test_an_image_without_any_scale_is_searched_at_many(dd2d):
+    assert dd2d("simulate mos2.cif --q-max 1 --image m.npy --dose 1e7 --energy 60")[0] == 0
+    line = "retrieve m.npy --library lib --checkpoint run --json -k 3 --rerank 3"
+    status, _, err = dd2d(line)
+    assert status == 1 and "--scale-error 1 needs none" in err
+    status, out, err = dd2d(f"{line} --scale-error 1 --energy 60")
+    assert status == 0 and "the scale is not known" in err
+    assert json.loads(out)["candidates"]
+
+
 def test_retrieve_takes_several_tilts_of_one_crystal(dd2d):
     assert dd2d("simulate mos2.cif --tilt 20 0 --output tilted.csv")[0] == 0
     options = "--library lib --checkpoint run --json -k 2 --tilts".split()
