@@ -124,27 +124,29 @@ def predict(
         for values in (indexed.intensity, indexed.intensity_sigma)
     )
     calculated = np.array([by_hk[i] for i in spots])
-    inside, hidden = _on_image(measured, q)
+    inside, hidden = _on_image(measured, indexed, q)
     kept = inside | seen
     return Predicted(
         *(x[kept] for x in (hk, q, calculated, rows, observed, sigma, hidden & ~seen))
     )
 
 
-def _on_image(measured: Measured | None, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_image(
+    measured: Measured | None, indexed: Indexed, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Which places q (M, 2) are on the image, and which of these it does not measure."""
     inside, hidden = np.ones(len(q), bool), np.zeros(len(q), bool)
     if measured is not None:
-        pixel = np.rint(pixels(measured, q)[:, ::-1]).astype(int)
+        pixel = np.rint(pixels(measured, indexed, q)[:, ::-1]).astype(int)
         area = measured.spots.measured
         inside = ((pixel >= 0) & (pixel < area.shape)).all(1)
         hidden[inside] = ~area[tuple(pixel[inside].T)]
     return inside, hidden
 
 
-def pixels(measured: Measured, q: np.ndarray) -> np.ndarray:
-    """Column and row (M, 2) of places q (M, 2) on an image."""
-    return measured.spots.centre + measured.mapping.pixels(q)
+def pixels(measured: Measured, indexed: Indexed, q: np.ndarray) -> np.ndarray:
+    """Column and row (M, 2) of places q (M, 2) on an image, where it is bent, too."""
+    return measured.spots.centre + measured.mapping.pixels(indexed.warp.measured(q))
 
 
 def _simulated(

@@ -52,12 +52,12 @@ def missed(measured: Measured, found: Indexed) -> np.ndarray:
     q = grid @ reciprocal
     length = np.linalg.norm(q, axis=1)
     q = q[(length > 0) & (length <= q_max)]
-    place = spots.centre + measured.mapping.pixels(q)
+    place = spots.centre + measured.mapping.pixels(found.warp.measured(q))
     pixel = np.rint(place[:, ::-1]).astype(int)
     inside = ((pixel >= 0) & (pixel < np.array(spots.measured.shape))).all(1)
     inside[inside] &= spots.measured[tuple(pixel[inside].T)]
     near = 0.25 * min(np.linalg.norm(reciprocal, axis=1))
-    own = np.asarray(measured.pattern.q, float)
+    own = found.warp(np.asarray(measured.pattern.q, float))
     away = np.linalg.norm(q[:, None] - own[None], axis=-1).min(1)
     return place[inside & (away > near)]
 
@@ -120,6 +120,8 @@ def _profile(ax: Axes, measured: Measured) -> None:
 
 def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     q = np.asarray(measured.pattern.q, float)
+    if found is not None:
+        q = found.warp(q)
     root = np.sqrt(np.asarray(measured.pattern.intensity, float))
     limit = 1.08 * np.linalg.norm(q, axis=1).max()
     area = 4 + 120 * root / root.max()

@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.lattices.lattice import check
-from dd2d_jax.reports.comparison import Difference, difference
+from dd2d_jax.reports.comparison import Difference, difference, pixels
 from dd2d_jax.reports.image_view import around_spots, grey
 from dd2d_jax.reports.layer_view import View, common_window, side_view, top_view
 from dd2d_jax.util.files import new_file
@@ -212,8 +212,7 @@ def _plot_query(found: Found, measured: Measured | None, ax: Axes) -> None:
         tip, place = vector, vector * (1 + 0.28 / max(np.linalg.norm(vector), 0.28) * 0.35)
         origin = np.zeros(2)
         if measured is not None:
-            origin = measured.spots.centre
-            tip, place = origin + measured.mapping.pixels(np.array([tip, place]))
+            origin, tip, place = pixels(measured, indexed, np.array([origin, tip, place]))
         ax.annotate(
             "", xy=tip, xytext=origin, arrowprops={"arrowstyle": "-|>", "color": "#ffffff"}
         )

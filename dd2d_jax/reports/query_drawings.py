@@ -39,7 +39,7 @@ class Frame:
     """
 
     def __init__(self, indexed: Indexed, measured: Measured | None):
-        self._measured = measured
+        self._measured, self._indexed = measured, indexed
         if measured is None:
             self._limit = 1.08 * float(np.linalg.norm(indexed.q, axis=1).max())
             self.height, self.pictures = _ACROSS, ()
@@ -58,7 +58,7 @@ class Frame:
         """Places q (M, 2) in the overlay."""
         if self._measured is None:
             return _ACROSS / 2 * (1 + np.asarray(q) / self._limit * [1, -1])
-        return self.of_pixels(pixels(self._measured, q))
+        return self.of_pixels(pixels(self._measured, self._indexed, q))
 
 
 def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> dict[str, Any]:

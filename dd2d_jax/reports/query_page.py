@@ -119,7 +119,7 @@ def _lattice(
         "name": name,
         "conclusion": conclusion(found),
         "cell": _measured_cell(found),
-        "superlattice": _superlattice(found),
+        "further": _further_cells(found),
         "none": _none(found),
         "table": table(
             f"{place}candidates, the most probable first".capitalize(),
@@ -164,15 +164,20 @@ def _measured_cell(found: Found) -> str:
     )
 
 
-def _superlattice(found: Found) -> str:
-    """What is said of a superlattice whose parent the candidates are."""
-    seen = getattr(found, "superlattice", None)
-    if seen is None:
-        return ""
-    return (
-        f"{seen.satellites} of its spots are weak: they belong to a {seen.name} superlattice of a "
-        "smaller cell."
-    )
+def _further_cells(found: Found) -> str:
+    """What else is said of the measured cell: a superlattice, other cells, notes."""
+    indexed, out = found.indexed, []
+    if indexed.satellites is not None:
+        a, b, gamma = cell(indexed.main)
+        out.append(
+            f"{int(indexed.satellites.sum())} of its spots are weak satellites: the cell is a "
+            f"superlattice of a main cell {a:.3f} × {b:.3f} Å, {gamma:.1f}°."
+        )
+    if indexed.alternatives:
+        cells = (f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°" for a, b, gamma in
+                 map(cell, indexed.alternatives))  # fmt: skip
+        out.append(f"Other cells that the spots do not rule out: {'; '.join(cells)}.")
+    return " ".join([*out, *indexed.notes])
 
 
 def _none(found: Found) -> str:

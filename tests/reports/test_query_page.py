@@ -45,6 +45,19 @@ def test_the_head_says_where_it_all_comes_from():
     assert "library my library; 42 crystals searched" in text and "energy not given" in text
 
 
+def test_a_superlattice_and_other_cells_are_told():
+    found = make_found(count=1)
+    satellites = np.arange(len(found.indexed.q)) % 3 > 0
+    indexed = dataclasses.replace(
+        found.indexed, parent=3 * np.eye(2, dtype=int), satellites=satellites,
+        alternatives=(np.diag([4.0, 5.0]),), notes=("the beam is off the centre",),
+    )  # fmt: skip
+    text = words(page(dataclasses.replace(found, indexed=indexed)))
+    assert f"{satellites.sum()} of its spots are weak satellites" in text
+    assert "superlattice of a main cell 1.060 × 1.060 Å, 120.0°" in text
+    assert "do not rule out: 4.000 × 5.000 Å, 90.0°. the beam is off the centre" in text
+
+
 def test_structures_are_in_the_page_as_files_to_save():
     elements = html_pages.check(page(make_found(count=2)))
     files = {a["download"]: a["href"] for tag, a in elements if "download" in a}
