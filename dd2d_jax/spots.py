@@ -17,6 +17,8 @@ import diffraction as dx
 
 # Intensities, relative to the strongest spot, below this are read as this.
 FLOOR = 1e-4
+# Crystals of a block of `clean_pairs_in_few_shapes`.
+_BLOCK = 32
 
 
 @jax.tree_util.register_dataclass
@@ -202,22 +204,39 @@ def clean_pairs(
         yield rows, np.asarray(pattern.q)[:, :count], np.asarray(pattern.hk)[:, :count], intensity
 
 
-def clean_pairs_at_once(
-    crystals: dx.Crystal, conditions: Conditions
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All of `clean_pairs` in one part: for few crystals, compiling costs more than padding."""
+def clean_pairs_in_few_shapes(
+    crystals: dx.Crystal, conditions: Conditions, tilt: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """As `clean_pairs`, in blocks of few shapes: for hundreds of crystals of any kind, compiling
+    would cost more than the padding. `tilt` in degrees; q are those of the upper half plane.
+    """
     lattice, numbers, positions = (
         np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
     )
-    # Few sizes are compiled.
-    size = min(power_of_two(max(int(atom_slots(numbers).max()), 4)), numbers.shape[1])
-    hk = half_plane(lattice, conditions.q_max)
-    hk = np.pad(hk, [(0, 0), (0, power_of_two(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
-    cut = dx.Crystal(
-        jnp.asarray(lattice), *(jnp.asarray(x[:, :size]) for x in (positions, numbers))
-    )
-    q, intensity = pair_intensities(cut, jnp.asarray(hk), conditions)
-    return np.arange(len(lattice)), np.asarray(q), hk, np.asarray(intensity)
+    rods = half_plane(lattice, conditions.q_max)
+    counts = (rods != 0).any(-1).sum(1)
+    rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(numbers)])
+    widths = np.array([power_of_four(max(int(n), 64)) for n in counts])
+    for room, width in np.unique(np.stack([rooms, widths], 1), axis=0):
+        alike = np.flatnonzero((rooms == room) & (widths == width))
+        for start in range(0, len(alike), _BLOCK):
+            real = alike[start : start + _BLOCK]
+            # The last row is repeated.
+            rows = np.append(real, np.full(_BLOCK - len(real), real[-1]))
+            cut = dx.Crystal(
+                jnp.asarray(lattice[rows]), *(_slots(x[rows], room) for x in (positions, numbers))
+            )
+            hk = np.asarray(_slots(rods[rows], width))
+            q, intensity = both_sides(cut, hk, conditions, tilt=np.asarray(tilt, np.float32))
+            count = len(real)
+            yield real, np.asarray(q)[:count, :, 0], hk[:count], np.asarray(intensity)[:count]
+
+
+def _slots(values: np.ndarray, size: int) -> jax.Array:
+    """Axis 1 cut or padded with zeros to a size."""
+    short = max(size - values.shape[1], 0)
+    padded = np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))
+    return jnp.asarray(padded[:, :size])
 
 
 def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> np.ndarray:
@@ -246,3 +265,8 @@ def atom_slots(numbers: np.ndarray) -> np.ndarray:
 def power_of_two(x: int) -> int:
     """The least one that is not below x: few sizes are compiled."""
     return 1 << (x - 1).bit_length()
+
+
+def power_of_four(x: int) -> int:
+    """The least one that is not below x: fewer sizes still."""
+    return power_of_two(x) << (power_of_two(x).bit_length() + 1) % 2

@@ -14,6 +14,7 @@ from dd2d_jax.images import background
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.values import unmeasured
 from dd2d_jax.util.errors import PatternError
 
 # Lattice parameters at room temperature, angstrom: Pearson's and the Handbook of Chemistry and
@@ -130,7 +131,7 @@ def calibrate_rings(
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 64:
         raise PatternError(f"an image of shape {image.shape}; at least 64 x 64 pixels are needed")
-    measured = ~background.unmeasured(image)
+    measured = ~unmeasured(image)
     if measured.mean() < 0.5 or np.ptp(image[measured]) == 0:
         raise PatternError("there are no rings in the image: it is flat or hardly measured")
     image = np.where(measured, image, 0.0)

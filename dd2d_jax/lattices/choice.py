@@ -1,4 +1,4 @@
-"""Whether spots are on lattices as they are, or on those of a bent or shifted pattern, or on none."""
+"""Whether spots lie on lattices as they are, on those of a bent or shifted pattern, or on none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bends a pattern's lattice: a beam that is not at the origin, an elliptic camera, a radial term.
+"""What bends a lattice: a beam that is not at the origin, an elliptic camera, a radial term.
 
 Linear in all that is not known: q, straightened, is h B + k B' for every spot at once.
 """
