@@ -97,18 +97,21 @@ def difference(candidate: Candidate) -> Difference:
 
 
 def predict(
-    candidate: Candidate, indexed: Indexed, measured: Measured | None = None
+    candidate: Candidate,
+    indexed: Indexed,
+    measured: Measured | None = None,
+    energy: float | None = None,
 ) -> Predicted:
     """The spots of a candidate: those that were found, and those that are missing.
 
     Intensities at the spots that the candidate was compared with are those of the comparison; all
-    others are simulated for electrons of 80 keV without tilt, as relative intensities of a layer
-    hardly depend on the energy, and brought to the same scale. Spots that were not found are left
-    out where they are faint (`FAINT`) or not on the image.
+    others are simulated without tilt for electrons of this energy (80 keV where it is not known:
+    relative intensities of a layer hardly depend on it) and brought to the same scale. Spots that
+    were not found are left out where they are faint (`FAINT`) or not on the image.
     """
     query = candidate.query
     reciprocal = np.linalg.inv(np.asarray(query.lattice, float)).T @ candidate.axes
-    hk, intensity = _simulated(candidate, indexed, reciprocal)
+    hk, intensity = _simulated(candidate, indexed, reciprocal, energy or 80.0)
     by_hk = {tuple(i): value for i, value in zip(hk.tolist(), intensity.tolist(), strict=True)}
     compared = _compared(candidate)
     factor = _factor(compared, by_hk)
@@ -150,7 +153,7 @@ def pixels(measured: Measured, indexed: Indexed, q: np.ndarray) -> np.ndarray:
 
 
 def _simulated(
-    candidate: Candidate, indexed: Indexed, reciprocal: np.ndarray
+    candidate: Candidate, indexed: Indexed, reciprocal: np.ndarray, energy: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (M, 2) and intensities (M,) out to the last found spot."""
     reach = 1.01 * np.linalg.norm(indexed.q, axis=1).max()
@@ -165,7 +168,7 @@ def _simulated(
         jnp.pad(crystal.positions, [(0, atoms), (0, 0)]),
         jnp.pad(crystal.numbers, (0, atoms)),
     )
-    conditions = Conditions(dx.Electrons(80.0), reach, candidate.b_iso, 1)
+    conditions = Conditions(dx.Electrons(energy), reach, candidate.b_iso, 1)
     _, pairs = both_sides(padded, jnp.asarray(np.pad(hk, [(0, room), (0, 0)])), conditions)
     pairs = np.asarray(pairs, float)[: len(hk)]
     return np.concatenate([hk, -hk]), np.concatenate([pairs[:, 0], pairs[:, 1]])
