@@ -90,7 +90,8 @@ def test_a_bent_image_has_its_spots_where_it_is_bent():
     candidate = candidate_of(atoms, indexed)
     scale, size = 0.01, 256
     image = np.array(dx.render(pattern, (size, size), scale, fwhm=0.03))
-    measured = measure(Image(image / image.max() * 1e4 + 20), scale)
+    image = image / image.max() * 1e4 + 20
+    measured = measure(Image(np.random.default_rng(0).poisson(image).astype(float)), scale)
     bent = dataclasses.replace(indexed, warp=Warp(shift=np.array([0.05, -0.02])))
     straight, moved = (
         comparison.pixels(measured, one, np.array([[0.3, 0.1]])) for one in (indexed, bent)
