@@ -166,8 +166,11 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
 def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     """Candidates for one lattice, seen at one tilt or at several."""
     view = _view(indexed, asked)
-    above = superlattices(view.at) if asked.rerank and asked.tilts is None else []
-    views = [view, *(_view([one.parent], asked) for one in above)]
+    one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
+    above = superlattices(view.at) if asked.rerank and one_scale else []
+    # Parents are small cells: the first of those that fit are enough, and the known ones.
+    fewer = dataclasses.replace(asked, rerank=max(asked.rerank // 4, 10), k=min(asked.k, 10))
+    views = [view, *(_view([one.parent], fewer) for one in above)]
     names = ["", *(one.name for one in above)]
     # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
     reading = np.array([one.weighed.total for one in views])
@@ -268,7 +271,7 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
         return candidate(
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
-            float(np.logaddexp.reduce(weighed.odds[group])),
+            float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
         )  # fmt: skip
 

@@ -199,7 +199,7 @@ def origin(candidate: Candidate) -> str:
     if candidate.known:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
-    return "made up" if candidate.prototype else "-"
+    return "hypothetical" if candidate.prototype else "-"
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
