@@ -127,11 +127,7 @@ def predict(
         for values in (indexed.intensity, indexed.intensity_sigma)
     )
     calculated = np.array([by_hk[i] for i in spots])
-<<<<<<< HEAD
     inside, hidden = _on_image(measured, indexed, q)
-=======
-    inside, hidden = _on_image(measured, indexed.warp.measured(q))
->>>>>>> main
     kept = inside | seen
     return Predicted(
         *(x[kept] for x in (hk, q, calculated, rows, observed, sigma, hidden & ~seen))

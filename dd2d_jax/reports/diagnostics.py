@@ -61,23 +61,14 @@ def missed(measured: Measured, found: Indexed) -> np.ndarray:
     q = grid @ reciprocal
     length = np.linalg.norm(q, axis=1)
     q = q[(length > 0) & (length <= q_max)]
-<<<<<<< HEAD
-    place = spots.centre + measured.mapping.pixels(found.warp.measured(q))
-=======
     seen = found.warp.measured(q)
     place = spots.centre + measured.mapping.pixels(seen)
->>>>>>> main
     pixel = np.rint(place[:, ::-1]).astype(int)
     inside = ((pixel >= 0) & (pixel < np.array(spots.measured.shape))).all(1)
     inside[inside] &= spots.measured[tuple(pixel[inside].T)]
     near = 0.25 * min(np.linalg.norm(reciprocal, axis=1))
-<<<<<<< HEAD
-    own = found.warp(np.asarray(measured.pattern.q, float))
-    away = np.linalg.norm(q[:, None] - own[None], axis=-1).min(1)
-=======
     own = np.asarray(measured.pattern.q, float)
     away = np.linalg.norm(seen[:, None] - own[None], axis=-1).min(1)
->>>>>>> main
     return place[inside & (away > near)]
 
 
@@ -139,31 +130,12 @@ def _profile(ax: Axes, measured: Measured) -> None:
 
 def _lattice(ax: Axes, measured: Measured, found: Sequence[Indexed]) -> None:
     q = np.asarray(measured.pattern.q, float)
-    if found is not None:
-        q = found.warp(q)
     root = np.sqrt(np.asarray(measured.pattern.intensity, float))
     limit = 1.08 * np.linalg.norm(q, axis=1).max()
     area = 4 + 120 * root / root.max()
-<<<<<<< HEAD
-    on = np.zeros(len(q), bool)
-    title = "no lattice"
-    if found is not None:
-        on = (np.abs(q[:, None] - found.q[None]) < 1e-5).all(-1).any(1)
-        for vector in np.linalg.inv(found.lattice).T:
-            ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d55e00"})
-        a, b, gamma = cell(found.lattice)
-        title = f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees"
-    ax.scatter(*q[on].T, s=area[on], color="#0072b2", label=f"on the lattice ({on.sum()})")
-    if (~on).any():
-        ax.scatter(*q[~on].T, s=area[~on], color="#d55e00", label=f"not on it ({(~on).sum()})")
-    if found is not None:
-        ideal = found.hk @ np.linalg.inv(found.lattice).T
-=======
     left = np.ones(len(q), bool)
     titles = []
     for number, one in enumerate(found):
-        from dd2d_jax.crystals.cell import cell
-
         color = _LATTICES[number % len(_LATTICES)]
         # Where they were measured, a distortion or a wrong centre included.
         for vector in np.linalg.inv(one.lattice).T:
@@ -182,7 +154,6 @@ def _lattice(ax: Axes, measured: Measured, found: Sequence[Indexed]) -> None:
                        label=f"satellites ({weak.sum()})")  # fmt: skip
         left &= ~mine
         ideal = one.warp.measured(one.hk @ np.linalg.inv(one.lattice).T)
->>>>>>> main
         ax.scatter(*ideal.T, s=14, marker="+", color="black", linewidths=0.6)
         a, b, gamma = cell(one.lattice)
         titles.append(f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees")

@@ -39,11 +39,7 @@ class Frame:
     """
 
     def __init__(self, indexed: Indexed, measured: Measured | None):
-<<<<<<< HEAD
         self._measured, self._indexed = measured, indexed
-=======
-        self._measured, self._warp = measured, indexed.warp
->>>>>>> main
         if measured is None:
             self._limit = 1.08 * float(np.linalg.norm(indexed.q, axis=1).max())
             self.height, self.pictures = _ACROSS, ()
@@ -62,11 +58,7 @@ class Frame:
         """Places q (M, 2) in the overlay."""
         if self._measured is None:
             return _ACROSS / 2 * (1 + np.asarray(q) / self._limit * [1, -1])
-<<<<<<< HEAD
         return self.of_pixels(pixels(self._measured, self._indexed, q))
-=======
-        return self.of_pixels(pixels(self._measured, self._warp.measured(q)))
->>>>>>> main
 
 
 def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> dict[str, Any]:

@@ -12,12 +12,8 @@ from found_example import make_found
 import diffraction as dx
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
-<<<<<<< HEAD
-from dd2d_jax.lattices import lattice
-from dd2d_jax.lattices.warp import Warp
-=======
 from dd2d_jax.lattices import indexed, lattice
->>>>>>> main
+from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.reports import comparison
 from dd2d_jax.reports.comparison import Predicted, families
 
