@@ -38,7 +38,7 @@ from dd2d_jax.data.duplicates import SAME, distinct  # noqa: E402
 from dd2d_jax.evaluation.evaluate import make_queries  # noqa: E402
 from dd2d_jax.lattices import lattice  # noqa: E402
 from dd2d_jax.matching import propose  # noqa: E402
-from dd2d_jax.matching.evidence import measured  # noqa: E402
+from dd2d_jax.matching.hypotheses import TEMPERATURE, measured  # noqa: E402
 from dd2d_jax.matching.rerank import Query, compare, log_none, weigh  # noqa: E402
 from dd2d_jax.matching.score import Table, simulate_table  # noqa: E402
 from dd2d_jax.networks.disturbances import LEVELS  # noqa: E402
@@ -96,8 +96,8 @@ def case(
         return {**out, "error": str(error)}
     every = compare(table, asked.settings)
     first = np.argsort(np.where(left_out, np.inf, -every.max(0)), kind="stable")[:RERANK]
-    value, _ = weigh(crystals.take(first), every[:, first], asked, conditions, measured())
-    evidence = value - log_none(asked)
+    value = weigh(crystals.take(first), every[:, first], asked, conditions, measured()).value
+    evidence = value - log_none(asked) / TEMPERATURE
     kept = np.flatnonzero(~left_out)
     library = crystals.take(kept)
     begin = time.perf_counter()

@@ -22,7 +22,7 @@ import dd2d_jax  # noqa: E402
 from dd2d_jax.evaluation.evaluate import evaluate, stored  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
-from dd2d_jax.reports.tables import evaluation_table  # noqa: E402
+from dd2d_jax.reports.tables import evaluation_table, reliability_tables  # noqa: E402
 from dd2d_jax.util import cache  # noqa: E402
 
 LEVELS = ("clean", "perturbed", "measured", "microscope")
@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--level", nargs="+", choices=LEVELS, default=LEVELS)
     parser.add_argument("--library", type=Path, help="from dd2d index; the one in the package")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave-out", action="store_true", help="see dd2d evaluate")
+    parser.add_argument("--elements", choices=("known", "unknown"), default="unknown")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     cache.keep_compilations()
@@ -47,8 +49,12 @@ def main() -> None:
     results = []
     for level in args.level:
         with console.status(level):
-            found = evaluate(model, queries, crystals, level, args.seed, gallery=gallery)
-        console.print(evaluation_table(found))
+            found = evaluate(
+                model, queries, crystals, level, args.seed, gallery=gallery,
+                leave_out=args.leave_out, elements=args.elements == "known",
+            )  # fmt: skip
+        for table in (evaluation_table(found), *reliability_tables(found["reliability"])):
+            console.print(table)
         results.append(found)
     if args.json:
         write_json(args.json, results)

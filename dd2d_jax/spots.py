@@ -7,7 +7,7 @@ token costs one place in the attention and nothing is lost.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import diffraction as dx
 
 # Intensities, relative to the strongest spot, below this are read as this.
 FLOOR = 1e-4
+# Crystals of a block of `clean_pairs_in_few_shapes`.
+_BLOCK = 32
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +32,8 @@ class Spots:
         intensity: (..., T, 2) of the spots at q and -q, relative to the strongest of the pattern.
         measured: (..., T, 2) True where that spot of the pair was seen.
         lattice: (..., 2, 2) the cell in angstrom that the spots' positions give.
+        sigma: (..., T, 2) standard uncertainties of `intensity`, in its units; 0 where one is not
+            known. None: none is.
     """
 
     q: jax.Array
@@ -37,6 +41,7 @@ class Spots:
     intensity: jax.Array
     measured: jax.Array
     lattice: jax.Array
+    sigma: jax.Array | None = None
 
     @property
     def mask(self) -> jax.Array:
@@ -115,7 +120,12 @@ def pair_intensities(
 
 
 def select(
-    q: jax.Array, hk: jax.Array, intensity: jax.Array, measured: jax.Array, tokens: int
+    q: jax.Array,
+    hk: jax.Array,
+    intensity: jax.Array,
+    measured: jax.Array,
+    tokens: int,
+    sigma: jax.Array | None = None,
 ) -> Spots:
     """The `tokens` strongest pairs (..., T), intensities relative to the strongest spot.
 
@@ -123,34 +133,41 @@ def select(
     """
     shortfall = tokens - hk.shape[-2]
     if shortfall > 0:
-        q, hk, intensity, measured = (
-            jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, shortfall), (0, 0)])
-            for x in (q, hk, intensity, measured)
+        q, hk, intensity, measured, sigma = jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, shortfall), (0, 0)]),
+            (q, hk, intensity, measured, sigma),
         )
     intensity = jnp.where(measured, intensity, 0.0)
     strongest = intensity.max((-1, -2), keepdims=True)
-    intensity = intensity / jnp.where(strongest > 0, strongest, 1.0)
+    unit = jnp.where(strongest > 0, strongest, 1.0)
+    intensity, sigma = jax.tree.map(lambda x: x / unit, (intensity, sigma))
     _, index = jax.lax.top_k(intensity.max(-1), tokens)
-    q, hk, intensity, measured = (
-        jnp.take_along_axis(x, index[..., None], -2) for x in (q, hk, intensity, measured)
+    q, hk, intensity, measured, sigma = jax.tree.map(
+        lambda x: jnp.take_along_axis(x, index[..., None], -2),
+        (q, hk, intensity, measured, sigma),
     )
     measured = measured & (hk != 0).any(-1, keepdims=True)
-    return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)))
+    return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)), sigma)
 
 
 def strongest(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs: spots are sorted by strength."""
-    pairs = {f: getattr(spots, f)[..., :tokens, :] for f in ("q", "hk", "intensity", "measured")}
-    return Spots(**pairs, lattice=spots.lattice)
+    return _by_pair(lambda x: x[..., :tokens, :], spots)
 
 
 def sized(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs, filled up with padding where there are fewer; concrete."""
-    cut = strongest(spots, tokens)
-    short = tokens - cut.hk.shape[-2]
-    widths = [(0, 0)] * (cut.hk.ndim - 2) + [(0, short), (0, 0)]
-    pairs = (np.pad(getattr(cut, f), widths) for f in ("q", "hk", "intensity", "measured"))
-    return Spots(*pairs, np.asarray(cut.lattice))
+    short = max(tokens - spots.hk.shape[-2], 0)
+    widths = [(0, 0)] * (spots.hk.ndim - 2) + [(0, short), (0, 0)]
+    padded = _by_pair(lambda x: np.pad(x, widths), strongest(spots, tokens))
+    return dataclasses.replace(padded, lattice=np.asarray(spots.lattice))
+
+
+def _by_pair(change: Callable[[jax.Array], jax.Array], spots: Spots) -> Spots:
+    """`change` made to all that has an axis of pairs."""
+    pairs = {f.name: getattr(spots, f.name) for f in dataclasses.fields(spots)}
+    del pairs["lattice"]
+    return Spots(**jax.tree.map(change, pairs), lattice=spots.lattice)
 
 
 def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:
@@ -187,22 +204,39 @@ def clean_pairs(
         yield rows, np.asarray(pattern.q)[:, :count], np.asarray(pattern.hk)[:, :count], intensity
 
 
-def clean_pairs_at_once(
-    crystals: dx.Crystal, conditions: Conditions
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All of `clean_pairs` in one part: for few crystals, compiling costs more than padding."""
+def clean_pairs_in_few_shapes(
+    crystals: dx.Crystal, conditions: Conditions, tilt: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """As `clean_pairs`, in blocks of few shapes: for hundreds of crystals of any kind, compiling
+    would cost more than the padding. `tilt` in degrees; q are those of the upper half plane.
+    """
     lattice, numbers, positions = (
         np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
     )
-    # Few sizes are compiled.
-    size = min(power_of_two(max(int(atom_slots(numbers).max()), 4)), numbers.shape[1])
-    hk = half_plane(lattice, conditions.q_max)
-    hk = np.pad(hk, [(0, 0), (0, power_of_two(max(hk.shape[1], 16)) - hk.shape[1]), (0, 0)])
-    cut = dx.Crystal(
-        jnp.asarray(lattice), *(jnp.asarray(x[:, :size]) for x in (positions, numbers))
-    )
-    q, intensity = pair_intensities(cut, jnp.asarray(hk), conditions)
-    return np.arange(len(lattice)), np.asarray(q), hk, np.asarray(intensity)
+    rods = half_plane(lattice, conditions.q_max)
+    counts = (rods != 0).any(-1).sum(1)
+    rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(numbers)])
+    widths = np.array([power_of_four(max(int(n), 64)) for n in counts])
+    for room, width in np.unique(np.stack([rooms, widths], 1), axis=0):
+        alike = np.flatnonzero((rooms == room) & (widths == width))
+        for start in range(0, len(alike), _BLOCK):
+            real = alike[start : start + _BLOCK]
+            # The last row is repeated.
+            rows = np.append(real, np.full(_BLOCK - len(real), real[-1]))
+            cut = dx.Crystal(
+                jnp.asarray(lattice[rows]), *(_slots(x[rows], room) for x in (positions, numbers))
+            )
+            hk = np.asarray(_slots(rods[rows], width))
+            q, intensity = both_sides(cut, hk, conditions, tilt=np.asarray(tilt, np.float32))
+            count = len(real)
+            yield real, np.asarray(q)[:count, :, 0], hk[:count], np.asarray(intensity)[:count]
+
+
+def _slots(values: np.ndarray, size: int) -> jax.Array:
+    """Axis 1 cut or padded with zeros to a size."""
+    short = max(size - values.shape[1], 0)
+    padded = np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))
+    return jnp.asarray(padded[:, :size])
 
 
 def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> np.ndarray:
@@ -231,3 +265,8 @@ def atom_slots(numbers: np.ndarray) -> np.ndarray:
 def power_of_two(x: int) -> int:
     """The least one that is not below x: few sizes are compiled."""
     return 1 << (x - 1).bit_length()
+
+
+def power_of_four(x: int) -> int:
+    """The least one that is not below x: fewer sizes still."""
+    return power_of_two(x) << (power_of_two(x).bit_length() + 1) % 2

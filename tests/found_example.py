@@ -23,10 +23,13 @@ def make_found(
     query = Spots(*(np.asarray(getattr(settings, f))[0]
                     for f in ("q", "hk", "intensity", "measured", "lattice")))  # fmt: skip
     candidate = Candidate(
-        uid=uid, formula=formula, structure=atoms, score=0.9, probability=probability,
+        uid=uid, formula=formula, structure=atoms, score=0.9, log_evidence=2.0,
+        probability=probability,
         similarity=0.8, r_factor=0.1, r_before=r_before, wr2=0.15,
         wr2_before=0.15 + (r_before - 0.1), undetermined=undetermined, b_iso=0.5,
-        prototype="2H", known=True,
+        prototype="2H", known=True, ehull=0.012, layer_group="p-6m2",
+        lattice=np.asarray(query.lattice) * 0.99,
+        strain=0.01, shear=0.0, entries=(uid,), superlattice="",
         simulated=query.intensity * 0.9, query=query, axes=lattice.frames(indexed)[0],
     )  # fmt: skip
     return Found((candidate,) * count, indexed, 42, none)

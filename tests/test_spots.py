@@ -10,7 +10,7 @@ from dd2d_jax import spots
 from dd2d_jax.spots import (
     Conditions,
     clean_pairs,
-    clean_pairs_at_once,
+    clean_pairs_in_few_shapes,
     fit_lattice,
     half_plane,
     select,
@@ -126,9 +126,9 @@ def test_more_rods_than_there_are_leave_places_empty(layer):
     assert not there[np.argmin(there) :].any()
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_clean_pairs_cover_each_crystal_once_with_all_its_rods(batch, at_once):
-    parts = [clean_pairs_at_once(batch, CONDITIONS)] if at_once else clean_pairs(batch, CONDITIONS)
+@pytest.mark.parametrize("few", [False, True])
+def test_clean_pairs_cover_each_crystal_once_with_all_its_rods(batch, few):
+    parts = (clean_pairs_in_few_shapes if few else clean_pairs)(batch, CONDITIONS)
     seen = []
     for rows, q, hk, intensity in parts:
         seen += rows.tolist()

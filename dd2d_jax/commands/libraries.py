@@ -53,6 +53,12 @@ def add_index(commands: Any) -> None:
     parser.add_argument(
         "--append", action="store_true", help="add the source to the library that is there"
     )
+    parser.add_argument(
+        "--known",
+        type=Path,
+        metavar="FILE",
+        help="uids of crystals that were made, one a line: always weighed where their cell fits",
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -68,13 +74,27 @@ def _index(args: argparse.Namespace) -> None:
     say(f"reading {name}")
     with naming(name):
         report = build(
-            args.source, args.directory, model, args.data_dir, args.part, args.append, say
-        )
+            args.source, args.directory, model, args.data_dir, args.part, args.append, say,
+            _uids(args.known),
+        )  # fmt: skip
     facts = {"library": str(args.directory), "model": model.fingerprint}
     if report is not None:
         _print_library(args, report, facts)
     elif args.json:
         print_json({**facts, "finished": False})
+
+
+def _uids(path: Path | None) -> list[str]:
+    """The lines of a file."""
+    if path is None:
+        return []
+    from dd2d_jax.util.limits import MAX_TEXT, read_text
+
+    uids = [line.strip() for line in read_text(path, MAX_TEXT).splitlines()]
+    uids = [uid for uid in uids if uid and not uid.startswith("#")]
+    if not uids:
+        raise UserError(f"--known {path}: no uid in it; give one a line")
+    return uids
 
 
 def add_enumerate(commands: Any) -> None:

@@ -37,7 +37,7 @@ def add_evaluate(commands: Any) -> None:
         "measure top-1/3/5/10/50 in percent and milliseconds a query, three methods side by side",
         "dd2d evaluate --checkpoint runs/base --queries test.db --library all.db --level clean",
     )
-    add_checkpoint(parser, required=True)
+    add_checkpoint(parser)
     parser.add_argument(
         "--queries", required=True, metavar="Q.db", help="crystals to find; uids as in the library"
     )
@@ -53,6 +53,18 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--snapshots", metavar="S.db", help="from `dd2d snapshots`: the queries of --level thermal"
     )
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="ask again with each query's crystal, and its structural twins, left out of the "
+        "library",
+    )
+    parser.add_argument(
+        "--elements",
+        choices=("known", "unknown"),
+        default="unknown",
+        help="whether each query's elements are known (unknown)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
@@ -64,7 +76,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dd2d_jax.evaluation.evaluate import evaluate, stored
     from dd2d_jax.libraries.library import MANIFEST, Library
     from dd2d_jax.networks.checkpoint import write_json
-    from dd2d_jax.reports.tables import evaluation_table
+    from dd2d_jax.reports.tables import evaluation_table, reliability_tables
 
     out = None if args.json in (None, "-") else Path(args.json)
     check_file("--json", out)
@@ -84,13 +96,18 @@ def _evaluate(args: argparse.Namespace) -> None:
             library, gallery = stored(model, Library.load(args.library), say)
         else:
             library = read_source(args.library)
-    result = evaluate(model, queries, library, args.level, args.seed, say, args.snapshots, gallery)
+    result = evaluate(
+        model, queries, library, args.level, args.seed, say, args.snapshots, gallery,
+        args.leave_out, args.elements == "known",
+    )  # fmt: skip
     if args.json == "-":
         print_json(result)
         return
     if out is not None:
         write_json(out, result)
     print_table(evaluation_table(result))
+    for table in reliability_tables(result["reliability"]):
+        print_table(table)
 
 
 def add_report(commands: Any) -> None:

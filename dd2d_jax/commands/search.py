@@ -24,6 +24,7 @@ from dd2d_jax.commands.common import (
     tilt_pairs,
 )
 from dd2d_jax.util.errors import UserError
+from dd2d_jax.util.progress import stage, watched
 
 # From this error on a scale need not be told.
 _UNKNOWN = 0.5
@@ -67,25 +68,27 @@ def add_retrieve(commands: Any) -> None:
         type=at_least_zero,
         default=100,
         metavar="N",
-        help="how many of the network's candidates are simulated and compared; 0: none (100)",
+        help="how many crystals are weighed by simulation; 0: none, the network's order (100)",
     )
     parser.add_argument(
         "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
     )
     parser.add_argument(
-        "--propose", action="store_true", help="crystals that the library does not hold as well"
-    )
+        "--multislice", action="store_true",
+        help="as --refine, and the first candidate to intensities of multiple scattering",
+    )  # fmt: skip
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
+        "--propose", action="store_true", help="crystals that the library does not hold as well"
     )
 
 
 def _retrieve(args: argparse.Namespace) -> None:
     options = {
         "k": args.k,
-        "elements": _elements(args.elements),
+        **_composition(args),
+        "prior": not args.no_prior,
         "rerank": args.rerank,
-        "refine": args.refine,
+        "refine": "multislice" if args.multislice else args.refine,
         "propose": args.propose,
         "scale_error": args.scale_error,
     }
@@ -102,24 +105,33 @@ def _retrieve(args: argparse.Namespace) -> None:
     reading = image_options(args)
     if args.scale_error >= _UNKNOWN:
         reading["likely_scale"] = True
-    patterns, images, _ = zip(*read_patterns(args.pattern, reading), strict=True)
-    say("searching")
-    model = load_model(args.checkpoint)
-    pattern = patterns[0] if args.tilts is None else patterns
-    try:
-        found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
-    except PatternError as error:
-        raise UserError(f"{', '.join(args.pattern)}: {error}") from error
-    image = images[0] if args.tilts is None else None
-    about = _about(args, ", ".join(Path(name).name for name in args.pattern))
+    with watched(say):
+        patterns, images, notes = zip(*read_patterns(args.pattern, reading), strict=True)
+        stage("searching")
+        model = load_model(args.checkpoint)
+        pattern = patterns[0] if args.tilts is None else patterns
+        try:
+            found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
+        except PatternError as error:
+            raise UserError(f"{', '.join(args.pattern)}: {error}") from error
+        image = images[0] if args.tilts is None else None
+        about = _about(args, ", ".join(Path(name).name for name in args.pattern))
+        about["note"] = "; ".join(note for some in notes for note in some)
+        _write(args, found, image, about)
+    _print_found(found, args)
+
+
+def _write(args: argparse.Namespace, found: Any, image: Any, about: dict[str, str]) -> None:
+    """The folder and the page that were asked for."""
+    from dd2d_jax.util.files import new_file
+
     if args.output:
+        stage(f"writing {args.output}")
         found.write(args.output, image, about)
     if args.page:
-        from dd2d_jax.util.files import new_file
-
+        stage(f"writing {args.page}")
         with new_file(args.page) as part:
             part.write_text(found.page(image, about), "utf-8")
-    _print_found(found, args.json)
 
 
 def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
@@ -202,19 +214,29 @@ def _propose(args: argparse.Namespace) -> None:
 
     if args.output:
         check_new(args.output)
-    elements = _elements(args.elements)
-    ((pattern, _, _),) = read_patterns([args.pattern], image_options(args))
-    model, library = load_model(args.checkpoint), Library.load(args.library)
-    say("searching")
-    try:
-        found = retrieve(pattern, library, model, max(args.k, PARENTS))
-    except PatternError as error:
-        raise UserError(f"{args.pattern}: {error}") from error
-    say("proposing")
-    found = propose(found, library, model, args.k, elements, args.count)
-    if args.output:
-        found.write(args.output, about=_about(args, Path(args.pattern).name))
-    _print_found(found, args.json)
+    limits = _composition(args)
+    check_file("--page", args.page, (".html", ".htm"))
+    with watched(say):
+        ((pattern, image, notes),) = read_patterns([args.pattern], image_options(args))
+        model, library = load_model(args.checkpoint), Library.load(args.library)
+        stage("searching")
+        try:
+            parents = retrieve(pattern, library, model, max(args.k, PARENTS))
+            found = parents
+            if any(limits.values()) or args.no_prior:
+                found = retrieve(
+                    pattern, library, model, args.k, prior=not args.no_prior, **limits
+                )
+        except PatternError as error:
+            raise UserError(f"{args.pattern}: {error}") from error
+        stage("proposing")
+        found = propose(
+            found, library, model, args.k, limits["elements"], args.count, parents=parents,
+            contains=limits["contains"], excludes=limits["excludes"],
+        )  # fmt: skip
+        about = {**_about(args, Path(args.pattern).name), "note": "; ".join(notes)}
+        _write(args, found, image, about)
+    _print_found(found, args)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -222,19 +244,57 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
     add_checkpoint(parser)
     parser.add_argument("-k", type=at_least_one, default=10, metavar="K", help="candidates (10)")
-    parser.add_argument("--elements", metavar="Mo,S", help="only crystals of these elements")
+    parser.add_argument(
+        "--elements",
+        metavar="Mo,S",
+        help="only crystals of these elements; also a formula, or nonmetals,Mo for no metal but Mo",
+    )
+    parser.add_argument("--contains", metavar="Mo", help="only crystals with all of these")
+    parser.add_argument("--excludes", metavar="O", help="only crystals with none of these")
+    parser.add_argument(
+        "--weights",
+        type=_weights,
+        metavar="O=0.1,...",
+        help="how much likelier an element makes a crystal: O=0.1 for 'maybe O'; such elements are "
+        "allowed beside --elements",
+    )
+    parser.add_argument(
+        "--no-prior",
+        action="store_true",
+        help="all crystals alike beforehand, however stable and whether made or not",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="show candidates of less than 0.1 %%, too"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
     )
     parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
 
 
-def _elements(text: str | None) -> list[str] | None:
-    return None if text is None else text.replace(" ", "").split(",")
+def _composition(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the elements, as `retrieve` takes it."""
+    names = ("elements", "contains", "excludes", "weights")
+    return {name: getattr(args, name) for name in names}
 
 
-def _print_found(found: Any, as_json: bool) -> None:
-    if as_json:
+def _weights(text: str) -> dict[str, float]:
+    """A converter for argparse: a positive number for each element."""
+    pairs = [pair.partition("=") for pair in text.replace(" ", "").split(",") if pair]
+    try:
+        weights = {name: float(value) for name, _, value in pairs}
+    except ValueError:
+        weights = {}
+    if not weights or not all(name and 0 < x < float("inf") for name, x in weights.items()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not weights of elements, such as O=0.1")
+    return weights
+
+
+def _print_found(found: Any, args: argparse.Namespace) -> None:
+    if args.json:
         print_json(found.to_dict())
     else:
-        print_table(found.table())
+        print_table(found.table(args.all))

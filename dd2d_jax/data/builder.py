@@ -35,7 +35,7 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
     """2D crystals in canonical form, with a report of what was skipped beside them."""
 
     name = "crystals2d"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [SourceConfig(name=source, source=source) for source in sources.READERS]
     DEFAULT_CONFIG_NAME = "prototypes"
     MANUAL_DOWNLOAD_INSTRUCTIONS = C2DB_HELP
@@ -50,6 +50,8 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
                 "numbers": tfds.features.Tensor(shape=(None,), dtype=np.int32),
                 "known": np.bool_,
                 "prototype": tfds.features.Text(),
+                "ehull": np.float64,
+                "layer_group": tfds.features.Text(),
             }
         )
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
@@ -93,8 +95,8 @@ def read(
     infos, layers = [], []
     for row in builder.as_data_source(split=SPLIT):
         infos.append(
-            {key: row[key].decode() for key in ("uid", "formula", "prototype")}
-            | {"known": bool(row["known"])}
+            {key: row[key].decode() for key in ("uid", "formula", "prototype", "layer_group")}
+            | {"known": bool(row["known"]), "ehull": float(row["ehull"])}
         )
         layers.append(Layer(row["lattice"], row["positions"], row["numbers"]))
     return infos, layers, json.loads((folder / REPORT).read_text())

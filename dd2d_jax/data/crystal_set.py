@@ -26,7 +26,9 @@ class CrystalSet:
 
     uid, formula, prototype (n,) text; known (n,) bool; lattice (n, 2, 2) float32 and positions (n,
     N, 3) float32 in angstrom; numbers (n, N) int32, 0 for padding. report: what was kept and what
-    was skipped and why (`from_atoms`).
+    was skipped and why (`from_atoms`). ehull (n,) float32, energy above the convex hull in eV/atom,
+    NaN where the source does not say it; layer_group (n,) text, "" where it does not; None stands
+    for a source that says neither.
     """
 
     uid: np.ndarray
@@ -37,6 +39,14 @@ class CrystalSet:
     known: np.ndarray
     prototype: np.ndarray
     report: dict[str, Any]
+    ehull: np.ndarray = None  # type: ignore[assignment]
+    layer_group: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.ehull is None:
+            object.__setattr__(self, "ehull", np.full(len(self.uid), np.nan, np.float32))
+        if self.layer_group is None:
+            object.__setattr__(self, "layer_group", np.full(len(self.uid), "", "U1"))
 
     def __len__(self) -> int:
         return len(self.uid)
@@ -68,7 +78,8 @@ class CrystalSet:
         )
 
     def write_db(self, path: str | Path) -> None:
-        """Writes an ASE database (SQLite) with the keys `uid`, `known` and `prototype`.
+        """Writes an ASE database (SQLite) with the keys `uid`, `known`, `prototype`, `ehull`
+        and `layergroup`, the last three where they are known.
 
         It is written beside and moved into place. Raises FileExistsError where `path` exists
         already, and ValueError where a uid is text that an ASE database cannot keep as it is (such
@@ -90,6 +101,10 @@ class CrystalSet:
         keys = {"uid": database_key(str(self.uid[index])), "known": bool(self.known[index])}
         if self.prototype[index]:
             keys["prototype"] = str(self.prototype[index])
+        if np.isfinite(self.ehull[index]):
+            keys["ehull"] = float(self.ehull[index])
+        if self.layer_group[index]:
+            keys["layergroup"] = str(self.layer_group[index])
         database.write(self.atoms(index), **keys)
 
 
@@ -121,7 +136,9 @@ def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:
         report=report,
         **{
             name: np.concatenate([getattr(part, name) for part in sets])
-            for name in ("uid", "formula", "lattice", "known", "prototype")
+            for name in (
+                "uid", "formula", "lattice", "known", "prototype", "ehull", "layer_group",
+            )
         },
     )
 
@@ -183,11 +200,13 @@ def crystal_set(
         name: np.array([info[name] for info in infos], str)
         for name in ("uid", "formula", "prototype")
     }
+    text["layer_group"] = np.array([info.get("layer_group", "") for info in infos], str)
     return CrystalSet(
         lattice=np.array([crystal.lattice for crystal in layers], np.float32).reshape(-1, 2, 2),
         positions=positions,
         numbers=numbers,
         known=np.array([info["known"] for info in infos], bool),
+        ehull=np.array([info.get("ehull", np.nan) for info in infos], np.float32),
         report=report,
         **text,
     )

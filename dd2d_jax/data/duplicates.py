@@ -34,6 +34,37 @@ def distinct(crystals: CrystalSet, library: CrystalSet, k: int) -> list[int]:
     return chosen
 
 
+def twins(crystals: CrystalSet, i: int, library: CrystalSet) -> np.ndarray:
+    """Rows of a library that hold crystal i's structure, by formula and atoms, not by cell."""
+    cell = crystals.lattice[i].astype(float)
+    this = _on_cell(crystals, i, cell)
+    same = np.flatnonzero(library.formula == crystals.formula[i])
+    return np.array([r for r in same if _alike(this, _on_cell(library, r, cell))], int)
+
+
+def groups(crystals: CrystalSet, count: int) -> list[list[int]]:
+    """Rows of crystals by structure, in the order of their first, until there are `count`.
+
+    Twins of these that come later are with them.
+    """
+    out: list[list[int]] = []
+    kept: dict[tuple, list[list[int]]] = {}
+    for i in range(len(crystals)):
+        key = (crystals.formula[i], int((crystals.numbers[i] > 0).sum()))
+        others = kept.setdefault(key, [])
+        if len(out) == count and not others:
+            continue
+        cell = crystals.lattice[i].astype(float)
+        this = _on_cell(crystals, i, cell) if others else None
+        same = next((o for o in others if _alike(this, _on_cell(crystals, o[0], cell))), None)
+        if same is not None:
+            same.append(i)
+        elif len(out) < count:
+            out.append([i])
+            others.append(out[-1])
+    return out
+
+
 def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray) -> Structure:
     real = crystals.numbers[i] > 0
     positions = crystals.positions[i][real].astype(float)

@@ -1,7 +1,8 @@
 """Where crystals come from: one iterator for each source; what cannot be read becomes an error.
 
 An entry is (atoms, info): `info` holds `uid` (text), `known` (bool: the crystal was made, not only
-computed) and `prototype` (text, empty where it does not apply). In place of `atoms` a
+computed), `prototype` (text, empty where it does not apply), `ehull` (eV/atom above the convex
+hull, NaN where it is not known) and `layer_group` (text, or empty). In place of `atoms` a
 StructureError stands for a row that cannot be read, so that one bad row costs one row and is
 counted.
 """
@@ -22,6 +23,8 @@ from dd2d_jax.util.limits import MAX_JSON, first_line, parse_json, read_json
 
 Entry = tuple[ase.Atoms | StructureError, dict[str, Any]]
 
+# eV/atom; what is further from the hull is no energy.
+_MAX_EHULL = 100.0
 JARVIS_URL = "https://ndownloader.figshare.com/files/38521268"  # d2-12-12-2022.json.zip, CC BY 4.0
 
 
@@ -37,7 +40,7 @@ def database_rows(path: Path, start: int = 0, stop: int = 2**62) -> Iterator[Ent
     """The rows start < id <= stop of an ASE database; the file's name begins missing uids."""
     for row in database.rows(path, start, stop):
         uid = row.keys.get("uid", f"{path.stem}-{row.id}")
-        yield row.atoms, _info(uid, row.keys.get("known", False), row.keys.get("prototype", ""))
+        yield row.atoms, _info(uid, row.keys)
 
 
 def server_rows(server: Any, name: str, start: int, stop: int) -> Iterator[Entry]:
@@ -51,7 +54,7 @@ def server_rows(server: Any, name: str, start: int, stop: int) -> Iterator[Entry
                 "unreadable", f"row {row.id}: {error}; a row needs cell, positions and numbers"
             )
         uid = row.get("uid", f"{name}-{row.id}")
-        yield atoms, _info(uid, row.get("known", False), row.get("prototype", ""))
+        yield atoms, _info(uid, row)
 
 
 def files(path: Path) -> tuple[Iterator[Entry], int]:
@@ -76,7 +79,7 @@ def frames(found: Sequence[Path], path: Path) -> Iterator[Entry]:
         for number, atoms in enumerate(structures, 1):
             about = atoms.info
             uid = about.get("uid", name if number == 1 else f"{name}#{number}")
-            yield atoms, _info(uid, about.get("known", False), about.get("prototype", ""))
+            yield atoms, _info(uid, about)
 
 
 def dd2d_json(path: Path) -> tuple[Iterator[Entry], int]:
@@ -116,7 +119,8 @@ def jarvis_2d(path: Path) -> tuple[Iterator[Entry], int]:
     def entries() -> Iterator[Entry]:
         for i, record in enumerate(records):
             uid = record.get("jid") if isinstance(record, dict) else None
-            yield _guarded(_jarvis_atoms, record), _info(str(uid or f"jarvis-{i}"))
+            keys = {"ehull": record.get("ehull")} if isinstance(record, dict) else {}
+            yield _guarded(_jarvis_atoms, record), _info(str(uid or f"jarvis-{i}"), keys)
 
     return entries(), len(records)
 
@@ -169,10 +173,29 @@ def accepted_files(path: Path) -> list[Path]:
     return found
 
 
-def _info(uid: Any, known: Any = False, prototype: Any = "") -> dict[str, Any]:
+def _info(uid: Any, keys: Any = None) -> dict[str, Any]:
+    """What is kept of a row's keys; `keys` has the method `get` of a dict."""
+    keys = {} if keys is None else keys
     # Files may hold anything under these names.
+    known, prototype = keys.get("known", False), keys.get("prototype", "")
     known = known if isinstance(known, bool | int | np.bool_) else str(known).lower() == "true"
-    return {"uid": str(uid), "known": bool(known), "prototype": str(prototype)}
+    try:
+        ehull = float(keys.get("ehull", np.nan))
+    except (TypeError, ValueError, OverflowError):
+        ehull = np.nan
+    group = keys.get("layergroup", "")
+    return {
+        "uid": str(uid),
+        "known": bool(known),
+        "prototype": str(prototype),
+        "ehull": ehull if abs(ehull) < _MAX_EHULL else np.nan,
+        "layer_group": group if isinstance(group, str) and _is_group(group) else "",
+    }
+
+
+def _is_group(text: str) -> bool:
+    """Whether text may be the symbol of a layer group, such as p-3m1."""
+    return len(text) <= 20 and text.isascii() and text.isprintable()
 
 
 def _json(path: Path) -> Any:

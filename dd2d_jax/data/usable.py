@@ -54,7 +54,7 @@ def crystals_of(
     seen: dict[bytes, list[tuple[str, Layer]]] = {}
     for atoms, info in entries:
         report["rows"] += 1
-        info = {"known": False, "prototype": "", **info}
+        info = {"known": False, "prototype": "", "ehull": np.nan, "layer_group": "", **info}
         uid, prototype = (
             # Half of a surrogate pair, which JSON allows, cannot be written anywhere.
             str(x).encode("utf-8", "replace").decode()

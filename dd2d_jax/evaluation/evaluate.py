@@ -10,15 +10,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.evaluation.answers import answer, leaving_out, present_and_absent
 from dd2d_jax.evaluation.ranks import accuracy, rank, row_ranks
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.evidence import HYPOTHESES, Hypothesis, measured
-from dd2d_jax.matching.rerank import Query, compare, first_candidates, weigh
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
+from dd2d_jax.matching.rerank import Query, compare, weigh
 from dd2d_jax.matching.score import Table, simulate_table, strain_between
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, Disturbance, measure, observe
 from dd2d_jax.networks.trained import Model
@@ -135,6 +138,8 @@ def evaluate(
     report: Callable[[str], None] = lambda _: None,
     snapshots: str | Path | None = None,
     gallery: Gallery | None = None,
+    leave_out: bool = False,
+    elements: bool = False,
 ) -> dict:
     """Accuracies in percent and milliseconds a query of the three methods.
 
@@ -149,11 +154,14 @@ def evaluate(
             crystals are looked for, those of other crystals are not; the true answer is the
             crystal itself.
         gallery: from `prepare` or `stored`, of this model and library; None makes it.
+        leave_out: ask again with each query's crystal, and its structural twins, left out.
+        elements: each query's elements are known: only crystals made of them are searched.
 
     Returns:
         {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
         "ms_per_query"}}, "cell_alone": {"top1", ...}, "no_lattice": uids whose pattern showed
-        none and which come last, "setup_s": {"embed", "simulate"}}; of
+        none and which come last, "setup_s": {"embed", "simulate"},
+        "reliability": of neural+rerank, see `answers.present_and_absent`, "elements"}; of
         "thermal" also "snapshots": what made them, how many crystals have one and which have none
         (`dynamics.read_snapshots`).
         The milliseconds of the network are the mean of a batch, the others the median.
@@ -177,7 +185,7 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = measured() if level in PATTERNS else HYPOTHESES
+    hypotheses = measured(strain=0.01) if level in PATTERNS else HYPOTHESES
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
@@ -197,29 +205,39 @@ def evaluate(
     embedded = model.embed_patterns(few)
     cosines = _best_cosines(embedded, settings, gallery.embeddings)
     neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
-    begin = time.perf_counter()
-    found = np.concatenate([asked[i].found for i in there])
-    of_found = cosines
-    if not found.all():
-        edges = np.concatenate([[0], np.cumsum(found)])[settings]
-        of_found = _best_cosines(embedded[found], edges, gallery.embeddings)
-    found_ms = 1000 * (time.perf_counter() - begin) / len(there)
+    searched = Library(library, gallery.embeddings, model.fingerprint)
     # Whose lattice is not found comes last.
     ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
-    ranks["neural"][there] = row_ranks(cosines, truth[there])
     times = {"neural": neural_ms}
-    for name, of in (
-        ("physics", lambda _, *about: physics_rank(table, *about)),
-        ("neural+rerank", lambda at, *about: rerank_rank(cosines[at], of_found[at], *about)),
-    ):
-        seconds = np.zeros(len(there))
-        for place, i in enumerate(there):
-            begin = time.perf_counter()
-            ranks[name][i] = of(place, library, asked[i], conditions, truth[i], hypotheses)
-            seconds[place] = time.perf_counter() - begin
+    seconds = {name: np.zeros(len(there)) for name in METHODS[1:]}
+    present, absent = [], []
+    for place, i in enumerate(progress(there, len(there), "queries")):
+        allowed = np.ones(len(library), bool)
+        if elements:
+            allowed = allowed_rows(searched, formula_elements(queries, i))
+        own = embedded[settings[place] : settings[place + 1]]
+        likes = np.where(allowed, cosines[place], -np.inf)
+        ranks["neural"][i] = row_ranks(likes[None], truth[[i]])[0]
+        about = (conditions, truth[i])
+        begin = time.perf_counter()
+        ranks["physics"][i] = physics_rank(
+            table, library, asked[i], *about, hypotheses, allowed
+        )
+        middle = time.perf_counter()
+        present.append(answer(searched, asked[i], own, *about, likes, hypotheses, allowed, RERANK))
+        ranks["neural+rerank"][i] = present[-1].rank
+        seconds["physics"][place] = middle - begin
+        seconds["neural+rerank"][place] = time.perf_counter() - middle
+        if leave_out:
+            left = leaving_out(library, truth[i], allowed)
+            if left.any():
+                absent.append(
+                    answer(searched, asked[i], own, *about, likes, hypotheses, left, RERANK)
+                )
+    for name, spent in seconds.items():
         # The median: new sizes are compiled on the way.
-        times[name] = 1000 * float(np.median(seconds)) + lattice_ms
-    times["neural+rerank"] += neural_ms - lattice_ms + found_ms
+        times[name] = 1000 * float(np.median(spent)) + lattice_ms
+    times["neural+rerank"] += neural_ms - lattice_ms
     cell_ranks = np.full(len(queries), len(library))
     for i in there:
         cells = _nearness(table.lattice, asked[i].settings.lattice).max(0)
@@ -234,6 +252,8 @@ def evaluate(
         "cell_alone": accuracy(cell_ranks),
         "no_lattice": [str(queries.uid[i]) for i in lost],
         "setup_s": gallery.setup_s,
+        "elements": "known" if elements else "unknown",
+        "reliability": present_and_absent(present, absent if leave_out else None),
         **({} if snapshots is None else {"snapshots": queries.report}),
     }
 
@@ -276,6 +296,7 @@ def physics_rank(
     conditions: Conditions,
     truth: int,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    allowed: np.ndarray | None = None,
 ) -> int:
     """Rank of the true crystal without the network: every library pattern is compared.
 
@@ -283,33 +304,16 @@ def physics_rank(
     be: those whose cells are nearest count, too, as atoms that moved far spoil the intensities.
     """
     scores = compare(table, query.settings)
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
     best = scores.max(0)
     first = _first(best, RERANK)
+    first = first[np.isfinite(best[first])]
     if len(scores) == 1:
         near = _nearness(table.lattice, query.settings.lattice)[0]
-        first = np.union1d(first, _first(near, RERANK))
+        near = _first(np.where(np.isfinite(best), near, -np.inf), RERANK)
+        first = np.union1d(first, near[np.isfinite(best[near])])
     return _rank(first, best, scores[:, first], library, query, conditions, truth, hypotheses)
-
-
-def rerank_rank(
-    cosines: np.ndarray,
-    of_found: np.ndarray,
-    library: CrystalSet,
-    query: Query,
-    conditions: Conditions,
-    truth: int,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
-) -> int:
-    """Rank when the network's first candidates are ordered by their probability.
-
-    Cosines (n,) are the best over all settings, and over those of the cell that was found.
-    """
-    first = first_candidates(_first(of_found, RERANK), _first(cosines, RERANK), RERANK)
-    scores = np.zeros((1, len(first)), np.float32)
-    if len(query.settings.lattice) > 1:
-        table = simulate_table(library.take(first).crystal, conditions, together=True)
-        scores = compare(table, query.settings)
-    return _rank(first, cosines, scores, library, query, conditions, truth, hypotheses)
 
 
 def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
@@ -339,10 +343,16 @@ def _rank(
     """Rank among the first candidates by their probability; the others keep their `order`."""
     place = np.flatnonzero(first == truth)
     if len(place):
-        found, _ = weigh(library.take(first), scores, query, conditions, hypotheses)
+        found = weigh(library.take(first), scores, query, conditions, hypotheses).value
         return rank(found, int(place[0]))
     others = np.setdiff1d(np.arange(len(order)), first)
     return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))
+
+
+def formula_elements(crystals: CrystalSet, i: int) -> list[str]:
+    """Symbols of crystal i's elements."""
+    numbers = crystals.numbers[i]
+    return [chemical_symbols[z] for z in np.unique(numbers[numbers > 0])]
 
 
 def places(queries: CrystalSet, library: CrystalSet) -> np.ndarray:

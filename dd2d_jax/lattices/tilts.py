@@ -65,8 +65,8 @@ def from_tilts(
             f"shape {values.shape}"
         )
     first = least_tilt(tilts)
-    spots = [lattices.check(pattern) for pattern in patterns]
-    flat = [in_plane(q, tilt, _WAVELENGTH) for (q, _), tilt in zip(spots, values, strict=True)]
+    spots = [lattices.checked(pattern)[:3] for pattern in patterns]
+    flat = [in_plane(one[0], tilt, _WAVELENGTH) for one, tilt in zip(spots, values, strict=True)]
     whole = spots[first][1]
     reference = lattices.find(
         dx.Pattern(
@@ -79,7 +79,7 @@ def from_tilts(
     basis = np.linalg.inv(reference.lattice).T
     limit = min(_TOLERANCE, _SHARE * np.linalg.norm(basis, axis=1).min())
     out = []
-    for number, ((q, intensity), places) in enumerate(zip(spots, flat, strict=True)):
+    for number, ((q, intensity, sigma), places) in enumerate(zip(spots, flat, strict=True)):
         hk = np.rint(places @ reference.lattice.T).astype(int)
         good = (np.linalg.norm(places - hk @ basis, axis=1) < limit) & (hk != 0).any(1)
         if good.sum() < 3:
@@ -93,7 +93,7 @@ def from_tilts(
                 q=q[good],
                 hk=hk[good],
                 intensity=intensity[good] / intensity[good].max(),
-                intensity_sigma=None,
+                intensity_sigma=None if sigma is None else sigma[good] / intensity[good].max(),
                 spots=np.flatnonzero(good),
                 explained=float(good.mean()),
             )

@@ -47,6 +47,7 @@ def build(
     part: tuple[int, int] = (1, 1),
     append: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    known: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Embed every crystal of a source into a library's folder; called again, it goes on.
 
@@ -59,6 +60,7 @@ def build(
             parts made finishes the library.
         append: add to the library in `directory`, which can be read meanwhile.
         say: is told what happens.
+        known: uids of crystals that were made, beside those that the source says it of.
 
     Returns:
         The report of what was kept and skipped (`usable.from_atoms`), of all rows of the
@@ -79,6 +81,7 @@ def build(
         "rows": stream.rows,
         "part": SHARD,
         "model": model.fingerprint,
+        "known": _hash_of(known),
     }
     first = _begin(directory, plan, append)
     if first is None:
@@ -90,7 +93,7 @@ def build(
     if missing != mine:
         say(f"{directory}: {len(mine) - len(missing)} of {len(mine)} parts are there already")
     rows = sum(min(SHARD, stream.rows - ranges[i]) for i in missing)
-    work = ((i, _make(stream, ranges[i], paths[i], model)) for i in missing)
+    work = ((i, _make(stream, ranges[i], paths[i], model, known)) for i in missing)
     for _ in progress(work, rows, "indexing", weight=lambda done: done[1]):
         pass
     if not all(path.exists() for path in paths):
@@ -183,10 +186,13 @@ def _made(path: Path, say: Callable[[str], None]) -> bool:
     return True
 
 
-def _make(stream: Stream, start: int, path: Path, model: Model) -> int:
+def _make(stream: Stream, start: int, path: Path, model: Model, known: Sequence[str]) -> int:
     """Make one part; returns the number of rows that it was made of."""
     stop = min(start + SHARD, stream.rows)
     crystals = stream.read(start, stop)
+    if len(known):
+        made = crystals.known | np.isin(crystals.uid, list(known))
+        crystals = dataclasses.replace(crystals, known=made)
     if len(crystals):
         # Every other number of slots would be compiled, and stay in memory.
         room = [(0, 0), (0, power_of_two(crystals.numbers.shape[1]) - crystals.numbers.shape[1])]
@@ -242,6 +248,12 @@ def _leave_out_repeated(paths: list[Path]) -> None:
             keep = np.delete(np.arange(len(shard)), again)
             crystals = shard.take(keep, report)
             write_shard(path, crystals, shard.arrays["embeddings"][keep], shard.model)
+
+
+def _hash_of(words: Sequence[str]) -> str:
+    """Of a list in any order; "" of none."""
+    text = "\n".join(sorted(set(words))).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest() if text else ""
 
 
 def _hashes(words: list[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.datasets import read_source
+from dd2d_jax.libraries.cells import CellIndex
 from dd2d_jax.libraries.search import nearest
 from dd2d_jax.libraries.shards import (
     Shard,
@@ -26,7 +28,9 @@ from dd2d_jax.util.errors import LibraryError
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.limits import first_line, read_json
 
-FORMAT = 2
+FORMAT = 3
+# Formats that are read: 2 knew neither ehull nor layer groups.
+_READ = (2, 3)
 MANIFEST = "manifest.json"
 # Rows of the source that make one part of a library.
 SHARD = 25_000
@@ -98,14 +102,24 @@ class Library:
         )
         return found if queries.ndim == 3 else (found[0][0], found[1][0])
 
-    def only(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n,) True for crystals made only of elements with these atomic numbers."""
-        allowed = element_masks(np.asarray(numbers, int)[None])[0]
+    @functools.cached_property
+    def cells(self) -> CellIndex:
+        """The crystals' cells, sorted when first asked for."""
+        lattice = self.crystals.lattice
+        return CellIndex(lattice.parts if isinstance(lattice, Stacked) else [lattice])
+
+    @property
+    def element_bits(self) -> list[np.ndarray]:
+        """Parts (n_i, 2) of which elements the crystals have, see `shards.element_masks`."""
         if isinstance(self.crystals, StoredCrystals):
-            masks = self.crystals.elements.parts
-        else:
-            masks = [element_masks(self.crystals.numbers)]
-        return np.concatenate([((mask & ~allowed) == 0).all(1) for mask in masks])
+            return list(self.crystals.elements.parts)
+        return [element_masks(self.crystals.numbers)]
+
+    def without(self, rows: Sequence[int] | np.ndarray) -> Library:
+        """The library, in memory, without the crystals at these rows."""
+        keep = np.setdiff1d(np.arange(len(self)), np.asarray(rows, int))
+        whole = getattr(self.crystals, "whole", self.crystals)
+        return Library(whole.take(keep), np.asarray(self.embeddings[keep]), self.model)
 
     def save(self, directory: str | Path) -> None:
         """Write the library as a folder, beside and moved into place.
@@ -180,7 +194,7 @@ def read_manifest(directory: Path) -> dict:
         raise LibraryError(f"{directory}: no library here ({MANIFEST} is missing)")
     try:
         manifest = read_json(path)
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in _READ:
             raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
     except LibraryError:
         raise

@@ -44,6 +44,8 @@ _ARRAYS = {
     "formula_at": ("<u4", ()),
     "formula": ("|u1", ()),
 }
+# Arrays that parts of the format before have not.
+_NEW = {"ehull": ("<f4", ()), "layer_group": ("<u4", ())}
 _RAGGED = {"positions": "atoms_at", "numbers": "atoms_at", "uid": "uid_at", "formula": "formula_at"}
 
 
@@ -76,9 +78,10 @@ class Shard:
             header, start = _header(path)
             data = np.memmap(path, np.uint8, "r")
             self.report, self._prototypes = checked_report(header["report"]), header["prototypes"]
+            self._groups = header.get("layer_groups", [""])
             self.model = header["model"]
             self.arrays = _views(data, header["arrays"], start)
-            _check(self.arrays, self._prototypes)
+            _check(self.arrays, self._prototypes, self._groups)
         except FileNotFoundError as error:
             raise LibraryError(f"{path}: missing, build the library again") from error
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
@@ -105,7 +108,7 @@ class Shard:
         positions = np.zeros((*real.shape, 3), np.float32)
         numbers = np.zeros(real.shape, np.int32)
         positions[real], numbers[real] = arrays["positions"][places], arrays["numbers"][places]
-        names = np.array(self._prototypes, str)
+        names, groups = np.array(self._prototypes, str), np.array(self._groups, str)
         return CrystalSet(
             uid=self._text("uid", rows),
             formula=self._text("formula", rows),
@@ -114,6 +117,8 @@ class Shard:
             numbers=numbers,
             known=arrays["known"][rows].astype(bool),
             prototype=names[arrays["prototype"][rows]] if len(names) else np.zeros(0, "U1"),
+            ehull=np.array(arrays["ehull"][rows]),
+            layer_group=groups[arrays["layer_group"][rows]] if len(groups) else np.zeros(0, "U1"),
             report=self.report if report is None else report,
         )
 
@@ -133,12 +138,15 @@ def write_shard(path: Path, crystals: CrystalSet, embeddings: np.ndarray, model:
     """
     real = crystals.numbers > 0
     prototypes, prototype = np.unique(crystals.prototype, return_inverse=True)
+    groups, group = np.unique(crystals.layer_group, return_inverse=True)
     arrays = {
         "embeddings": embeddings,
         "lattice": crystals.lattice,
         "elements": element_masks(crystals.numbers),
         "known": crystals.known,
         "prototype": prototype,
+        "ehull": crystals.ehull,
+        "layer_group": group,
         "atoms_at": _ends(real.sum(1)),
         "positions": crystals.positions[real],
         "numbers": crystals.numbers[real],
@@ -148,7 +156,7 @@ def write_shard(path: Path, crystals: CrystalSet, embeddings: np.ndarray, model:
         arrays[f"{name}_at"] = _ends([len(word) for word in words])
         arrays[name] = np.frombuffer(b"".join(words), np.uint8)
     places, end = {}, 0
-    for name, (dtype, _) in _ARRAYS.items():
+    for name, (dtype, _) in (_ARRAYS | _NEW).items():
         arrays[name] = np.ascontiguousarray(arrays[name], dtype)
         places[name] = {"dtype": dtype, "shape": arrays[name].shape, "at": end}
         end += -(-arrays[name].nbytes // _ALIGN) * _ALIGN
@@ -156,12 +164,13 @@ def write_shard(path: Path, crystals: CrystalSet, embeddings: np.ndarray, model:
         "model": model,
         "report": crystals.report,
         "prototypes": prototypes.tolist(),
+        "layer_groups": groups.tolist(),
         "arrays": places,
     }
     text = json.dumps(header, sort_keys=True).encode()
     with new_file(path) as part, part.open("wb") as file:
         file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
-        for name in _ARRAYS:
+        for name in _ARRAYS | _NEW:
             file.write(b"\0" * (-file.tell() % _ALIGN))
             file.write(arrays[name].tobytes())
         # Moved into place only when the disk has it: no half file after a power failure.
@@ -199,7 +208,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _views(data: np.ndarray, places: dict[str, Any], start: int) -> dict[str, np.ndarray]:
     views = {}
-    for name, (dtype, row) in _ARRAYS.items():
+    for name, (dtype, row) in (_ARRAYS | _NEW).items():
+        if name in _NEW and name not in places:
+            continue
         place = places[name]
         shape, at = tuple(place["shape"]), place["at"]
         whole = all(isinstance(x, int) and x >= 0 for x in (*shape, at)) and at % _ALIGN == 0
@@ -209,6 +220,9 @@ def _views(data: np.ndarray, places: dict[str, Any], start: int) -> dict[str, np
         if start + at + size > len(data):
             raise ValueError(f"cut short within {name}")
         views[name] = data[start + at : start + at + size].view(dtype).reshape(shape)
+    count = len(views["lattice"])
+    views.setdefault("ehull", np.full(count, np.nan, np.float32))
+    views.setdefault("layer_group", np.zeros(count, np.uint32))
     return views
 
 
@@ -243,18 +257,19 @@ def check_crystals(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarr
             raise ValueError("atomic numbers out of range")
 
 
-def _check(arrays: dict[str, np.ndarray], prototypes: Any) -> None:
+def _check(arrays: dict[str, np.ndarray], prototypes: Any, groups: Any) -> None:
     """Raise ValueError where arrays do not fit together: nothing may lead beyond them."""
     # Arrays of text and of padded crystals are as wide as the longest.
-    if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in prototypes):
-        raise ValueError("prototypes are no short names")
+    for names in (prototypes, groups):
+        if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in names):
+            raise ValueError("prototypes or layer groups are no short names")
     for name, most in (("uid", 4 * MAX_NAME), ("formula", 4 * MAX_NAME), ("atoms", MAX_ATOMS)):
         if np.diff(arrays[f"{name}_at"].astype(np.int64)).max(initial=0) > most:
             raise ValueError(f"{name} of a crystal beyond {most}")
     count = len(arrays["lattice"])
     if arrays["embeddings"].ndim != 2:
         raise ValueError("embeddings are no table")
-    for name in ("embeddings", "elements", "known", "prototype"):
+    for name in ("embeddings", "elements", "known", "prototype", "ehull", "layer_group"):
         if len(arrays[name]) != count:
             raise ValueError(f"{len(arrays[name])} {name} for {count} crystals")
     for name, ends in _RAGGED.items():
@@ -265,6 +280,8 @@ def _check(arrays: dict[str, np.ndarray], prototypes: Any) -> None:
             raise ValueError(f"{ends} does not rise")
     if count and arrays["prototype"].max() >= len(prototypes):
         raise ValueError("a prototype without a name")
+    if count and arrays["layer_group"].max() >= len(groups):
+        raise ValueError("a layer group without a name")
     check_crystals(*(arrays[name] for name in ("lattice", "positions", "numbers")))
 
 
@@ -307,15 +324,16 @@ class StoredCrystals:
         shards: the open files.
         report: what was kept, and what was skipped and why, of all of them.
         lattice: (n, 2, 2) angstrom. known: (n,). elements: (n, 2), see `element_masks`.
+        ehull: (n,) eV/atom, NaN where it is not known.
     """
 
     def __init__(self, shards: Sequence[Shard], report: dict[str, Any]):
         self.shards = tuple(shards)
         self.report = report
         self._starts = _starts(self.shards)
-        self.lattice, self.known, self.elements = (
+        self.lattice, self.known, self.elements, self.ehull = (
             Stacked([shard.arrays[name] for shard in self.shards])
-            for name in ("lattice", "known", "elements")
+            for name in ("lattice", "known", "elements", "ehull")
         )
 
     def __len__(self) -> int:
@@ -352,6 +370,11 @@ class StoredCrystals:
     def prototype(self) -> np.ndarray:
         """(n,)."""
         return self.whole.prototype
+
+    @property
+    def layer_group(self) -> np.ndarray:
+        """(n,)."""
+        return self.whole.layer_group
 
     @property
     def positions(self) -> np.ndarray:

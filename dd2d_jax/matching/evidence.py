@@ -12,6 +12,11 @@ What is beyond first order counts as an error of each spot, of variance (1 - exp
 |f_j|^2)^2 / 2; the factor was not fitted. The scale is the one that fits best, with an error of
 1 in its logarithm. A small tilt is integrated out as the displacements are.
 
+B, too: one of all atoms, which a slope of the intensities in q^2 is the same as, and that of each
+element about it. log I is linear in the first but for SOFT; it is fitted together with the scale,
+then integrated out about where it fits best, with its prior. Measured uncertainties of
+intensities add to the errors.
+
 A rod of the query's cell without a spot was missed, with a probability that the hypothesis names,
 or is weaker than the weakest spot. Where a hypothesis misses none, such rods say nothing: what a
 candidate shows besides the query's spots costs nothing.
@@ -19,8 +24,6 @@ candidate shows besides the query's spots costs nothing.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,58 +33,11 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest
 from diffraction.kinematic import atom_factors, ewald_qz
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """How a query may differ from its crystal: standard deviations.
-
-    Attributes:
-        displacement: of an atom's coordinates in the plane, angstrom.
-        noise: of the logarithm of an intensity.
-        stretch: of the cell's isotropic strain.
-        shear: of its shear.
-        tilt: of the layer about x and about y, degrees.
-        missing: probability that a spot is not seen, however strong.
-    """
-
-    displacement: float
-    noise: float
-    stretch: float
-    shear: float
-    tilt: float = 0.0
-    missing: float = 0.0
-
-
-# As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
-# crystal's own cell.
-HYPOTHESES = (
-    Hypothesis(3e-4, 2e-3, 3e-4, 3e-4),
-    Hypothesis(0.03, 0.1, 0.012, 0.003),
-    Hypothesis(0.15, 0.1, 3e-4, 3e-4),
-)
-
-
-def measured(scale_error: float = 0.02) -> tuple[Hypothesis, ...]:
-    """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
-
-    Nearly the crystal itself, a disturbed copy as in the level `measured`, and three with ever
-    poorer intensities (a cruder structure, multiple scattering, many layers).
-    """
-    stretch = math.hypot(0.01, scale_error / math.sqrt(3))
-    return (
-        Hypothesis(0.01, 0.03, stretch, 0.003, tilt=0.3, missing=0.05),
-        Hypothesis(0.03, 0.1, stretch, 0.003, tilt=0.8, missing=0.25),
-        Hypothesis(0.03, 0.2, stretch, 0.003, tilt=0.3, missing=0.05),
-        Hypothesis(0.06, 0.4, stretch, 0.006, tilt=0.8, missing=0.25),
-        Hypothesis(0.1, 1.2, stretch, 0.006, tilt=0.8, missing=0.4),
-    )
-
 
 # Intensities, relative to the strongest spot, well below this are all read as this.
 SOFT = 1e-3
@@ -89,6 +45,31 @@ SOFT = 1e-3
 LEAST = 0.2
 # Crystals that are computed at once.
 _CHUNK = 32
+# Elements of a crystal whose B differ; those beyond share one.
+_SPECIES = 4
+# Steps in which scale and B are fitted before the integral, and the longest of them in B.
+_STEPS, _LONGEST = 3, 1.5
+
+
+class Explained(NamedTuple):
+    """How well each of n crystals explains a query.
+
+    Attributes:
+        value: (n,) log-probability of intensities and cell, see `log_evidence`.
+        r1: (n,) R1 of the amplitudes, scale and B fitted.
+        b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
+        stretch, shear: (n,) strain from the crystal's cell to the query's.
+        cell: (n, H) log-probability of the cell under each of H hypotheses.
+        intensities: (n, H) of the intensities, whatever the temperature.
+    """
+
+    value: np.ndarray
+    r1: np.ndarray
+    b: np.ndarray
+    stretch: np.ndarray
+    shear: np.ndarray
+    cell: np.ndarray
+    intensities: np.ndarray
 
 
 def log_evidence(
@@ -100,8 +81,21 @@ def log_evidence(
 ) -> np.ndarray:
     """Log-probability (n,) of a query's intensities and cell for each of n crystals.
 
-    Up to a constant that is the same for all of them. Query and crystals are in canonical
-    setting.
+    Up to a constant that is the same for all of them; see `explain`.
+    """
+    return explain(crystals, queries, conditions, hypotheses, tilts).value
+
+
+def explain(
+    crystals: CrystalSet,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    tilts: np.ndarray | None = None,
+) -> Explained:
+    """How well each of n crystals explains a query.
+
+    Query and crystals are in canonical setting.
 
     Args:
         crystals: n candidates.
@@ -120,7 +114,8 @@ def log_evidence(
         few = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: jnp.array(x), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
-    out = np.zeros(len(crystals), np.float32)
+    single, each = np.zeros((5, len(crystals)), np.float32), (len(crystals), len(hypotheses))
+    out = Explained(*single, *np.zeros((2, *each), np.float32))
     for room in np.unique(rooms):
         alike = np.flatnonzero(rooms == room)
         for start in range(0, len(alike), _CHUNK):
@@ -130,7 +125,9 @@ def log_evidence(
             batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
             asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
-            out[rows] = _log_evidence(batch, asked, conditions, stacked, tilts[rows])
+            some = _explain(batch, asked, conditions, stacked, tilts[rows])
+            for whole, part in zip(out, some, strict=True):
+                whole[rows] = part
     return out
 
 
@@ -157,12 +154,17 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     first = strongest(spots, seen)
     q = np.einsum("stj,sjk->stk", absent, np.linalg.inv(lattice).swapaxes(1, 2))
     none = np.zeros(absent.shape, np.float32)
-    added = (q.astype(np.float32), absent, none, np.zeros(absent.shape, bool))
-    fields = (first.q, first.hk, first.intensity, first.measured)
-    joined = [np.concatenate([np.asarray(a), b], 1) for a, b in zip(fields, added, strict=True)]
+    added = {"q": q.astype(np.float32), "hk": absent, "intensity": none, "sigma": none}
+    added["measured"] = np.zeros(absent.shape, bool)
+    joined = {
+        name: np.concatenate([np.asarray(getattr(first, name)), values], 1)
+        for name, values in added.items()
+        if getattr(first, name) is not None
+    }
     # Padding to the end: what is behind the last rod is not computed.
-    order = np.argsort((joined[1] == 0).all(-1), axis=1, kind="stable")[..., None]
-    return Spots(*(np.take_along_axis(x, order, 1) for x in joined), first.lattice)
+    order = np.argsort((joined["hk"] == 0).all(-1), axis=1, kind="stable")[..., None]
+    sorted_ = {name: np.take_along_axis(x, order, 1) for name, x in joined.items()}
+    return Spots(**sorted_, lattice=first.lattice)
 
 
 def _sized(values: np.ndarray, room: int) -> np.ndarray:
@@ -171,28 +173,32 @@ def _sized(values: np.ndarray, room: int) -> np.ndarray:
 
 
 @jax.jit
-def _log_evidence(
+def _explain(
     crystals: dx.Crystal,
     queries: Spots,
     conditions: Conditions,
     hypotheses: Hypothesis,
     tilts: jax.Array,
-) -> jax.Array:
+) -> Explained:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
     floor = jnp.min(jnp.where(queries.measured, queries.intensity, jnp.inf), (1, 2))
 
-    def of(crystal, query, floor, stretch, shear, tilt) -> jax.Array:
+    def of(crystal, query, floor, stretch, shear, tilt) -> Explained:
         q, shares = _shares(crystal, query, conditions, tilt)
-        response = _response(q, shares, crystal.positions[:, 2])
+        response = _response(q, shares, crystal)
 
-        def under(h: Hypothesis) -> jax.Array:
+        def under(h: Hypothesis) -> tuple[jax.Array, ...]:
             # The shear has two components.
             cell = -0.5 * ((stretch / h.stretch) ** 2 + (shear / h.shear) ** 2)
             cell = cell - jnp.log(h.stretch) - 2 * jnp.log(h.shear)
-            return cell + _of_intensities(response, query, floor, h)
+            return cell, *_of_intensities(response, query, floor, h)
 
-        return jax.nn.logsumexp(jax.vmap(under)(hypotheses))
+        cell, intensities, r1, b = jax.vmap(under)(hypotheses)
+        each = cell + intensities / hypotheses.temperature
+        best = r1.argmin()
+        value = jax.nn.logsumexp(each)
+        return Explained(value, r1[best], b[best], stretch, shear, cell, intensities)
 
     return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts)
 
@@ -210,12 +216,12 @@ def _shares(
 
 
 class _Response(NamedTuple):
-    """How intensities answer to what may move, the same for all hypotheses; K = 2T spots.
+    """How intensities answer to what may differ, the same for all hypotheses; K = 2T spots.
 
     Attributes:
         squared: (K,) |q|^2. coherent: (K,) |F|^2. incoherent: (K,) sum of |f|^2.
-        slopes: (K, 2N + 2) d|F|^2 by each atom's coordinates in the plane, 1/angstrom, and by the
-            two angles of tilt, 1/degree.
+        slopes: (K, 2N + 2 + _SPECIES) d|F|^2 by each atom's coordinates in the plane, 1/angstrom,
+            by the two angles of tilt, 1/degree, and by each element's B, 1/angstrom^2.
     """
 
     squared: jax.Array
@@ -224,64 +230,170 @@ class _Response(NamedTuple):
     slopes: jax.Array
 
 
-def _response(q: jax.Array, shares: jax.Array, heights: jax.Array) -> _Response:
+def _response(q: jax.Array, shares: jax.Array, crystal: dx.Crystal) -> _Response:
     factor = jnp.sum(shares, -1)
+    squared = jnp.sum(q * q, -1)
     # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
     turned = 4 * jnp.pi * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
     slope = turned[:, :, None] * q[:, None, :2]
     # A tilt (see `dx.simulate`) moves the cut along the rod by -q_y and q_x, times the angle.
-    along = jnp.deg2rad(jnp.sum(turned * heights, -1, keepdims=True))
+    along = jnp.deg2rad(jnp.sum(turned * crystal.positions[:, 2], -1, keepdims=True))
     lean = along * jnp.stack([-q[:, 1], q[:, 0]], -1)
-    slopes = jnp.concatenate([slope.reshape(len(q), -1), lean], -1)
+    # d|F|^2 / dB = -|q|^2 / 2 Re(F* F_e), F_e of the atoms of one element.
+    part = _product(jnp.real(jnp.conj(factor)[:, None] * shares).T, _species(crystal.numbers))
+    softer = -0.5 * squared[:, None] * part
+    slopes = jnp.concatenate([slope.reshape(len(q), -1), lean, softer], -1)
     incoherent = jnp.sum(jnp.abs(shares) ** 2, -1)
-    return _Response(jnp.sum(q * q, -1), jnp.abs(factor) ** 2, incoherent, slopes)
+    return _Response(squared, jnp.abs(factor) ** 2, incoherent, slopes)
+
+
+def _species(numbers: jax.Array) -> jax.Array:
+    """(N, _SPECIES) 1 where an atom is of that of the crystal's elements."""
+    first = (numbers[:, None] == numbers).argmax(1)
+    place = jnp.cumsum(first == jnp.arange(len(numbers)))[first] - 1
+    return jax.nn.one_hot(jnp.minimum(place, _SPECIES - 1), _SPECIES)
+
+
+class _Seen(NamedTuple):
+    """A query's spots, K = 2T.
+
+    Attributes:
+        observed: (K,) intensity. measured: (K,) whether it was. expected: (K,) whether there is a
+            rod. error: (K,) the measured variance of log(I + SOFT), 0 where it is not known.
+    """
+
+    observed: jax.Array
+    measured: jax.Array
+    expected: jax.Array
+    error: jax.Array
+
+
+def _seen(query: Spots) -> _Seen:
+    observed, measured = (
+        jnp.concatenate([x[:, 0], x[:, 1]]) for x in (query.intensity, query.measured)
+    )
+    error = jnp.zeros_like(observed)
+    if query.sigma is not None:
+        sigma = jnp.concatenate([query.sigma[:, 0], query.sigma[:, 1]])
+        error = jnp.square(sigma / (observed + SOFT))
+    return _Seen(observed, measured, jnp.tile((query.hk != 0).any(-1), 2), error)
+
+
+class _Model(NamedTuple):
+    """log(I + SOFT) as a hypothesis has it, (K,) each.
+
+    Attributes:
+        soft: the mean intensity and SOFT. variance: of the logarithm.
+        gain: of `_Response.slopes`. level: the derivative by the logarithm of the scale.
+        mean: the mean intensity.
+    """
+
+    soft: jax.Array
+    variance: jax.Array
+    gain: jax.Array
+    level: jax.Array
+    mean: jax.Array
+
+
+def _model(
+    response: _Response, error: jax.Array, h: Hypothesis, log_scale: jax.Array, b: jax.Array
+) -> _Model:
+    damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
+    scale = jnp.exp(log_scale - 0.5 * b * response.squared)
+    diffuse = (1 - damping) * response.incoherent * scale
+    mean = response.coherent * damping * scale + diffuse
+    soft = mean + SOFT
+    variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + 0.5 * (diffuse / soft) ** 2 + error
+    return _Model(soft, variance, damping * scale / soft, mean / soft, mean)
+
+
+def _sizes(h: Hypothesis, count: int) -> jax.Array:
+    """(count,) standard deviations of what `_Response.slopes` are the derivatives by."""
+    ends = jnp.stack([h.tilt] * 2 + [h.scatter] * _SPECIES)
+    return jnp.concatenate([jnp.full(count - len(ends), h.displacement), ends])
+
+
+def _fitted(
+    response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis
+) -> tuple[jax.Array, jax.Array]:
+    """Logarithm of the scale, and B beyond the conditions', that fit best; B with its prior.
+
+    `spread` (K,): the variance of the intensities by what the slopes stand for.
+    """
+    softer = jnp.exp(-0.5 * h.softer * response.squared)
+    guess = response.coherent * softer
+    # Of the amplitudes' least squares.
+    root = jnp.sum(jnp.where(seen.measured, jnp.sqrt(seen.observed * guess), 0.0)) / (
+        jnp.sum(jnp.where(seen.measured, guess, 0.0)) + 1e-30
+    )
+    log_scale, b = 2 * jnp.log(root + 1e-15), h.softer
+    stiff = 1 / jnp.maximum(h.softness**2, 1e-10)
+    for _ in range(_STEPS):
+        m = _model(response, seen.error, h, log_scale, b)
+        weight = jnp.where(seen.measured, 1 / (m.variance + m.gain**2 * spread), 0.0)
+        column = -0.5 * response.squared * m.level
+        difference = jnp.log(seen.observed + SOFT) - jnp.log(m.soft)
+        ss, sb = jnp.sum(weight * m.level**2), jnp.sum(weight * m.level * column)
+        bb = jnp.sum(weight * column**2) + stiff
+        rs = jnp.sum(weight * m.level * difference)
+        rb = jnp.sum(weight * column * difference) + (h.softer - b) * stiff
+        # A weak pull keeps the scale determined where nothing is to be seen.
+        ss = ss + 1e-3
+        determinant = ss * bb - sb * sb
+        b = b + jnp.clip((ss * rb - sb * rs) / determinant, -_LONGEST, _LONGEST)
+        log_scale = log_scale + jnp.clip((bb * rs - sb * rb) / determinant, -2.0, 2.0)
+    return log_scale, b
 
 
 def _of_intensities(
     response: _Response, query: Spots, floor: jax.Array, h: Hypothesis
-) -> jax.Array:
-    """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none."""
-    observed = jnp.concatenate([query.intensity[:, 0], query.intensity[:, 1]])
-    measured = jnp.concatenate([query.measured[:, 0], query.measured[:, 1]])
-    expected = jnp.tile((query.hk != 0).any(-1), 2)
-    damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
-    diffuse = (1 - damping) * response.incoherent
-    mean = response.coherent * damping + diffuse
-    # Of the amplitudes' least squares.
-    scale = jnp.sum(jnp.where(measured, jnp.sqrt(observed * mean), 0.0)) / (
-        jnp.sum(jnp.where(measured, mean, 0.0)) + 1e-30
-    )
-    mean, diffuse, gain = (scale**2 * x for x in (mean, diffuse, damping))
-    soft = mean + SOFT
-    variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + 0.5 * (diffuse / soft) ** 2
-    weight = jnp.where(measured, 1 / variance, 0.0)
-    difference = jnp.where(measured, jnp.log(observed + SOFT) - jnp.log(soft), 0.0)
-    # Woodbury: the covariance is diagonal but for the columns gain / soft * slopes * size, one for
-    # each coordinate and tilt, and mean / soft of the scale. They are never made: the slopes
-    # are those of all hypotheses, and a row's or column's factor is taken out of the products.
-    gain, level = gain / soft, mean / soft
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none.
+
+    Also R1, and the B that was fitted.
+    """
+    seen = _seen(query)
+    observed, measured = seen.observed, seen.measured
     count = response.slopes.shape[1]
-    size = jnp.where(jnp.arange(count) < count - 2, h.displacement, h.tilt)
-    inner = _product(response.slopes * (weight * gain**2)[:, None], response.slopes)
+    size = _sizes(h, count)
+    spread = _product((response.slopes**2).T, size[:, None] ** 2)[:, 0]
+    log_scale, b = _fitted(response, seen, spread, h)
+    m = _model(response, seen.error, h, log_scale, b)
+    weight = jnp.where(measured, 1 / m.variance, 0.0)
+    # Both are linear about where they fit best; B's prior lies elsewhere.
+    softer = -0.5 * response.squared * m.level
+    difference = jnp.log(observed + SOFT) - jnp.log(m.soft) + softer * (b - h.softer)
+    difference = jnp.where(measured, difference, 0.0)
+    # Woodbury: the covariance is diagonal but for the columns gain * slopes * size, one for
+    # each coordinate, tilt and element, and those of scale and B. They are never made: the slopes
+    # are those of all hypotheses, and a row's or column's factor is taken out of the products.
+    common = jnp.stack([m.level, h.softness * softer], -1)
+    inner = _product(response.slopes * (weight * m.gain**2)[:, None], response.slopes)
     inner = inner * size[:, None] * size
-    ends = (weight * gain)[:, None] * jnp.stack([level, difference], -1)
-    ends = _product(response.slopes, ends)
-    side, projected = (size[:, None] * ends).T
-    corner = jnp.sum(weight * level**2)
-    inner = jnp.block([[inner, side[:, None]], [side[None], corner]]) + jnp.eye(count + 1)
-    projected = jnp.append(projected, jnp.sum(weight * level * difference))
-    factor = jnp.linalg.cholesky(inner)
+    ends = _product(
+        response.slopes, (weight * m.gain)[:, None] * jnp.append(common, difference[:, None], -1)
+    )
+    side, projected = size[:, None] * ends[:, :2], size * ends[:, 2]
+    weighted = common * weight[:, None]
+    inner = jnp.block([[inner, side], [side.T, _product(weighted, common)]])
+    projected = jnp.concatenate([projected, _product(weighted, difference[:, None])[:, 0]])
+    factor = jnp.linalg.cholesky(inner + jnp.eye(count + 2))
     reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
     chi_squared = jnp.sum(difference**2 * weight) - jnp.sum(reduced**2)
-    log_determinant = jnp.sum(jnp.where(measured, jnp.log(variance), 0.0)) + 2 * jnp.sum(
+    log_determinant = jnp.sum(jnp.where(measured, jnp.log(m.variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
     )
-    spread = gain**2 * _product((response.slopes**2).T, size[:, None] ** 2)[:, 0]
-    below = (jnp.log(floor + SOFT) - jnp.log(soft)) / jnp.sqrt(variance + spread)
+    deviation = jnp.sqrt(m.variance + m.gain**2 * spread)
+    below = (jnp.log(floor + SOFT) - jnp.log(m.soft)) / deviation
     missed = h.missing + (1 - h.missing) * jax.scipy.stats.norm.cdf(below)
-    unseen = jnp.where(expected & ~measured & (h.missing > 0), jnp.log(missed + 1e-12), 0.0)
-    seen = jnp.sum(measured) * jnp.log1p(-h.missing)
-    return seen + jnp.sum(unseen) - 0.5 * (chi_squared + log_determinant)
+    unseen = seen.expected & ~measured & (h.missing > 0)
+    log_unseen = jnp.sum(jnp.where(unseen, jnp.log(missed + 1e-12), 0.0))
+    log_seen = jnp.sum(measured) * jnp.log1p(-h.missing)
+    apart = jnp.abs(jnp.sqrt(observed) - jnp.sqrt(m.mean))
+    r1 = jnp.sum(jnp.where(measured, apart, 0.0)) / (
+        jnp.sum(jnp.where(measured, jnp.sqrt(observed), 0.0)) + 1e-12
+    )
+    return log_seen + log_unseen - 0.5 * (chi_squared + log_determinant), r1, b
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ase
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.spots import Spots
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import rich.console
 
     from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.matching.next_tilt import NextTilt
+    from dd2d_jax.matching.superlattice import Superlattice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +31,33 @@ class Candidate:
         uid: its name in the library.
         formula: reduced formula.
         structure: the layer, with the vacuum that ASE needs; after refinement the refined one.
-        score: natural logarithm of how much more probable the pattern is if this crystal made it
-            than if none of the library's did; see `dd2d_jax.matching.evidence`. Without reranking
-            the same as `similarity`.
-        probability: that this crystal made the pattern; NaN without reranking.
+        score: natural logarithm of the probability of this crystal over that of none of the
+            library's: below 0 none of them is likelier. Ranks, scores and probabilities have one
+            order. Without reranking the same as `similarity`.
+        log_evidence: natural logarithm of how much more probable the pattern is if this crystal
+            made it than if none of the library's did; see `dd2d_jax.matching.evidence`.
+        probability: that this crystal made the pattern; NaN without reranking. Of several entries
+            of one structure, of them together.
         similarity: cosine of the network's embeddings.
         r_factor: R1 = sum |sqrt(I_o) - s sqrt(I_c)| / sum sqrt(I_o) over the pattern's spots.
         r_before: R1 before refinement; the same as r_factor without.
         wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
         wr2_before: before refinement.
         undetermined: what refinement could not determine, such as "z of S1"; () without.
+        correlations: what trades off, such as ("B", "background", 0.9), see `Fit.correlations`.
+        doubts: why its uncertainties may be too small, in words.
+        cif: the refined structure, symmetrised, with standard uncertainties; None without.
         b_iso: angstrom^2, of the simulation that r_factor belongs to.
         prototype: where the library knows it.
         known: True for a crystal that the library lists as known.
+        ehull: energy above the convex hull, eV/atom; NaN where the library does not know it.
+        layer_group: symbol; "" where the library does not know it.
+        lattice: (2, 2) angstrom, the library's own cell.
+        strain: isotropic strain from that cell to the measured one.
+        shear: the same, its shear.
+        entries: uids of this structure in the library, the likeliest first.
+        superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
+            superlattice; "" else.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
         axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
@@ -50,6 +67,7 @@ class Candidate:
     formula: str
     structure: ase.Atoms
     score: float
+    log_evidence: float
     probability: float
     similarity: float
     r_factor: float
@@ -57,9 +75,19 @@ class Candidate:
     wr2: float
     wr2_before: float
     undetermined: tuple[str, ...]
+    correlations: tuple[tuple[str, str, float], ...] = dataclasses.field(default=(), kw_only=True)
+    doubts: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    cif: str | None = dataclasses.field(default=None, kw_only=True)
     b_iso: float
     prototype: str
     known: bool
+    ehull: float
+    layer_group: str
+    lattice: np.ndarray
+    strain: float
+    shear: float
+    entries: tuple[str, ...]
+    superlattice: str
     simulated: np.ndarray
     query: Spots
     axes: np.ndarray
@@ -76,6 +104,10 @@ class Found(Sequence[Candidate]):
         none: probability that none of the library's crystals made the pattern; NaN without
             reranking.
         others: what was found for each further lattice in the pattern (twisted layers, grains).
+        superlattice: the pattern's lattice as a superlattice of a smaller cell, whose further spots
+            are weak; None where it is none.
+        weighed: uids of all crystals that were weighed, the likeliest first.
+        energy: of the electrons, keV; None where it was not told: the model's was taken.
     """
 
     candidates: tuple[Candidate, ...]
@@ -83,6 +115,9 @@ class Found(Sequence[Candidate]):
     searched: int
     none: float = float("nan")
     others: tuple[Found, ...] = ()
+    superlattice: Superlattice | None = None
+    weighed: tuple[str, ...] = ()
+    energy: float | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -90,11 +125,28 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index):
         return self.candidates[index]
 
-    def table(self) -> rich.console.RenderableType:
-        """A table for each lattice, for the terminal: `rich.print(found.table())`."""
+    def next_tilt(
+        self, size: float = 20.0, radiation: dx.Electrons | dx.Xrays | None = None
+    ) -> NextTilt:
+        """The tilt of `size` degrees whose pattern would tell these candidates apart best.
+
+        See `matching.next_tilt.next_tilt`. The radiation is that of the pattern, or 80 keV
+        electrons, where none is given.
+        """
+        from dd2d_jax.matching.next_tilt import next_tilt
+
+        if radiation is None:
+            radiation = dx.Electrons(80.0 if self.energy is None else self.energy)
+        return next_tilt(self, radiation, size)
+
+    def table(self, every: bool = False) -> rich.console.RenderableType:
+        """A table for each lattice, for the terminal: `rich.print(found.table())`.
+
+        Candidates of less than 0.1 % are left out but for `every`.
+        """
         from dd2d_jax.reports.tables import found_table
 
-        return found_table(self)
+        return found_table(self, every)
 
     def plot(self, measured: Measured | None = None) -> matplotlib.figure.Figure:
         """The pattern (on its image, where given) beside the first candidates."""

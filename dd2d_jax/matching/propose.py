@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +23,13 @@ from dd2d_jax.lattices.lattice import frames
 from dd2d_jax.libraries.elements import element_symbols
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import Hypothesis, log_evidence
+from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.matching.score import score, simulate_table, strain_between
+from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
 from dd2d_jax.spots import Conditions, Spots, power_of_two
@@ -46,7 +49,8 @@ _PARENT_STRETCH, _PARENT_SHEAR = 0.1, 0.02
 _PARENT_WORTH = 20.0
 # What a proposal's atoms may differ from the true crystal's by, and its intensities.
 _ERRORS = tuple(
-    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25) for move in (0.03, 0.1, 0.2)
+    Hypothesis(move, 0.1, STRETCH, SHEAR, tilt=0.8, missing=0.25, **OF_MICROSCOPES)
+    for move in (0.03, 0.1, 0.2)
 )
 
 
@@ -71,10 +75,11 @@ class Proposals:
         crystals: with uid, formula and the parent's prototype; none of them known.
         parent: (n,) uid of the library's crystal that each was made from.
         substitution: (n,) such as "Mo->W, S->Se".
-        log_evidence: (n,) comparable with `Candidate.score` of the library's crystals.
+        log_evidence: (n,) comparable with `Candidate.log_evidence` of the library's crystals.
         score: (n,) of `dd2d_jax.matching.score`.
         setting: (n,) in which each fits the pattern best.
         simulated: number of crystals that they were chosen from.
+        log_share: (n,) of the prior probability of all that were simulated.
     """
 
     crystals: CrystalSet
@@ -84,6 +89,7 @@ class Proposals:
     score: np.ndarray
     setting: np.ndarray
     simulated: int
+    log_share: np.ndarray
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -97,52 +103,88 @@ def propose(
     elements: Sequence[str] | None = None,
     count: int = COUNT,
     refine: bool = True,
+    parents: Sequence[Candidate] | None = None,
+    contains: Sequence[str] | None = None,
+    excludes: Sequence[str] | None = None,
 ) -> Found:
     """The k likeliest of retrieved candidates and of crystals that the library does not hold.
 
+    That the library does not hold the crystal was one possibility in retrieval (`absent.NONE`).
+    Here half of it is that one of the proposals made the pattern, and half that none of these did
+    either.
+
     Args:
-        found: from `retrieve` with this library and model, `PARENTS` candidates or so. They need
-            not be of the given elements: what they show is the structure type.
+        found: from `retrieve` with this library and model: the library's own answers.
         library: that was searched.
         model: that searched it.
         k: number of candidates to return.
-        elements: candidates are made only of these.
+        elements: proposals are made only of these.
         count: proposals that are simulated at most.
         refine: fit the proposals among them to the pattern.
+        parents: crystals of the library whose structure types are tried, of any elements, `PARENTS`
+            or so; None takes `found`.
+        contains: proposals have all of these elements.
+        excludes: proposals have none of these.
 
     Returns:
-        Candidates, those that are not in the library as `Proposed`, by their `score`. A proposal
-        has no probability (NaN): how many crystals there are that nobody made is not known.
+        Candidates, those that are not in the library as `Proposed`, by their probability.
 
     Raises:
         ValueError: k or count below 1, or an unknown element.
     """
     if k < 1 or count < 1:
         raise ValueError(f"k and count must be at least 1, got k={k}, count={count}")
-    elements = None if elements is None else element_symbols(elements)
-    conditions = model.conditions
+    allowed = _allowed(elements, excludes)
+    must = frozenset() if contains is None else frozenset(element_symbols(contains))
+    conditions = conditions_at(model, found.energy)
     query = Query.indexed(found.indexed, conditions.q_max)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
-    rows = np.array([place[candidate.uid] for candidate in found], int)
-    made = rank(library.crystals, rows, query, conditions, elements, count)
-    allowed = found if elements is None else [
-        c for c in found if set(c.structure.get_chemical_symbols()) <= set(elements)
-    ]  # fmt: skip
+    tried = found if parents is None else parents
+    rows = np.array([place[candidate.uid] for candidate in tried], int)
+    made = rank(library.crystals, rows, query, conditions, allowed, count, must)
     chosen = distinct(made.crystals, library.crystals, k)
+    odds, none = _odds(made, found)
+    # Of a library's crystal: none of them is half as likely as before.
+    kept = [
+        dataclasses.replace(
+            c, score=c.score + np.log(2), probability=none * np.exp(c.score + np.log(2))
+        )
+        for c in found
+    ]
     merged = sorted(
-        [*((c.score, c) for c in allowed), *((made.log_evidence[i], int(i)) for i in chosen)],
+        [*((c.score, c) for c in kept), *((odds[i], int(i)) for i in chosen)],
         key=lambda pair: -pair[0],
     )[:k]
     wanted = [entry for _, entry in merged if isinstance(entry, int)]
     axes = frames(found.indexed)[made.setting[wanted]]
-    shown = _candidates(made, wanted, query.settings, axes, conditions, refine)
+    shown = _candidates(made, wanted, odds, none, query.settings, axes, conditions, refine)
     candidates = dict(zip(wanted, shown, strict=True))
-    return Found(
-        tuple(candidates[e] if isinstance(e, int) else e for _, e in merged),
-        found.indexed,
-        found.searched + made.simulated,
-        found.none,
+    return dataclasses.replace(
+        found,
+        candidates=tuple(candidates[e] if isinstance(e, int) else e for _, e in merged),
+        searched=found.searched + made.simulated,
+        none=none,
+        others=(),
     )
+
+
+def _allowed(elements: Any, excludes: Any) -> list[str] | None:
+    """Symbols that a proposal may hold; None: any."""
+    if elements is None and excludes is None:
+        return None
+    some = chemical_symbols[1:] if elements is None else element_symbols(elements)
+    without = [] if excludes is None else element_symbols(excludes)
+    return [symbol for symbol in some if symbol not in without]
+
+
+def _odds(made: Proposals, found: Found) -> tuple[np.ndarray, float]:
+    """Log odds (n,) of proposals against "none of these either", and the probability of that."""
+    evidence = made.log_evidence - made.log_share - np.log(max(made.simulated, 1))
+    odds = evidence + made.log_share
+    least = max(found.none, 1e-300)
+    library = np.log(2) + np.log(max(1 - found.none, 1e-300)) - np.log(least)
+    total = np.logaddexp.reduce([0.0, library, *odds])
+    return odds, float(np.exp(-total))
 
 
 def rank(
@@ -152,6 +194,7 @@ def rank(
     conditions: Conditions,
     elements: Sequence[str] | None = None,
     count: int = COUNT,
+    contains: frozenset[str] = frozenset(),
 ) -> Proposals:
     """Crystals that may have made a pattern and are not in the library, by their probability.
 
@@ -165,6 +208,7 @@ def rank(
         conditions: radiation, q_max and B of the comparison.
         elements: symbols that a proposal may hold; None: any.
         count: crystals that are made and simulated at most.
+        contains: symbols that a proposal must hold.
     """
     settings = query.settings
     allowed = None if elements is None else frozenset(map(chemical_symbols.index, elements))
@@ -177,7 +221,7 @@ def rank(
     few = np.argsort(-(WORTH * value + prior), kind="stable")[:count]
     if not len(few):
         none = np.zeros(0)
-        return Proposals(library.take([]), none, none, none, none, none.astype(int), 0)
+        return Proposals(library.take([]), none, none, none, none, none.astype(int), 0, none)
     # As likely on average as a crystal of the library.
     prior = prior - np.logaddexp.reduce(prior[few]) + np.log(len(few))
     simulated = len(few)
@@ -196,11 +240,13 @@ def rank(
         prototype=np.array([str(library.prototype[made[f].parent.row]) for f in family[few]]),
     )
     evidence = evidence_of(crystals, setting, query, conditions, _ERRORS) + prior[few]
-    good = np.flatnonzero(_contact(crystals) >= MIN_CONTACT)
+    must = [chemical_symbols.index(symbol) for symbol in contains]
+    there = np.array([np.isin(must, numbers).all() for numbers in crystals.numbers])
+    good = np.flatnonzero((_contact(crystals) >= MIN_CONTACT) & there)
     order = good[np.argsort(-evidence[good], kind="stable")]
     return Proposals(
         crystals.take(order), parent[order], label[order], evidence[order], value[order],
-        setting[order], simulated,
+        setting[order], simulated, prior[few][order] - np.log(simulated),
     )  # fmt: skip
 
 
@@ -268,9 +314,10 @@ def evidence_of(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis],
 ) -> np.ndarray:
-    """`log_evidence` (n,) of crystals, each in that setting (n,), less `log_none`."""
+    """`log_evidence` (n,) of crystals, each in that setting (n,), less `log_none`; tempered."""
     queries = jax.tree.map(lambda x: np.asarray(x)[setting], query.whole)
-    return log_evidence(crystals, queries, conditions, hypotheses) - log_none(query)
+    value = log_evidence(crystals, queries, conditions, hypotheses)
+    return value - log_none(query) / TEMPERATURE
 
 
 def _one(settings: Spots, s: int) -> Spots:
@@ -333,6 +380,8 @@ def _uids(formula: np.ndarray, parent: np.ndarray) -> np.ndarray:
 def _candidates(
     made: Proposals,
     rows: list[int],
+    odds: np.ndarray,
+    none: float,
     settings: Spots,
     axes: np.ndarray,
     conditions: Conditions,
@@ -350,12 +399,15 @@ def _candidates(
                 crystals,
                 i,
                 made.log_evidence[row],
-                float("nan"),
+                none * float(np.exp(odds[row])),
                 float("nan"),
                 fits,
                 queries,
                 axes,
+                float(odds[row]),
                 Proposed,
+                entries=(str(crystals.uid[i]),),
+                superlattice="",
                 parent=str(made.parent[row]),
                 substitution=str(made.substitution[row]),
             )

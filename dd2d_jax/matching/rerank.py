@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.lattice import Indexed, canonical_spots
-from dd2d_jax.matching.evidence import SOFT, Hypothesis, log_evidence, with_unseen
+from dd2d_jax.matching.evidence import SOFT, explain, with_unseen
+from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strain_between
-from dd2d_jax.spots import Conditions, Spots, power_of_two, strongest
+from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 
 # A candidate is tried in so many settings: those that `score` likes best.
 _SETTINGS = 2
@@ -26,14 +28,9 @@ _SEEN, _UNSEEN = 128, 128
 # Pairs that are read of a pattern, whatever its cell.
 _ALL = 512
 
-# That a pattern's crystal is not in the library, before the pattern was seen.
-NONE = 0.1
-# Log-probabilities are divided by this: spots' errors are not as independent as the likelihood
-# has it. Fitted, see docs/retrieval.md.
-TEMPERATURE = 3.0
-# Of a pattern that none of the library's crystals made: the error of the logarithm of two mates'
-# ratio, the probability that a spot is missed, and the range of the cell's strain and shears.
-_LIKENESS, _MISSING, _CELLS = 0.3, 0.25, 0.5
+# Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
+# likely as another, the probability that a spot is missed, and the range of strain and shears.
+_LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +93,7 @@ def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.nda
 def compare(table: Table, settings: Spots) -> np.ndarray:
     """Scores (S, n) of a table's crystals in S settings of one pattern.
 
-    Only crystals whose cells are near are compared, in sizes that are powers of two. The others
+    Only crystals whose cells are near are compared, in sizes that are powers of four. The others
     come behind them, the nearer cell before the farther.
     """
     lattice = np.asarray(table.lattice)
@@ -107,10 +104,27 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
         rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
         out[s] = -10 - np.abs(stretch) - shear
         if len(rows):
-            size = power_of_two(max(len(rows), 64))
+            size = power_of_four(max(len(rows), 64))
             filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
             out[s, rows] = np.asarray(score(table.take(filled), one))[: len(rows)]
     return out
+
+
+class Weighing(NamedTuple):
+    """What n crystals, each in the setting that fits best, say of a pattern.
+
+    Attributes:
+        value: (n,) log-probability of the pattern, see `evidence.explain`.
+        setting: (n,) of the query.
+        r1: (n,) of the amplitudes, scale and B fitted.
+        stretch, shear: (n,) strain from each crystal's cell to the pattern's.
+    """
+
+    value: np.ndarray
+    setting: np.ndarray
+    r1: np.ndarray
+    stretch: np.ndarray
+    shear: np.ndarray
 
 
 def weigh(
@@ -121,8 +135,8 @@ def weigh(
     hypotheses: Sequence[Hypothesis],
     tilts: np.ndarray | None = None,
     scales: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability (n,) of a pattern for each of n crystals, and the setting that fits best.
+) -> Weighing:
+    """Weigh n crystals for a pattern.
 
     Args:
         crystals: n candidates.
@@ -138,10 +152,12 @@ def weigh(
     rows = np.tile(np.arange(len(crystals)), count)
     queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
     tilted = None if tilts is None else tilts[best.ravel()]
-    found = log_evidence(crystals.take(rows), queries, conditions, hypotheses, tilted)
-    found = found.reshape(count, -1)
-    first = found.argmax(0)
-    return found.max(0), best[first, np.arange(len(crystals))]
+    found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted)
+    first = found.value.reshape(count, -1).argmax(0), np.arange(len(crystals))
+    value, r1, stretch, shear = (
+        x.reshape(count, -1)[first] for x in (found.value, found.r1, found.stretch, found.shear)
+    )
+    return Weighing(value, best[first], r1, stretch, shear)
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:
@@ -159,11 +175,13 @@ def _best(scores: np.ndarray, scales: int) -> np.ndarray:
 
 
 def log_none(query: Query) -> float:
-    """Log-probability of a pattern if none of the library's crystals made it.
+    """Log-probability of a pattern of a structure of any kind.
 
-    Comparable with that of `weigh`. The mean of two Friedel mates has an exponential density about
-    a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318, 1949),
-    mates are as like as noise allows, and the cell may be any.
+    Comparable with that of `explain`. The mean of two Friedel mates has an exponential density
+    about a smooth envelope, as any large structure's intensities do (Wilson, Acta Cryst. 2, 318,
+    1949), mates are as like as in the best of several hypotheses, and the cell may be any. Where it
+    is likelier than a crystal, that one explains nothing; what a library lacks is mostly more like
+    its crystals than this, see `absent`.
     """
     spots = jax.tree.map(lambda x: np.asarray(x[0], float), query.whole)
     measured = spots.measured > 0
@@ -179,7 +197,9 @@ def log_none(query: Query) -> float:
     value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
     both = measured.all(-1)
     ratio = np.diff(np.log(spots.intensity[both] + SOFT), axis=-1)[:, 0]
-    value += (-0.5 * (ratio / _LIKENESS) ** 2 - np.log(_LIKENESS)).sum()
+    likeness = np.array(_LIKENESS)[:, None]
+    mates = (-0.5 * (ratio / likeness) ** 2 - np.log(likeness)).sum(1)
+    value += np.logaddexp.reduce(mates) - np.log(len(mates))
     floor = spots.intensity[measured].min()
     below = 1 - np.exp(-floor / envelope[expected])
     alone = (expected[:, None] & ~measured).sum(-1)[expected]
@@ -188,19 +208,3 @@ def log_none(query: Query) -> float:
     # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
     value += 0.5 * measured.sum() * np.log(2 * np.pi)
     return float(value + 1.5 * np.log(2 * np.pi) - np.log(_CELLS))
-
-
-def probabilities(
-    log_evidence: np.ndarray, log_none: float, log_prior: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Probabilities (n,) of candidates and that of "none of these"; together 1.
-
-    Args:
-        log_evidence: (n,) from `weigh`.
-        log_none: from `log_none`.
-        log_prior: (n,) of each, as a share of the library; what candidates lack of 1 is with
-            crystals that need not be considered.
-    """
-    values = (log_evidence - log_none) / TEMPERATURE + np.log1p(-NONE) + log_prior
-    total = np.logaddexp.reduce(np.append(values, np.log(NONE)))
-    return np.exp(values - total), float(np.exp(np.log(NONE) - total))

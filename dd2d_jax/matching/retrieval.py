@@ -5,46 +5,37 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
-from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.duplicates import groups
 from dd2d_jax.images.patterns import as_pattern
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
-from dd2d_jax.libraries.elements import allowed_rows
+from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
-from dd2d_jax.matching.evidence import measured
-from dd2d_jax.matching.found import Found
-from dd2d_jax.matching.rerank import (
-    TEMPERATURE,
-    Query,
-    compare,
-    first_candidates,
-    log_none,
-    probabilities,
-    weigh,
-)
-from dd2d_jax.matching.score import Table, simulate_table
+from dd2d_jax.matching.found import Candidate, Found
+from dd2d_jax.matching.hypotheses import STRAIN, TEMPERATURE, measured
+from dd2d_jax.matching.prior import log_prior
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.shared_scale import with_one_scale
+from dd2d_jax.matching.superlattice import log_satellites, superlattices
+from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
-from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
-from dd2d_jax.spots import Conditions, Spots, power_of_two, sized
-
-if TYPE_CHECKING:
-
-    pass
+from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
+from dd2d_jax.spots import Conditions, Spots, sized
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
-# That a pattern is of a crystal that was made, where the library also holds made-up ones.
-_KNOWN = 0.999
 # Scales that are tried one by one lie two of these apart.
 _SCALE_STEP = 0.03
+# That a crystal shows a weak superlattice, before the pattern was seen.
+_SUPERLATTICE = 0.2
 
 
 def retrieve(
@@ -52,18 +43,24 @@ def retrieve(
     library: Library | str | Path | None = None,
     model: Model | None = None,
     k: int = 10,
-    elements: Sequence[str] | None = None,
+    elements: str | Sequence[str] | None = None,
     rerank: int = 100,
-    refine: bool = False,
+    refine: bool | str = False,
     propose: bool = False,
     tilts: Sequence[Sequence[float]] | None = None,
     scale_error: float = 0.02,
+    energy: float | None = None,
+    contains: str | Sequence[str] | None = None,
+    excludes: str | Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    prior: bool = True,
+    strain: float = STRAIN,
 ) -> Found:
     """Rank the crystals of a library by how well each explains a pattern.
 
     The lattice is found from the spots; the pattern may have any in-plane rotation and either
-    side up. The network proposes, simulation decides. Of several lattices each is retrieved on its
-    own (`Found.others`).
+    side up. Crystals of that cell and those that the network proposes are simulated and weighed.
+    Of several lattices each is retrieved on its own (`Found.others`), but for the scale.
 
     Args:
         pattern: a `dx.Pattern`, a path (see `read_pattern`), an array of (qx, qy, intensity) rows
@@ -71,78 +68,165 @@ def retrieve(
         library: a `Library` or its folder; None takes the one in the package.
         model: from `dd2d_jax.load`; None takes the weights in the package.
         k: number of candidates to return.
-        elements: keep candidates made only of these, e.g. ["Mo", "S"].
-        rerank: number of the network's candidates that are simulated and compared; 0 leaves the
-            network's order.
+        elements: keep crystals made only of these, e.g. ["Mo", "S"], "Mo,S" or "MoS2"; also
+            "nonmetals,Mo" for no metals but Mo.
+        rerank: number of crystals that are weighed; 0 leaves the network's order.
         refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
-            stays: a fit that is free enough explains anything.
+            stays: a fit that is free enough explains anything. "multislice": then the first one
+            to intensities of electrons that scatter more than once.
         propose: also make crystals that the library does not hold, see `dd2d_jax.matching.propose`.
         tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
-            one of least tilt, which should be small, is searched with; all are refined together.
+            one of least tilt is searched with; all are refined together.
         scale_error: how wrong the pattern's scale may be, relative. Beyond 0.05 many scales between
             1 / (1 + scale_error) and 1 + scale_error are tried; 1 is one known to a factor 2.
+        energy: of the electrons, keV; None takes the pattern's, or else the model's.
+        contains: keep crystals that have all of these elements.
+        excludes: keep crystals that have none of these.
+        weights: how much likelier each element makes a crystal, {"O": 0.1} for "maybe O"; such
+            elements are allowed beside `elements`.
+        prior: weigh crystals by their stability and whether they were made, too, see
+            `dd2d_jax.matching.prior`; False: all of them alike.
+        strain: standard deviation of the crystal's strain against the library's, relative.
 
     Raises:
         PatternError: the pattern is empty, not finite, or has no lattice.
         LibraryError: the library is damaged or was built by another model.
-        ValueError: k, rerank, scale_error or tilts out of range, an unknown element, or no crystal
-            of these elements.
+        ValueError: k, rerank, scale_error, strain, energy or tilts out of range, an unknown
+            element, or no crystal of these elements.
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
+    if refine not in (False, True, "multislice"):
+        raise ValueError(f"refine must be True, False or 'multislice', got {refine!r}")
     if not 0 <= scale_error <= 3:
         raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
     if tilts is not None and scale_error > 0.05:
         raise ValueError("several tilts need a scale that is known: scale_error of 0.05 at most")
     if propose and not rerank:
         raise ValueError("proposals are weighed by simulation: rerank must be at least 1")
+    if not 0 <= strain <= 0.1:
+        raise ValueError(f"strain must be between 0 and 0.1, 0.01 for 1 %; got {strain}")
+    if energy is not None and not 1 <= energy <= 5000:
+        raise ValueError(f"energy must be in keV, 1 to 5000, such as 80; got {energy}")
+    patterns = [as_pattern(one) for one in (pattern if tilts is not None else [pattern])]
     if tilts is None:
-        seen = [[one] for one in lattices.find_all(as_pattern(pattern))]
+        seen = [[one] for one in lattices.find_all(patterns[0])]
     else:
-        seen = [from_tilts([as_pattern(one) for one in pattern], tilts)]
+        seen = [from_tilts(patterns, tilts)]
     model = load() if model is None else model
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    if not propose:
-        allowed = allowed_rows(library, elements)
-        found = [
-            _search(indexed, library, model, k, allowed, rerank, refine, tilts, scale_error)
-            for indexed in seen
-        ]
-    else:
-        from dd2d_jax.matching.propose import PARENTS
+    allowed = allowed_rows(library, elements, contains, excludes, weights)
+    asked = _Asked(
+        library, model, allowed,
+        log_prior(library, allowed, weights_of(library, weights), prior),
+        k, rerank, refine, tilts, scale_error, _told(energy, patterns), strain,
+    )  # fmt: skip
+    found = [_search(indexed, asked) for indexed in seen]
+    if len(found) > 1 and rerank and len(_scales(scale_error)) == 1:
+        found = with_one_scale(found, scale_error, strain)
+    if propose:
         from dd2d_jax.matching.propose import propose as made
 
-        # Of any elements: what the library's crystals show is the structure type.
-        every = np.ones(len(library), bool)
         found = [
             made(
-                _search(indexed, library, model, PARENTS, every, rerank, False, tilts, scale_error),
-                library, model, k, elements, refine=refine,
+                one, library, model, k, elements, refine=refine, parents=_parents(indexed, asked),
+                contains=contains, excludes=excludes,
             )
-            for indexed in seen
+            for one, indexed in zip(found, seen, strict=True)
         ]  # fmt: skip
     return dataclasses.replace(found[0], others=tuple(found[1:]))
 
 
-def _search(
-    indexed: Sequence[lattices.Indexed],
-    library: Library,
-    model: Model,
-    k: int,
-    allowed: np.ndarray,
-    rerank: int,
-    refine: bool,
-    tilts: Sequence[Sequence[float]] | None,
-    scale_error: float,
-) -> Found:
-    """Candidates among the `allowed` (n,) for one lattice, seen at one tilt or at several."""
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a pattern's lattices are searched for with, see `retrieve`."""
+
+    library: Library
+    model: Model
+    allowed: np.ndarray
+    log_prior: np.ndarray
+    k: int
+    rerank: int
+    refine: bool | str
+    tilts: Sequence[Sequence[float]] | None
+    scale_error: float
+    energy: float | None
+    strain: float
+
+
+def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
+    """The electrons' energy in keV that was told, or that a pattern knows."""
+    known = [energy, *(getattr(pattern, "energy", None) for pattern in patterns)]
+    return next((float(x) for x in known if x is not None), None)
+
+
+def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
+    """Candidates for one lattice, seen at one tilt or at several."""
+    view = _view(indexed, asked)
+    one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
+    above = superlattices(view.at) if asked.rerank and one_scale else []
+    # Parents are small cells: the first of those that fit are enough, and the known ones.
+    fewer = dataclasses.replace(asked, rerank=max(asked.rerank // 4, 10), k=min(asked.k, 10))
+    views = [view, *(_view([one.parent], fewer) for one in above)]
+    names = ["", *(one.name for one in above)]
+    # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
+    reading = np.array([one.weighed.total for one in views])
+    for i, one in enumerate(above, 1):
+        reading[i] += log_satellites(one, view.query) / TEMPERATURE
+        reading[i] += math.log(_SUPERLATTICE / len(above))
+    reading -= np.logaddexp.reduce(reading)
+    apart = np.array([one.weighed.none for one in views])
+    none = float(np.sum(np.exp(reading) * apart))
+    candidates = []
+    for one, name, by, its in zip(views, names, reading, apart, strict=True):
+        for c in _candidates(one, asked, name):
+            if asked.rerank:
+                # Log-probability: its odds are against none of them in this reading.
+                log_p = c.score + math.log(max(its, 1e-300)) + by
+                score = float(log_p - math.log(max(none, 1e-300)))
+                c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
+            candidates.append(c)
+    weighed = [uid for one in views for uid in one.weighed.crystals.uid]
+    # Several entries of one structure may be likelier than a single one before them.
+    candidates.sort(key=lambda c: -c.score)
+    named = candidates[0].superlattice if candidates else ""
+    shown = next((one for one in above if one.name == named), None)
+    return Found(
+        tuple(candidates[: asked.k]), view.at, int(asked.allowed.sum()), none, superlattice=shown,
+        weighed=tuple(map(str, dict.fromkeys(weighed))), energy=asked.energy,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """One cell of a pattern: what its spots were compared with.
+
+    Attributes:
+        indexed: the spots, at each tilt.
+        at: those that were searched with.
+        query: the same in every setting, at every scale.
+        axes: (S, 2, 2) of the settings, in the pattern's frame.
+        conditions: of the comparison.
+        weighed: the crystals.
+    """
+
+    indexed: Sequence[lattices.Indexed]
+    at: lattices.Indexed
+    query: Query
+    axes: np.ndarray
+    conditions: Conditions
+    weighed: Weighed
+
+
+def _view(indexed: Sequence[lattices.Indexed], asked: _Asked) -> _View:
+    library, tilts = asked.library, asked.tilts
     first = 0 if tilts is None else least_tilt(tilts)
-    conditions = model.conditions
+    conditions = conditions_at(asked.model, asked.energy)
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
     frames = lattices.frames(at)
-    scales = _scales(scale_error)
+    scales = _scales(asked.scale_error)
     # The same spots at every scale: else their probabilities could not be compared.
     query = Query.joined(
         [
@@ -150,65 +234,71 @@ def _search(
             for scale in scales
         ]
     )
-    few = sized(query.settings, conditions.tokens)
-    rows, cosines = _proposed(library, model.embed_patterns(few), query, k, rerank, allowed)
-    similarity, setting = cosines.max(0), cosines.argmax(0)
-    value, order, none = similarity, np.arange(len(rows)), float("nan")
-    probability = np.full(len(rows), np.nan)
-    if rerank:
-        chosen = library.crystals.take(rows)
-        furthest = _reach(query.settings, conditions.q_max * scales.max())
-        reach = dataclasses.replace(conditions, q_max=furthest)
-        scores = compare(_table(chosen, reach), query.settings)
-        step = scale_error if len(scales) == 1 else _SCALE_STEP
+    embedded = asked.model.embed_patterns(sized(query.settings, conditions.tokens))
+    if asked.rerank:
+        step = asked.scale_error if len(scales) == 1 else _SCALE_STEP
         tilted = None
         if tilts is not None:
             tilted = np.array([tilt_in_setting(tilts[first], x) for x in frames])
-        value, setting = weigh(
-            chosen, scores, query, conditions, measured(step), tilted, len(scales)
-        )
-        nothing = log_none(query) + math.log(len(scales))
-        prior = _log_prior(library.crystals.known, allowed)[rows]
-        probability, none = probabilities(value, nothing, prior)
-        # The order of the probabilities, also where these are too small for a number.
-        again = np.argsort(-(value / TEMPERATURE + prior), kind="stable")
-        order, value, setting = order[again], value[again] - nothing, setting[again]
-        probability = probability[again]
-    order, value, setting = order[:k], value[:k], setting[:k]
-    chosen = library.crystals.take(rows[order])
-    queries, options = _queries(indexed, setting, query, conditions, tilts)
-    fits = (fit if refine else r_factors)(chosen, queries, conditions, **options)
+        weighed = weigh_library(
+            library, query, embedded, asked.allowed, asked.log_prior,
+            dataclasses.replace(conditions, q_max=conditions.q_max * scales.max()),
+            measured(step, asked.strain), max(asked.k, asked.rerank), step, tilted, len(scales),
+        )  # fmt: skip
+    else:
+        weighed = _by_network(library, embedded, asked.k, asked.allowed)
+    axes = np.concatenate([frames / scale for scale in scales])
+    return _View(indexed, at, query, axes, conditions, weighed)
+
+
+def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
+    """The first k structures; `name` is that of the superlattice that a pattern is of."""
+    weighed, query = view.weighed, view.query
+    members = groups(weighed.crystals, asked.k)
+    rows = [group[0] for group in members]
+    setting = weighed.setting[rows]
+    chosen = weighed.crystals.take(rows)
+    queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
+    fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    axes = np.concatenate([frames / scale for scale in scales])[setting]
-    candidates = [
-        candidate(chosen, i, value[i], probability[i], similarity[order[i]], fits, shown, axes)
-        for i in range(len(order))
-    ]
-    return Found(tuple(candidates), at, int(allowed.sum()), none)
+
+    def made(i: int, fits: Fit) -> Candidate:
+        group = members[i]
+        return candidate(
+            chosen, i, float(weighed.value[group[0]]), float("nan"),
+            float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
+            float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
+            entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
+        )  # fmt: skip
+
+    found = [made(i, fits) for i in range(len(members))]
+    if asked.refine == "multislice" and found:
+        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
+        found[0] = made(0, best)
+    return found
 
 
-def _proposed(
-    library: Library,
-    embedded: np.ndarray,
-    query: Query,
-    k: int,
-    rerank: int,
-    allowed: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the network proposes: rows (n,), and their cosines (S, n) with each setting."""
-    if not rerank:
-        return library.search(embedded, k, allowed)
-    count = max(k, rerank)
-    # Two queries of like size: the library is read once.
-    groups = [np.flatnonzero(x) for x in (query.found, ~query.found) if x.any()]
-    size = max(map(len, groups))
-    queries = np.stack([embedded[np.resize(group, size)] for group in groups])
-    each, _ = library.search(queries, count, allowed)
-    every = np.unique(each)
-    cosines = embedded @ np.asarray(library.embeddings[every], np.float32).T
-    order = every[np.argsort(-cosines.max(0), kind="stable")]
-    rows = first_candidates(each[0], order, count)
-    return rows, cosines[:, np.searchsorted(every, rows)]
+def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
+    """Crystals of any elements: what they show is the structure type of a proposal."""
+    from dd2d_jax.matching.propose import PARENTS
+
+    every = np.ones(len(asked.library), bool)
+    prior = log_prior(asked.library, every)
+    return _search(
+        indexed,
+        dataclasses.replace(asked, allowed=every, log_prior=prior, k=PARENTS, refine=False),
+    )
+
+
+def _by_network(library: Library, embedded: np.ndarray, k: int, allowed: np.ndarray) -> Weighed:
+    """The network's order, without probabilities."""
+    rows, cosines = library.search(embedded, k, allowed)
+    similarity, unknown = cosines.max(0), np.full(len(rows), np.nan)
+    return Weighed(
+        rows, library.crystals.take(rows), similarity, cosines.argmax(0), similarity, unknown,
+        similarity, float("nan"),
+    )  # fmt: skip
 
 
 def _scales(scale_error: float) -> np.ndarray:
@@ -218,27 +308,6 @@ def _scales(scale_error: float) -> np.ndarray:
     most = math.log1p(scale_error)
     count = math.ceil(most / (2 * _SCALE_STEP))
     return np.exp(np.linspace(-most, most, 2 * count + 1))
-
-
-def _log_prior(known: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Log-probability (n,) of each crystal that is allowed, before anything was seen.
-
-    Where a library holds both, a crystal that was made is the answer in all but one of a thousand
-    cases; the many that were made up are guesses.
-    """
-    known = np.asarray(known, bool)
-    made, made_up = (known & allowed).sum(), (~known & allowed).sum()
-    groups = np.maximum(np.where(known, made, made_up), 1)
-    share = np.where(known, _KNOWN, 1 - _KNOWN) if made and made_up else 1.0
-    return np.log(share / groups)
-
-
-def _table(crystals: CrystalSet, conditions: Conditions) -> Table:
-    """Simulated patterns, made of a power of two of crystals: few shapes are compiled."""
-    size = power_of_two(len(crystals))
-    filled = crystals.take(np.minimum(np.arange(size), len(crystals) - 1))
-    table = simulate_table(filled.crystal, conditions, together=True)
-    return table.take(np.arange(len(crystals)))
 
 
 def _queries(
@@ -261,12 +330,3 @@ def _queries(
 @functools.cache
 def _default_library() -> Library:
     return Library.load()
-
-
-def _reach(settings: Spots, q_max: float) -> float:
-    """How far candidates are simulated: nothing is known beyond a pattern's last spot."""
-    last = float(np.linalg.norm(np.asarray(settings.q), axis=-1).max())
-    # A little beyond, as lattices differ a little; and never without any rod.
-    return min(q_max, max(1.01 * last, 0.5 * q_max))
-
-

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_at_once, power_of_two
+from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_in_few_shapes, power_of_four
 from diffraction.crystal import reciprocal
 
 # log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
@@ -22,6 +22,8 @@ STRAIN = 0.012
 SHEAR = 0.003
 # Weights of the lattice's log-likelihood and of R1 against the cosine of the log intensities.
 LATTICE_WEIGHT = 0.0005
+# Entries of a padded table at least.
+_LEAST = 2**14
 R_WEIGHT = 0.2
 
 
@@ -55,9 +57,9 @@ class Table:
         return dataclasses.replace(self, **few)
 
     def padded(self) -> Table:
-        """The same, its total a power of two: few shapes are compiled."""
+        """The same, its total a power of four: few shapes are compiled."""
         total = len(self.levels)
-        room = [(0, power_of_two(total) - total), (0, 0)]
+        room = [(0, power_of_four(max(total, _LEAST)) - total), (0, 0)]
         longer = {f: jnp.pad(getattr(self, f), room) for f in ("levels", "amplitudes")}
         return dataclasses.replace(self, **longer)
 
@@ -68,15 +70,19 @@ def levels(intensity: jax.Array) -> jax.Array:
 
 
 def simulate_table(
-    crystals: dx.Crystal, conditions: Conditions, together: bool = False
+    crystals: dx.Crystal,
+    conditions: Conditions,
+    together: bool = False,
+    tilt: tuple[float, float] = (0.0, 0.0),
 ) -> Table:
     """Simulate every crystal's whole pattern.
 
     Args:
         crystals: a batch of n in canonical setting, concrete.
         conditions: radiation, q_max and B.
-        together: simulate all of them at one size; for a hundred crystals of any kind one
-            compilation costs more than the padding.
+        together: in blocks of few shapes; for hundreds of crystals of any kind compiling costs
+            more than the padding.
+        tilt: of the layer, degrees, see `dx.simulate`; with `together`.
     """
     lattice, numbers = np.asarray(crystals.lattice), np.asarray(crystals.numbers)
     length = np.linalg.norm(lattice, axis=-1)
@@ -87,7 +93,10 @@ def simulate_table(
     offset = np.concatenate([[0], np.cumsum(size)])
     level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
     inner = np.zeros(len(numbers), np.float32)
-    parts = [clean_pairs_at_once(crystals, wide)] if together else clean_pairs(crystals, wide)
+    if together:
+        parts = clean_pairs_in_few_shapes(crystals, wide, tilt)
+    else:
+        parts = clean_pairs(crystals, wide)
     for rows, q, hk, intensity in parts:
         strongest = intensity.max((1, 2), keepdims=True)
         intensity = intensity / np.where(strongest > 0, strongest, 1)

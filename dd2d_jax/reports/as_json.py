@@ -31,6 +31,15 @@ def _lattice_found(found: Found) -> dict[str, Any]:
         "searched": found.searched,
         "lattice": lattice_dict(found.indexed),
         "none": finite(found.none),
+        "energy": found.energy,
+        "superlattice": None
+        if found.superlattice is None
+        else {
+            "name": found.superlattice.name,
+            "satellites": found.superlattice.satellites,
+            "parent": lattice_dict(found.superlattice.parent),
+        },
+        "weighed": len(found.weighed),
         "candidates": [
             {"rank": rank, **candidate_dict(candidate)}
             for rank, candidate in enumerate(found.candidates, 1)
@@ -64,7 +73,12 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         # Of crystals that are in no library (`propose.Proposed`).
         "parent": getattr(candidate, "parent", ""),
         "substitution": getattr(candidate, "substitution", ""),
+        "ehull": finite(candidate.ehull),
+        "layer_group": candidate.layer_group,
+        "entries": list(candidate.entries),
+        "superlattice": candidate.superlattice,
         "score": finite(candidate.score),
+        "log_evidence": finite(candidate.log_evidence),
         "probability": finite(candidate.probability),
         "similarity": finite(candidate.similarity),
         "r_factor": finite(candidate.r_factor),
@@ -72,7 +86,12 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "wr2": finite(candidate.wr2),
         "wr2_before": finite(candidate.wr2_before),
         "undetermined": list(candidate.undetermined),
+        "correlations": [list(pair) for pair in candidate.correlations],
+        "doubts": list(candidate.doubts),
         "b_iso": finite(candidate.b_iso),
+        "strain": finite(candidate.strain),
+        "shear": finite(candidate.shear),
+        "library_cell": dict(zip(("a", "b", "gamma"), cell(candidate.lattice), strict=True)),
         "a": a,
         "b": b,
         "gamma": gamma,

@@ -5,15 +5,18 @@ Names and formulas come from strangers' files: they are shown as they are, never
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.evaluation.ranks import TOP
@@ -28,13 +31,13 @@ if TYPE_CHECKING:
     from dd2d_jax.matching.found import Candidate, Found
 
 
-def found_table(found: Found) -> RenderableType:
-    """A table of candidates for each lattice."""
+def found_table(found: Found, every: bool = False) -> RenderableType:
+    """The candidates for each lattice; `every` also those of less than 0.1 %."""
     if not found.others:
-        return candidate_table(found)
+        return CandidateTable(found, every=every)
     lattices = (found, *found.others)
     return Group(
-        *(candidate_table(one, lattice_title(found, i)) for i, one in enumerate(lattices))
+        *(CandidateTable(one, lattice_title(found, i), every) for i, one in enumerate(lattices))
     )
 
 
@@ -47,58 +50,135 @@ def lattice_title(found: Found, i: int) -> str:
     return f"lattice {i + 1}, {turned}"
 
 
-def candidate_table(found: Found, title: str | None = None) -> Table:
-    """The candidates for one lattice, best first; lengths in angstrom, angles in degrees."""
-    a, b, gamma = cell(found.indexed.lattice)
-    caption = [
-        f"measured cell {a:.3f} x {b:.3f} A, {gamma:.1f} deg, on which "
-        f"{100 * found.indexed.explained:.0f} % of the spots lie; {found.searched} searched"
-    ]
-    if math.isfinite(found.none):
-        caption.append(f"none of these: {percent(found.none)} %, that is no crystal of the library")
-    caption += undetermined(found)
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=escape("\n".join(caption)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name in ("", "uid", "formula", "prototype", "origin"):
-        table.add_column(name, justify="right" if not name else "left", overflow="fold")
-    for name in ("%", "score", "cosine", "R1", "wR2", "a", "b", "gamma"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for rank, candidate in enumerate(found.candidates, 1):
-        a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
-        table.add_row(
-            str(rank),
-            escape(printable(candidate.uid)),
-            escape(printable(candidate.formula)),
-            escape(printable(candidate.prototype) or "-"),
-            escape(origin(candidate)),
-            percent(candidate.probability),
-            number(candidate.score, 2),
-            number(candidate.similarity, 3),
-            change(candidate.r_before, candidate.r_factor),
-            change(candidate.wr2_before, candidate.wr2),
-            f"{a:.3f}",
-            f"{b:.3f}",
-            f"{gamma:.1f}",
+@dataclasses.dataclass(frozen=True)
+class CandidateTable:
+    """The candidates for one lattice, best first; lengths in angstrom, angles in degrees.
+
+    Rank, uid, formula, probability and origin are shown at any width; further columns as far as
+    there is room for them.
+    """
+
+    found: Found
+    title: str | None = None
+    every: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        found = self.found
+        if self.title:
+            yield Text(self.title)
+        if headline := not_in_library(found):
+            yield Text(headline)
+        shown = [c for c in found.candidates if self.every or not c.probability < _LEAST]
+        rows = [_cells(rank, c) for rank, c in enumerate(shown, 1)]
+        names = [n for n in _COLUMNS if any(row[n] not in ("", "-") for row in rows)]
+        table = _table_of(rows, names)
+        # The least important go first, until the rest fits.
+        for name in _DISPENSABLE:
+            if Measurement.get(console, options.update(width=1000), table).maximum <= (
+                options.max_width
+            ):
+                break
+            names = [n for n in names if n != name]
+            table = _table_of(rows, names)
+        if rows:
+            yield table
+        for line in _caption(found, shown):
+            yield Text(line, style="italic")
+
+
+# In this order from left to right; those that may go, the first of them first.
+_COLUMNS = (
+    "", "uid", "formula", "%", "origin", "score", "R1", "strain %", "entries", "cell",
+    "library's cell", "prototype", "ehull", "wR2", "cosine",
+)  # fmt: skip
+_DISPENSABLE = (
+    "cosine", "wR2", "ehull", "prototype", "library's cell", "cell", "entries", "strain %", "R1",
+    "score",
+)  # fmt: skip
+# Candidates of a lower probability are not shown unless asked for.
+_LEAST = 0.001
+
+
+def _cells(rank: int, candidate: Candidate) -> dict[str, str]:
+    """Text of each column."""
+    count = len(candidate.entries)
+    over = f", {candidate.superlattice} superlattice" if candidate.superlattice else ""
+    return {
+        "": str(rank),
+        "uid": printable(candidate.uid),
+        "formula": printable(candidate.formula),
+        "%": percent(candidate.probability),
+        "origin": origin(candidate) + over,
+        "score": number(candidate.score, 2),
+        "R1": change(candidate.r_before, candidate.r_factor),
+        "strain %": f"{100 * candidate.strain:+.1f}",
+        "entries": f"{count} entries" if count > 1 else "",
+        "cell": _cell(candidate.structure.cell.array[:2, :2]),
+        "library's cell": _cell(candidate.lattice),
+        "prototype": printable(candidate.prototype) or "-",
+        "ehull": number(candidate.ehull, 3),
+        "wR2": change(candidate.wr2_before, candidate.wr2),
+        "cosine": number(candidate.similarity, 3),
+    }
+
+
+def _cell(lattice: np.ndarray) -> str:
+    a, b, gamma = cell(lattice)
+    return f"{a:.3f} x {b:.3f}, {gamma:.1f}"
+
+
+def _table_of(rows: list[dict[str, str]], names: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in names:
+        right = name in ("", "%", "score", "R1", "strain %", "ehull", "wR2", "cosine")
+        fold = name in ("uid", "formula", "origin", "prototype")
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=not fold
         )
+    for row in rows:
+        table.add_row(*(escape(row[name]) for name in names))
     return table
 
 
-def undetermined(found: Found) -> list[str]:
-    """Lines that say what refinement left undetermined: for all candidates alike, or by rank."""
-    by_names: dict[tuple[str, ...], list[str]] = {}
-    for rank, candidate in enumerate(found.candidates, 1):
-        if candidate.undetermined:
-            by_names.setdefault(candidate.undetermined, []).append(str(rank))
-    return [
-        f"not determined by the pattern, of {', '.join(ranks)}: {_gathered(names)}"
-        for names, ranks in by_names.items()
+def not_in_library(found: Found) -> str:
+    """What stands above the candidates: that none of the library's crystals made the pattern."""
+    if not math.isfinite(found.none):
+        return ""
+    return f"not in the library: {percent(found.none)} %"
+
+
+def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
+    lines = [
+        f"measured cell {_cell(found.indexed.lattice)} (A, degrees), on which "
+        f"{100 * found.indexed.explained:.0f} % of the spots lie; {found.searched} searched"
     ]
+    if found.superlattice is not None and shown:
+        lines.append(
+            f"{found.superlattice.name} superlattice of {printable(shown[0].uid)}, "
+            f"{found.superlattice.satellites} weak spots"
+        )
+    hidden = len(found.candidates) - len(shown)
+    if hidden:
+        lines.append(f"{hidden} further candidates of less than 0.1 % each are not shown (--all)")
+    return lines + undetermined(found)
+
+
+def undetermined(found: Found) -> list[str]:
+    """Lines that say what refinement left undetermined, what trades off, and what is in doubt:
+    for all candidates alike, or by rank."""
+    lines: dict[str, list[str]] = {}
+    for rank, candidate in enumerate(found.candidates, 1):
+        said = []
+        if candidate.undetermined:
+            names = _gathered(candidate.undetermined)
+            said.append(f"not determined by the pattern, of {{}}: {names}")
+        if candidate.correlations:
+            pairs = (f"{a} with {b} ({value:+.2f})" for a, b, value in candidate.correlations)
+            said.append(f"correlated, of {{}}: {', '.join(pairs)}")
+        said += [f"in doubt, of {{}}: {doubt}" for doubt in candidate.doubts]
+        for line in said:
+            lines.setdefault(line, []).append(str(rank))
+    return [line.replace("{}", ", ".join(ranks)) for line, ranks in lines.items()]
 
 
 def _gathered(names: Sequence[str]) -> str:
@@ -119,7 +199,7 @@ def origin(candidate: Candidate) -> str:
     if candidate.known:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
-    return "made up" if candidate.prototype else "-"
+    return "hypothetical" if candidate.prototype else "-"
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -217,8 +297,8 @@ def calibration_table(made: Calibration) -> Table:
             "ellipticity (%)": f"{100 * m.ellipticity:.2f} +- {100 * sigma['ellipticity']:.2f}",
             "its long axis (degrees)": f"{m.axis:.1f} +- {sigma['axis']:.1f}",
             "radial term (1/pixel^2)": f"{m.radial:.3g} +- {sigma['radial']:.2g}",
-            "rings": f"{len(made.rings)}, which explain {100 * made.explained:.0f} % of what is "
-            "above the background",
+            "rings, or families of spots": f"{len(made.rings)}, which explain "
+            f"{100 * made.explained:.0f} % of what was found",
         }
     )
 
@@ -247,3 +327,49 @@ def evaluation_table(result: dict[str, Any]) -> Table:
         shown = [f"{values[f'top{n}']:.1f}" for n in TOP]
         table.add_row(method, *shown, f"{values['ms_per_query']:.2f}")
     return table
+
+
+def reliability_tables(result: dict[str, Any]) -> list[Table]:
+    """Stated probabilities against what was true, see `answers.present_and_absent`."""
+    tables = []
+    for kind in ("present", "absent"):
+        if kind not in result:
+            continue
+        said = result[kind]
+        lines = [
+            f"a wrong crystal above 90 %: {said['wrong_above_90']:.1f} % of the queries, above "
+            f"99 %: {said['wrong_above_99']:.1f} %; the right one above 90 %: "
+            f"{said['right_above_90']:.1f} %; none of them first: {said['none_first']:.1f} %"
+        ]
+        table = Table(
+            title=f"crystal {kind}: {said['queries']} queries",
+            title_justify="left",
+            caption_justify="left",
+        )
+        table.add_column("stated (%)")
+        for what in ("first", "none"):
+            for name in ("queries", "stated", "true"):
+                table.add_column(f"{what}: {name}", justify="right")
+            its = said[what]
+            if its["count"]:
+                lines.append(
+                    f"{what}: Brier score {its['brier']:.3f}, log-loss {its['log_loss']:.3f}, "
+                    f"expected calibration error {100 * its['ece']:.1f} %"
+                )
+        bins = {w: {b["from"]: b for b in said[w]["bins"]} for w in ("first", "none")}
+        for start in sorted({*bins["first"], *bins["none"]}):
+            cells = [f"{100 * start:.0f} to {100 * start + 10:.0f}"]
+            for what in ("first", "none"):
+                one = bins[what].get(start, {"count": 0, "stated": math.nan, "true": math.nan})
+                shares = (number(100 * one[name], 1) for name in ("stated", "true"))
+                cells += [str(one["count"]), *shares]
+            table.add_row(*cells)
+        table.caption = "\n".join(lines)
+        tables.append(table)
+    if tables and "mixed" in result:
+        mixed = result["mixed"]
+        tables[-1].caption += (
+            f"\nlog-loss of P(none) with {100 * mixed['share_absent']:.0f} % absent: "
+            f"{mixed['log_loss_none']:.3f}"
+        )
+    return tables

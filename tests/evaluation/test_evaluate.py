@@ -18,6 +18,7 @@ from configs import smoke
 from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation import snapshots as dynamics
+from dd2d_jax.evaluation.answers import answer, leaving_out
 from dd2d_jax.evaluation.evaluate import (
     METHODS,
     QUERY_PAIRS,
@@ -25,7 +26,6 @@ from dd2d_jax.evaluation.evaluate import (
     make_patterns,
     make_queries,
     physics_rank,
-    rerank_rank,
     stored,
 )
 from dd2d_jax.lattices.lattice import find
@@ -300,21 +300,41 @@ def test_the_network_sees_the_strongest_pairs(model, library):
     np.testing.assert_array_equal(few.intensity.max(-1).min(1), np.sort(peak, 1)[:, -7])
 
 
-def test_a_crystal_that_the_network_misses_ranks_behind_those_compared(model, library):
-    """Beyond the hundred that are compared the network's rank is kept, and is at least 101."""
-    many = library.take(np.zeros(150, int) + 4)
-    many = joined(many, library.take([0]))
-    table = simulate_table(many.crystal, model.conditions)
+def test_a_crystal_that_the_network_misses_is_weighed_where_its_cell_fits(model, library):
+    """Graphene behind 150 others in the network's order, and one of another cell behind them."""
+    many = joined(library.take(np.zeros(150, int) + 4), library.take([0, 1]))
+    searched = Library(many, np.eye(152, 16, dtype=np.float32), model.fingerprint)
     spots = make_queries(library.take([0]), model.conditions, LEVELS["clean"], 0)
     query = Query.known(jax.tree.map(lambda x: x[0], spots))
     cosines = np.linspace(1, 0.5, len(many))
-    rest = (many, query, model.conditions)
-    assert physics_rank(table, *rest, truth=150) == 1
-    assert rerank_rank(cosines, cosines, *rest, truth=150) == 151
-    # Among the network's first hundred, simulation brings it to the front.
-    assert rerank_rank(cosines[::-1], cosines[::-1], *rest, truth=150) == 1
-    # Or among the first fifty by the cell that was found.
-    assert rerank_rank(cosines, cosines[::-1], *rest, truth=150) == 1
+    own = np.eye(1, 16, dtype=np.float32)
+    rest = (searched, query, own, model.conditions)
+    assert physics_rank(
+        simulate_table(many.crystal, model.conditions), many, query, model.conditions, truth=150
+    ) == 1  # fmt: skip
+    found = answer(*rest, truth=150, cosines=cosines)
+    assert (found.rank, found.right) == (1, True)
+    # What is not weighed keeps the network's order.
+    assert answer(*rest, truth=151, cosines=cosines).rank >= 100
+
+
+def test_left_out_crystals_are_not_found_and_their_twins_neither(model, library):
+    result = evaluate(model, library, library, "clean", leave_out=True)
+    said = result["reliability"]
+    assert said["present"]["queries"] == said["absent"]["queries"] == len(library)
+    assert said["present"]["first"]["count"] == len(library)
+    assert sum(b["true"] for b in said["absent"]["first"]["bins"]) == 0
+    assert all(b["true"] == 1 for b in said["absent"]["none"]["bins"])
+    assert 0 < said["mixed"]["log_loss_none"]
+    twin = joined(library.take([2]), library.take([2]))
+    assert leaving_out(twin, 0, np.ones(2, bool)).tolist() == [False, False]
+
+
+def test_known_elements_leave_fewer_rivals(model, library):
+    result = evaluate(model, library, library, "clean", elements=True)
+    assert result["elements"] == "known"
+    # Of 2H and 1T of one metal at most one is before the other.
+    assert result["methods"]["neural"]["top3"] == 100.0
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Parts of libraries: read where they are, and never beyond what a file holds."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,7 +18,10 @@ def crystals():
     # One of another size, with a name that is not ASCII.
     found.numbers[3, 2:] = 0
     found.uid[5] = "φ-сера"
-    return found
+    found.ehull[:4] = [0.0, 0.02, 0.3, 1.5]
+    groups = found.layer_group.astype("U8")
+    groups[1:3] = ["p-3m1", "p-6m2"]
+    return dataclasses.replace(found, layer_group=groups)
 
 
 @pytest.fixture
@@ -28,7 +32,8 @@ def shard(crystals, tmp_path):
 
 
 def same(one, two) -> None:
-    for name in ("uid", "formula", "prototype", "known", "lattice", "numbers"):
+    names = ("uid", "formula", "prototype", "known", "lattice", "numbers", "ehull", "layer_group")
+    for name in names:
         np.testing.assert_array_equal(np.asarray(getattr(one, name)), getattr(two, name))
     real = one.numbers > 0
     np.testing.assert_array_equal(one.positions[real], two.positions[real])
@@ -63,6 +68,22 @@ def test_joined_sets_are_padded_to_the_largest(crystals):
         **{**vars(small), "numbers": small.numbers[:, :2], "positions": small.positions[:, :2]}
     )
     same(join([small, crystals], {}), crystals.take([3, *range(32)]))
+
+
+def test_parts_of_the_format_before_are_read(crystals, shard):
+    """Without hulls and layer groups: neither is known of any crystal."""
+    raw = shard.read_bytes()
+    length = int.from_bytes(raw[8:16], "little")
+    header = json.loads(raw[16 : 16 + length])
+    for name in ("ehull", "layer_group"):
+        del header["arrays"][name]
+    del header["layer_groups"]
+    # Blanks after the JSON keep the arrays where they are.
+    text = json.dumps(header).encode()
+    shard.write_bytes(raw[:16] + text.ljust(length) + raw[16 + length :])
+    old = StoredCrystals([Shard(shard)], crystals.report)
+    assert np.isnan(old.ehull[:]).all() and set(old.layer_group) == {""}
+    np.testing.assert_array_equal(old.uid, crystals.uid)
 
 
 def test_elements_are_those_of_the_numbers(crystals, shard):

@@ -14,7 +14,8 @@ import diffraction as dx
 from dd2d_jax.data import crystal_set
 from dd2d_jax.evaluation.evaluate import make_queries
 from dd2d_jax.matching import evidence
-from dd2d_jax.matching.evidence import Hypothesis, log_evidence
+from dd2d_jax.matching.evidence import log_evidence
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.networks.disturbances import Disturbance
 from dd2d_jax.spots import Conditions, Spots, strongest
 
@@ -181,9 +182,7 @@ def test_a_clean_pattern_tells_its_crystal_from_one_that_differs_by_a_hundredth_
     moved = np.random.default_rng(5).normal(0, 0.01, library.positions.shape).astype(np.float32)
     other = dataclasses.replace(library, positions=library.positions + moved)
     for i, query in enumerate(queries(library.take(range(8)), 0)):
-        true, near = (
-            log_evidence(c.take([i]), query, CONDITIONS)[0] for c in (library, other)
-        )
+        true, near = (log_evidence(c.take([i]), query, CONDITIONS)[0] for c in (library, other))
         assert true > near + 1
 
 
@@ -199,3 +198,84 @@ def test_the_true_crystal_is_the_most_probable(library, amount):
         for i, query in enumerate(queries(library, 4, **amount))
     ]
     assert np.mean(first) > 0.8
+
+
+SOFT_ATOMS = dataclasses.replace(STRAINED, softness=1.0)
+
+
+def at_b(crystals: crystal_set.CrystalSet, b_iso: float) -> list[Spots]:
+    conditions = dataclasses.replace(CONDITIONS, b_iso=b_iso)
+    spots = strongest(make_queries(crystals, conditions, Disturbance(), 0), 32)
+    return [jax.tree.map(lambda x, i=i: np.asarray(x[i]), spots) for i in range(len(crystals))]
+
+
+def test_b_of_all_atoms_is_integrated_out(library):
+    """The same as a sum over many B, each weighed with its prior."""
+    one = library.take([3])
+    (query,) = at_b(one, 1.3)
+    grid = np.linspace(-0.5, 2.5, 121)
+    each = [
+        log_evidence(one, query, dataclasses.replace(CONDITIONS, b_iso=0.5 + b), [STRAINED])[0]
+        for b in grid
+    ]
+    prior = -0.5 * grid**2 - 0.5 * np.log(2 * np.pi) + np.log(grid[1] - grid[0])
+    found = log_evidence(one, query, CONDITIONS, [SOFT_ATOMS])[0]
+    assert found == pytest.approx(logsumexp(np.array(each) + prior), abs=0.5)
+
+
+def test_a_pattern_of_any_b_is_its_crystals(library):
+    soft = [dataclasses.replace(h, softness=1.0) for h in HYPOTHESES[1:]]
+    for b_iso in (0.0, 3.0):
+        for i, query in enumerate(at_b(library.take(range(6)), b_iso)):
+            found = evidence.explain(library, query, CONDITIONS, soft)
+            assert found.value.argmax() == i
+            assert found.b[i] == pytest.approx(b_iso - 0.5, abs=0.25)
+            assert found.r1[i] < 0.03
+
+
+def test_elements_may_have_a_b_of_their_own(library):
+    one = library.take([4])
+    symbols = [dx.form_factors.SYMBOLS[z] for z in set(one.numbers[0][one.numbers[0] > 0].tolist())]
+    own = {symbol: 0.2 + 0.8 * i for i, symbol in enumerate(symbols)}
+    (still,) = at_b(one, 0.5)
+    pattern = dx.simulate(
+        one.crystal[0], CONDITIONS.radiation, 2.0, own,
+        hk=np.concatenate([still.hk, -still.hk]),
+    )  # fmt: skip
+    intensity = np.asarray(pattern.intensity).reshape(2, -1).T
+    query = dataclasses.replace(still, intensity=intensity / intensity.max())
+    apart = dataclasses.replace(SOFT_ATOMS, scatter=0.3, noise=0.02)
+    together = dataclasses.replace(apart, scatter=0.0)
+    found = [log_evidence(one, query, CONDITIONS, [h])[0] for h in (apart, together)]
+    assert found[0] > found[1] + 10
+
+
+def test_measured_uncertainties_count(library):
+    """A wrong intensity that is told to be uncertain speaks against nothing."""
+    one = library.take([2])
+    (query,) = at_b(one, 0.5)
+    wrong = np.array(query.intensity)
+    wrong[3] *= 3
+    sigma = np.zeros_like(wrong)
+    sigma[3] = wrong[3]
+    spoilt = dataclasses.replace(query, intensity=wrong)
+    told = dataclasses.replace(spoilt, sigma=sigma)
+    right, worse, better = (
+        log_evidence(one, x, CONDITIONS, [STRAINED])[0] for x in (query, spoilt, told)
+    )
+    assert worse < right - 20
+    assert better > right - 10
+
+
+def test_the_cell_is_outside_the_temperature(library):
+    one = library.take([0])
+    (query,) = queries(one, 0)
+    stretched = dataclasses.replace(one, lattice=one.lattice * np.float32(np.exp(-0.01)))
+    hot = dataclasses.replace(STRAINED, temperature=3.0)
+    cold, warm = (
+        log_evidence(one, query, CONDITIONS, [h])[0]
+        - log_evidence(stretched, query, CONDITIONS, [h])[0]
+        for h in (STRAINED, hot)
+    )
+    assert cold == pytest.approx(warm, abs=0.05)
+    assert cold == pytest.approx(0.5 * (0.01 / 0.012) ** 2, abs=0.05)

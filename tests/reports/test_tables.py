@@ -1,6 +1,7 @@
 """What was found, on the terminal and as files: complete, safe, all or nothing."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import diffraction as dx
+from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.reports import as_json, tables
 from dd2d_jax.util.text import percent
 
@@ -21,7 +23,7 @@ from dd2d_jax.util.text import percent
 @pytest.fixture
 def undrawn(monkeypatch):
     """Nothing is drawn: pictures and pages are tested elsewhere."""
-    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *args: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *_: Figure())
     monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
 
 
@@ -32,22 +34,51 @@ def shown(table) -> str:
 
 
 def test_the_table_says_all_that_is_needed_to_judge():
-    text = shown(tables.candidate_table(make_found()))
-    for part in ("mp-1", "MoS2", "2H", "known", "0.90", "42.1", "0.800", "0.200 -> 0.100",
-                 "0.250 -> 0.150", "3.180", "120.0", "100 %", "42 searched", "none of these: 15.8",
+    text = shown(tables.CandidateTable(make_found()))
+    for part in ("mp-1", "MoS2", "2H", "known", "0.90", "42.1", "0.200 -> 0.100",
+                 "3.180", "120.0", "100 %", "42 searched", "not in the library: 15.8", "+1.0",
                  "of 1, 2: z of S1, S2; B"):  # fmt: skip
         assert part in text
-    text = shown(tables.candidate_table(make_found(r_before=0.1, undetermined=())))
+    text = shown(tables.CandidateTable(make_found(r_before=0.1, undetermined=())))
     assert "->" not in text and "not determined" not in text
 
 
 def test_what_is_not_known_is_a_dash_and_null():
     nan = float("nan")
     found = make_found(probability=nan, none=nan)
-    text = shown(tables.candidate_table(found))
-    assert "nan" not in text and "none of these" not in text
+    text = shown(tables.CandidateTable(found))
+    assert "nan" not in text and "not in the library" not in text
     data = json.loads(json.dumps(as_json.found_dict(found), allow_nan=False))
     assert data["none"] is None and data["candidates"][0]["probability"] is None
+
+
+def test_at_80_columns_uid_formula_probability_and_origin_are_whole():
+    found = make_found(uid="1234-a-name-of-30-characters-x", formula="Mo2W2S4Se4")
+    text = io.StringIO()
+    Console(file=text, width=80).print(tables.CandidateTable(found))
+    (row,) = [line for line in text.getvalue().splitlines() if line.split()[:1] == ["1"]]
+    for part in ("1234-a-name-of-30-characters-x", "Mo2W2S4Se4", "42.1", "known"):
+        assert part in row
+    assert all(len(line) <= 80 for line in text.getvalue().splitlines())
+
+
+def test_what_is_not_in_the_library_is_said_above_the_candidates():
+    text = shown(tables.CandidateTable(make_found(none=0.99, probability=0.004)))
+    assert text.index("not in the library: 99.0 %") < text.index("mp-1")
+
+
+def test_candidates_of_less_than_a_thousandth_are_shown_when_asked_for():
+    found = make_found(probability=0.0004)
+    text = shown(tables.CandidateTable(found))
+    assert "mp-1" not in text and "2 further candidates of less than 0.1 %" in text
+    assert "mp-1" in shown(tables.CandidateTable(found, every=True))
+
+
+def test_entries_of_one_structure_and_superlattices_are_named():
+    found = make_found()
+    first = dataclasses.replace(found[0], entries=("mp-1", "mp-2", "x"), superlattice="3 x 3")
+    text = shown(tables.CandidateTable(dataclasses.replace(found, candidates=(first,))))
+    assert "3 entries" in text and "known, 3 x 3 superlattice" in text
 
 
 @pytest.mark.parametrize(
@@ -73,7 +104,7 @@ def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
 
 
 def test_names_from_files_are_text_not_markup_nor_terminal_codes():
-    text = shown(tables.candidate_table(make_found(uid="[red]x[/red]\x1b[2J")))
+    text = shown(tables.CandidateTable(make_found(uid="[red]x[/red]\x1b[2J")))
     assert "[red]x[/red]" in text and "\x1b" not in text
 
 
@@ -146,7 +177,7 @@ def test_the_spot_table_is_sorted_by_intensity():
 
 
 def test_the_evaluation_table_shows_every_method():
-    accuracies = {f"top{n}": float(n) for n in tables.TOP}
+    accuracies = {f"top{n}": float(n) for n in TOP}
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
               "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip

@@ -1,0 +1,122 @@
+"""What retrieval answers to the queries of an evaluation, the crystal present and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.duplicates import twins
+from dd2d_jax.evaluation.ranks import rank
+from dd2d_jax.evaluation.reliability import reliability
+from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.prior import log_prior
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.weighing import weigh_library
+from dd2d_jax.spots import Conditions
+
+# Of queries whose crystal is not in the library, in the log-loss of both kinds together.
+ABSENT = 0.1
+
+
+class Answer(NamedTuple):
+    """To one query: the true crystal's rank, and what was said of the first and of none."""
+
+    rank: int
+    probability: float
+    right: bool
+    none: float
+
+
+def answer(
+    library: Library,
+    query: Query,
+    embedded: np.ndarray,
+    conditions: Conditions,
+    truth: int,
+    cosines: np.ndarray,
+    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    allowed: np.ndarray | None = None,
+    count: int = 100,
+) -> Answer:
+    """Weigh a library's crystals for a query, all of them alike beforehand.
+
+    Queries are drawn evenly from a library, whatever their stability: so is the prior here.
+
+    Args:
+        library: n crystals.
+        query: in S settings.
+        embedded: (S, D) what the network makes of these.
+        conditions: of the comparison.
+        truth: row of the query's crystal; its rank is n where it is not allowed.
+        cosines: (n,) that order what is not weighed.
+        hypotheses: what may differ.
+        allowed: (n,) bool; None allows all.
+        count: crystals to weigh.
+    """
+    allowed = np.ones(len(library), bool) if allowed is None else allowed
+    prior = log_prior(library, allowed, use=False)
+    found = weigh_library(
+        library, query, embedded, allowed, prior, conditions, hypotheses, count, 0.02
+    )
+    place = np.flatnonzero(found.rows == truth)
+    if len(place):
+        its = rank(found.value, int(place[0]))
+    elif allowed[truth]:
+        others = np.setdiff1d(np.flatnonzero(allowed), found.rows)
+        its = len(found.rows) + rank(cosines[others], int(np.flatnonzero(others == truth)[0]))
+    else:
+        its = len(library)
+    right = bool(found.rows[0] == truth)
+    return Answer(its, float(found.probability[0]), right, found.none)
+
+
+def present_and_absent(
+    present: Sequence[Answer], absent: Sequence[Answer] | None
+) -> dict[str, dict[str, Any]]:
+    """How far stated probabilities are true; shares in percent of the queries.
+
+    Returns:
+        {"present": {"queries", "right_above_90", "wrong_above_90", "wrong_above_99", "none_first",
+        "first": of the first candidate's probability, "none": of that of none of the library's;
+        see `reliability`}}, where there are answers without the crystal also "absent" alike, and
+        "mixed": {"share_absent", "log_loss_none"}.
+    """
+    out = {"present": _said(present, False)}
+    if absent is not None:
+        out["absent"] = _said(absent, True)
+        losses = [out[kind]["none"]["log_loss"] for kind in ("present", "absent")]
+        if None not in losses:
+            loss = (1 - ABSENT) * losses[0] + ABSENT * losses[1]
+            out["mixed"] = {"share_absent": ABSENT, "log_loss_none": loss}
+    return out
+
+
+def _said(answers: Sequence[Answer], absent: bool) -> dict[str, Any]:
+    stated = np.array([one.probability for one in answers])
+    right = np.array([one.right and not absent for one in answers], bool)
+    none = np.array([one.none for one in answers])
+    count = max(len(answers), 1)
+    shares = {
+        "right_above_90": (stated > 0.9) & right,
+        "wrong_above_90": (stated > 0.9) & ~right,
+        "wrong_above_99": (stated > 0.99) & ~right,
+        "none_first": none > stated,
+    }
+    return {
+        "queries": len(answers),
+        **{name: 100 * float(which.sum()) / count for name, which in shares.items()},
+        "first": reliability(stated, right),
+        "none": reliability(none, np.full(len(none), absent)),
+    }
+
+
+def leaving_out(library: CrystalSet, row: int, allowed: np.ndarray) -> np.ndarray:
+    """`allowed` (n,) without a crystal and its structural twins."""
+    out = allowed.copy()
+    out[row] = False
+    out[twins(library, row, library)] = False
+    return out

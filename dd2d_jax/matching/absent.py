@@ -1,0 +1,127 @@
+"""How probable it is that a pattern's crystal is not in the library.
+
+What a library lacks is nearly always the unseen isotype of something that it holds: the wrong
+crystal that then comes first fits well, too, only not as well as a true one does. How well true
+ones and the best wrong ones fit was learnt: a logistic function of a few numbers about the first
+candidate (`features`), fitted to patterns of C2DB's training part with their crystal in the library
+and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
+
+Beside that stands what never happened: a crystal whose R1, strain or shear is larger than that of
+any true crystal among these patterns has a few per cent at most.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+
+import jax
+import numpy as np
+
+from dd2d_jax.matching.hypotheses import TEMPERATURE
+from dd2d_jax.matching.rerank import Query, Weighing, log_none
+
+# That a pattern's crystal is not in the library, before the pattern was seen.
+NONE = 0.1
+# What a crystal that fits as no true one ever did has at most.
+_AT_MOST = 0.03
+NAMES = (
+    "one", "evidence", "evidence_per_spot", "log_r1", "log_spots", "gap", "log_r1_mates",
+    "log_r1_ratio", "stretch", "shear", "log_near",
+)  # fmt: skip
+# R1 and its like are never taken for smaller.
+_LEAST = 3e-3
+
+
+def features(
+    weighing: Weighing,
+    log_prior: np.ndarray,
+    formula: np.ndarray,
+    query: Query,
+    near: int,
+) -> np.ndarray:
+    """Numbers (len(NAMES),) about the first of n candidates.
+
+    Args:
+        weighing: of the candidates, at `TEMPERATURE`.
+        log_prior: (n,) of each.
+        formula: (n,) of each; a rival is one of another formula.
+        query: the pattern.
+        near: crystals of the library whose cell fits.
+    """
+    total = weighing.value + log_prior
+    order = np.argsort(-total, kind="stable")
+    first = order[0]
+    others = order[formula[order] != formula[first]][:20]
+    spots, mates = likeness(query)
+    value = weighing.value[first] - log_none(query) / TEMPERATURE
+    gap = total[first] - total[others].max(initial=-np.inf)
+    r1 = max(float(weighing.r1[first]), _LEAST)
+    ratio = np.log(max(weighing.r1[others].min(initial=1.0), _LEAST) / r1)
+    return np.array(
+        [
+            1.0,
+            np.clip(value / 20, -2, 5),
+            np.clip(5 * value / spots, -2, 5),
+            np.log(r1),
+            np.log(spots),
+            np.clip(gap, 0, 12) / 4,
+            np.log(mates),
+            np.clip(ratio, -1, 2),
+            min(abs(weighing.stretch[first]) / 0.015, 3.0),
+            min(weighing.shear[first] / 0.005, 3.0),
+            np.log1p(near) / 4,
+        ]
+    )
+
+
+def likeness(query: Query) -> tuple[int, float]:
+    """Spots of a pattern, and R1 of the amplitudes of Friedel mates against each other."""
+    spots = jax.tree.map(lambda x: np.asarray(x[0]), query.whole)
+    measured = spots.measured > 0
+    both = measured.all(-1)
+    amplitude = np.sqrt(np.maximum(spots.intensity[both], 0.0))
+    apart = np.abs(np.diff(amplitude, axis=-1)).sum() / max(amplitude.sum(), 1e-9)
+    # Where hardly any mates are seen: as they are in the middle.
+    return int(measured.sum()), float(max(apart, _LEAST)) if both.sum() > 2 else 0.05
+
+
+def log_odds(features: np.ndarray) -> float:
+    """Natural logarithm of P(not in the library) / P(in it)."""
+    told = _told()
+    return float(np.asarray(features) @ np.array([told["weights"][name] for name in NAMES]))
+
+
+def possible(weighing: Weighing) -> np.ndarray:
+    """(n,) False where a crystal fits as no true one ever did."""
+    most = _told()["limits"]
+    return (
+        (weighing.r1 <= most["r1"])
+        & (np.abs(weighing.stretch) <= most["stretch"])
+        & (weighing.shear <= most["shear"])
+    )
+
+
+def probabilities(
+    weighing: Weighing, log_prior: np.ndarray, log_odds_none: float
+) -> tuple[np.ndarray, float]:
+    """Probabilities (n,) of candidates and that of "none of these"; together 1.
+
+    Args:
+        weighing: of the candidates.
+        log_prior: (n,) of each.
+        log_odds_none: from `log_odds`.
+    """
+    total = weighing.value + log_prior
+    there = possible(weighing)
+    share = np.exp(total - np.logaddexp.reduce(total))
+    none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
+    # What cannot be leaves its probability to none, but for a little.
+    kept = np.where(there, share * (1 - none), share * min(1 - none, _AT_MOST))
+    return kept, float(1 - kept.sum())
+
+
+@functools.cache
+def _told() -> dict:
+    return json.loads((resources.files(__package__) / "absent.json").read_text())

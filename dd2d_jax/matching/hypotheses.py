@@ -1,0 +1,91 @@
+"""How a pattern may differ from its crystal's: strain, displacements, noise, B, missed spots."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """How a query may differ from its crystal: standard deviations.
+
+    Attributes:
+        displacement: of an atom's coordinates in the plane, angstrom.
+        noise: of the logarithm of an intensity.
+        stretch: of the cell's isotropic strain.
+        shear: of its shear.
+        tilt: of the layer about x and about y, degrees.
+        missing: probability that a spot is not seen, however strong.
+        softness: of B, the same for all atoms, angstrom^2. A slope of the intensities in q^2, from
+            the detector or an energy filter, is the same to the pattern.
+        scatter: of each element's B about that, angstrom^2.
+        softer: B that is expected beyond that of `Conditions`, angstrom^2.
+        temperature: that the intensities' log-probability is divided by, the cell's is not: spots'
+            errors are not as independent as the likelihood has it.
+    """
+
+    displacement: float
+    noise: float
+    stretch: float
+    shear: float
+    tilt: float = 0.0
+    missing: float = 0.0
+    softness: float = 0.0
+    scatter: float = 0.0
+    softer: float = 0.0
+    temperature: float = 1.0
+
+
+# As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
+# crystal's own cell.
+HYPOTHESES = (
+    Hypothesis(3e-4, 2e-3, 3e-4, 3e-4),
+    Hypothesis(0.03, 0.1, 0.012, 0.003),
+    Hypothesis(0.15, 0.1, 3e-4, 3e-4),
+)
+
+
+# What B is expected to be beyond 0.5 angstrom^2, and how widely it differs: people measure 0 to 3,
+# and detectors and energy filters make intensities fall off more or less, too.
+SOFTER, SOFTNESS = 0.4, 1.0
+# Elements' B differ by this, angstrom^2.
+SCATTER = 0.25
+# Of patterns from a microscope. Fitted, see docs/retrieval.md.
+TEMPERATURE = 3.0
+OF_MICROSCOPES = {
+    "softness": SOFTNESS,
+    "scatter": SCATTER,
+    "softer": SOFTER,
+    "temperature": TEMPERATURE,
+}
+
+
+# Of a crystal's cell against the library's. Cells by density functional theory (PBE) are too large
+# by 1.0 % with a spread of 0.6 % (graphene, h-BN, MoS2, MoSe2, WS2, WSe2, SnS2, TiS2, TaS2, NbSe2,
+# PtSe2); what is common to all candidates tells none apart.
+STRAIN = 0.006
+
+
+def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothesis, ...]:
+    """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
+
+    Nearly the crystal itself, a disturbed copy as in the level `measured`, and three with ever
+    poorer intensities (a cruder structure, multiple scattering, many layers). `strain` is the
+    standard deviation of the crystal's strain against the library's.
+    """
+    # Cells are never measured better than this.
+    stretch = max(math.hypot(strain, scale_error / math.sqrt(3)), 1e-3)
+    return tuple(
+        Hypothesis(*errors[:2], stretch, *errors[2:], **OF_MICROSCOPES)
+        for errors in (
+            (0.01, 0.03, 0.003, 0.3, 0.05),
+            (0.03, 0.1, 0.003, 0.8, 0.25),
+            (0.03, 0.2, 0.003, 0.3, 0.05),
+            (0.06, 0.4, 0.006, 0.8, 0.25),
+            (0.1, 1.2, 0.006, 0.8, 0.4),
+        )
+    )

@@ -1,0 +1,159 @@
+"""Weak spots between the strong ones: the parent cell that has the strong ones alone.
+
+Charge-density waves, ordering and moires add spots of a superlattice, some thousandths to some
+hundredths of the crystal's own, whose cell is the larger one. The library holds the parent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+
+from dd2d_jax.lattices.lattice import Indexed, reduce, settings
+from dd2d_jax.matching.rerank import Query, log_none
+from dd2d_jax.spots import Spots
+
+# Areas of the superlattice, in cells of the parent, at most.
+_MOST = 16
+# Satellites are weaker than this, relative to the strongest spot, and their mean lies below that
+# of the parent's spots by this factor.
+_WEAK, _BELOW = 0.25, 3.0
+# Spots of the parent, and share of its rods that are seen, at least.
+_FEWEST, _SEEN = 6, 0.5
+# Parents that are weighed.
+_TRIED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Superlattice:
+    """A pattern's lattice as a superlattice of a smaller cell.
+
+    Attributes:
+        name: such as "3 x 3" or "sqrt(13) x sqrt(13)".
+        parent: the spots of the smaller cell, and that cell.
+        satellites: number of spots that are not among them.
+        matrix: (2, 2) integers, pattern's lattice = matrix @ parent's lattice.
+    """
+
+    name: str
+    parent: Indexed
+    satellites: int
+    matrix: np.ndarray
+
+
+def superlattices(indexed: Indexed) -> list[Superlattice]:
+    """Parent cells all of whose further spots are weak, at most three; [] where there is none.
+
+    Those that tell strong and weak spots apart best, of as high a symmetry as the lattice first:
+    spots of a class that the parent itself shows weakly look like satellites, too.
+    """
+    found = []
+    symmetry = len(settings(indexed.lattice))
+    for matrix in _matrices():
+        hk = indexed.hk @ np.linalg.inv(matrix).T
+        main = (np.abs(hk - np.rint(hk)) < 1e-6).all(1)
+        if _is_parent(indexed, matrix, main):
+            lattice = np.linalg.inv(matrix) @ indexed.lattice
+            whole = len(settings(reduce(lattice) @ lattice)) >= symmetry
+            found.append((whole, _apart(indexed.intensity, main), matrix))
+    found.sort(key=lambda one: one[:2], reverse=True)
+    return [_superlattice(indexed, matrix) for _, _, matrix in found[:_TRIED]]
+
+
+def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
+    hk = indexed.hk @ np.linalg.inv(matrix).T
+    main = (np.abs(hk - np.rint(hk)) < 1e-6).all(1)
+    lattice = np.linalg.inv(matrix) @ indexed.lattice
+    change = reduce(lattice)
+    sigma = indexed.intensity_sigma
+    parent = dataclasses.replace(
+        indexed,
+        lattice=change @ lattice,
+        q=indexed.q[main],
+        hk=np.rint(hk[main]).astype(int) @ change.T,
+        intensity=indexed.intensity[main],
+        spots=indexed.spots[main],
+        intensity_sigma=None if sigma is None else sigma[main],
+    )
+    whole = np.rint(matrix @ np.linalg.inv(change)).astype(int)
+    return Superlattice(_name(whole, parent.lattice), parent, int((~main).sum()), whole)
+
+
+def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
+    count = int(main.sum())
+    if count < _FEWEST or count == len(main):
+        return False
+    strong, weak = indexed.intensity[main], indexed.intensity[~main]
+    if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():
+        return False
+    if np.linalg.svd(indexed.q[main], compute_uv=False)[1] < 0.02:
+        return False
+    # Rods of the parent within the furthest of its spots.
+    reach = np.linalg.norm(indexed.q[main], axis=1).max()
+    area = abs(np.linalg.det(indexed.lattice)) / round(np.linalg.det(matrix))
+    return count > _SEEN * np.pi * reach**2 * area - 1
+
+
+def _apart(intensity: np.ndarray, main: np.ndarray) -> float:
+    """Log-likelihood of two exponential densities, but for a constant."""
+    groups = (intensity[main], intensity[~main])
+    return float(-sum(len(group) * np.log(group.mean()) for group in groups))
+
+
+def _matrices() -> list[np.ndarray]:
+    """One integer matrix for each cell that a lattice may be a superlattice of."""
+    out = []
+    for size in range(2, _MOST + 1):
+        for first in range(1, size + 1):
+            if size % first == 0:
+                second = size // first
+                out += [np.array([[first, 0], [b, second]]) for b in range(second)]
+    return out
+
+
+def _name(matrix: np.ndarray, parent: np.ndarray) -> str:
+    """As the field writes it: lengths of the superlattice's vectors over those of the parent."""
+    cell = matrix @ parent
+    for mine, its in itertools.product(settings(cell), settings(parent)):
+        whole = np.abs(np.rint(mine @ matrix @ np.linalg.inv(its)).astype(int))
+        if whole[0, 1] == whole[1, 0] == 0:
+            return f"{whole[0, 0]} x {whole[1, 1]}"
+        if whole[0, 0] == whole[1, 1] == 0:
+            return f"{whole[1, 0]} x {whole[0, 1]}"
+    ratios = np.linalg.norm(cell, axis=1) / np.linalg.norm(parent, axis=1)
+    return " x ".join(_length(ratio) for ratio in ratios)
+
+
+def _length(ratio: float) -> str:
+    squared = ratio**2
+    if abs(ratio - round(ratio)) < 0.02:
+        return str(round(ratio))
+    if abs(squared - round(squared)) < 0.06:
+        return f"sqrt({round(squared)})"
+    return f"{ratio:.2f}"
+
+
+def log_satellites(found: Superlattice, query: Query) -> float:
+    """Log-probability of the satellites as those of any weak superlattice, see `log_none`.
+
+    Added to the log-probability of the parent's spots, it is comparable with that of all spots.
+    """
+    whole = jax.tree.map(lambda x: np.asarray(x[:1]), query.whole)
+    hk = whole.hk[0]
+    on_parent = hk @ np.linalg.inv(_first_setting(found)).T
+    there = (hk != 0).any(-1) & (np.abs(on_parent - np.rint(on_parent)) > 1e-6).any(-1)
+    pairs = (whole.q, whole.hk, whole.intensity, whole.measured)
+    some = Spots(*(x[:, there] for x in pairs), whole.lattice)
+    # The cell is known from the parent's spots.
+    blank = dataclasses.replace(query, settings=some, whole=some, found=np.ones(1, bool))
+    return log_none(blank) - 1.5 * float(np.log(2 * np.pi))
+
+
+def _first_setting(found: Superlattice) -> np.ndarray:
+    """The matrix (2, 2) that makes the cell of `canonical_spots`' first setting of the parent's."""
+    lattice = found.matrix @ found.parent.lattice
+    change = reduce(lattice)
+    return settings(change @ lattice)[0] @ change @ found.matrix

@@ -1,0 +1,86 @@
+"""What is not in the library: probabilities that add up, and what no true crystal ever was."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+import diffraction as dx
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.evaluation.evaluate import make_patterns
+from dd2d_jax.lattices import lattice
+from dd2d_jax.matching import absent
+from dd2d_jax.matching.hypotheses import measured
+from dd2d_jax.matching.rerank import Query, Weighing, compare, weigh
+from dd2d_jax.matching.score import simulate_table
+from dd2d_jax.networks.disturbances import LEVELS
+from dd2d_jax.spots import Conditions
+
+CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
+
+
+def weighing(value: list[float], **other: list[float]) -> Weighing:
+    zeros = np.zeros(len(value))
+    fields = {"r1": zeros + 0.05, "stretch": zeros, "shear": zeros}
+    fields |= {name: np.array(values) for name, values in other.items()}
+    return Weighing(np.array(value), zeros.astype(int), **fields)
+
+
+@pytest.fixture(scope="module")
+def library() -> CrystalSet:
+    return tiny.crystals()
+
+
+@pytest.fixture(scope="module")
+def queries(library) -> list[Query]:
+    patterns = make_patterns(library.take(range(8)), CONDITIONS, LEVELS["measured"], 1)
+    return [Query.indexed(lattice.find(pattern), CONDITIONS.q_max) for pattern in patterns]
+
+
+def odds(library: CrystalSet, query: Query) -> float:
+    scores = compare(simulate_table(library.crystal, CONDITIONS), query.settings)
+    found = weigh(library, scores, query, CONDITIONS, measured())
+    prior = np.full(len(library), -np.log(len(library)))
+    about = absent.features(found, prior, library.formula, query, len(library))
+    assert np.isfinite(about).all() and len(about) == len(absent.NAMES)
+    return absent.log_odds(about)
+
+
+def test_probabilities_are_ordered_as_the_evidence_and_add_up_to_one():
+    prior = np.full(3, -np.log(100))
+    found, none = absent.probabilities(weighing([10.0, 8.0, 5.0]), prior, -2.0)
+    assert found.sum() + none == pytest.approx(1)
+    assert found[0] > found[1] > found[2]
+    assert none == pytest.approx(1 / (1 + np.exp(2.0)))
+    # A likelier crystal beforehand is likelier afterwards.
+    tilted, _ = absent.probabilities(weighing([30.0, 30.0]), np.log([0.02, 0.01]), -2.0)
+    assert tilted[0] / tilted[1] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("what", ["r1", "stretch", "shear"])
+def test_a_crystal_that_fits_as_no_true_one_ever_did_has_a_few_per_cent_at_most(what):
+    found, none = absent.probabilities(
+        weighing([50.0, 10.0], **{what: [0.9, 0.001]}), np.log([0.5, 0.5]), -8.0
+    )
+    assert found[0] <= 0.03 and none > 0.9
+
+
+def test_left_out_crystals_are_likelier_absent_than_those_that_are_there(library, queries):
+    there = [odds(library, query) for query in queries]
+    rows = np.arange(len(library))
+    gone = [odds(library.take(rows[rows != i]), query) for i, query in enumerate(queries)]
+    assert np.mean(np.array(gone) > there) >= 0.75
+    assert np.mean(gone) > np.mean(there) + 1
+
+
+def test_mates_that_differ_are_measured(queries):
+    spots, apart = absent.likeness(queries[0])
+    whole = queries[0].whole
+    assert spots == int(whole.measured[0].sum())
+    other = np.array(whole.intensity)
+    other[..., 1] *= 4
+    _, further = absent.likeness(
+        dataclasses.replace(queries[0], whole=dataclasses.replace(whole, intensity=other))
+    )
+    assert further > apart + 0.3

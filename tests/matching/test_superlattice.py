@@ -1,0 +1,65 @@
+"""Weak spots between the strong ones are a superlattice of the parent cell, and are named."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import mx2
+
+import diffraction as dx
+from dd2d_jax.lattices.lattice import find
+from dd2d_jax.matching.rerank import Query, log_none
+from dd2d_jax.matching.superlattice import log_satellites, superlattices
+
+MATRICES = {
+    "2 x 2": [[2, 0], [0, 2]],
+    "3 x 3": [[3, 0], [0, 3]],
+    "sqrt(13) x sqrt(13)": [[4, 1], [-1, 3]],
+}
+
+
+def pattern(matrix, level, kind="1T") -> dx.Pattern:
+    crystal = dx.Crystal.from_ase(mx2("TiSe2", kind, a=3.54, thickness=3.1, vacuum=8))
+    main = dx.simulate(crystal, q_max=1.1, b_iso=0.5)
+    there = np.asarray(main.mask)
+    q, intensity = np.asarray(main.q)[there], np.asarray(main.intensity)[there]
+    intensity = intensity / intensity.max()
+    if matrix is not None:
+        cell = np.array(matrix) @ np.asarray(crystal.lattice, float)
+        rods = dx.reflections(cell, 0.8)
+        extra = rods[(rods != 0).any(-1)] @ np.linalg.inv(cell).T
+        far = np.linalg.norm(extra[:, None] - q, axis=-1).min(1) > 0.01
+        extra = extra[far]
+        random = np.random.default_rng(3)
+        weak = level * (0.5 + random.random(len(extra)))
+        q, intensity = np.concatenate([q, extra]), np.concatenate([intensity, weak])
+    return dx.Pattern(
+        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
+        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("level", [0.003, 0.03])
+def test_the_parent_of_a_superlattice_is_found_and_its_satellites_counted(name, level):
+    seen = pattern(MATRICES[name], level)
+    indexed = find(seen)
+    parents = {one.name: one for one in superlattices(indexed)}
+    parent = parents[name]
+    assert np.linalg.norm(parent.parent.lattice, axis=1) == pytest.approx([3.54, 3.54], abs=0.01)
+    plain = len(find(pattern(None, 0)).q)
+    assert len(parent.parent.q) == plain and parent.satellites == len(indexed.q) - plain
+    assert np.allclose(parent.matrix @ parent.parent.lattice, indexed.lattice, atol=1e-4)
+    places = parent.parent.hk @ np.linalg.inv(parent.parent.lattice).T
+    assert np.abs(places - parent.parent.q).max() < 1e-3
+
+
+def test_a_crystal_without_satellites_has_no_parent():
+    assert superlattices(find(pattern(None, 0, "2H"))) == []
+
+
+def test_weak_satellites_are_likelier_as_such_than_as_spots_like_the_others():
+    indexed = find(pattern(MATRICES["3 x 3"], 0.01))
+    whole = Query.indexed(indexed, 1.1)
+    (parent,) = [one for one in superlattices(indexed) if one.name == "3 x 3"]
+    apart = log_none(Query.indexed(parent.parent, 1.1)) + log_satellites(parent, whole)
+    assert apart > log_none(whole) + 10
