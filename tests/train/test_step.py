@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -212,22 +213,16 @@ def test_remat_keeps_less_of_the_same_network_for_the_way_back(name):
 def test_samples_are_of_each_kind_as_often_as_its_share_says():
     config = tiny.config()
     config.thermal.share, config.microscope.share, config.measured.share = 0.1, 0.2, 0.3
-    kind = (np.arange(1000) + 0.5) / 1000
-    which = np.select(step._kinds(config, kind), [1, 2, 3], 0)
-    np.testing.assert_array_equal(np.bincount(which), [400, 100, 200, 300])
-
-
-def test_a_microscopes_patterns_are_others_than_those_of_a_measurement():
-    config = tiny.config()
-    source = inputs.load_source(tiny.crystals(), Conditions.from_config(config.diffraction))
-    seen = {}
-    for name in ("measured", "microscope"):
-        for part in ("measured", "microscope"):
-            config[part].share = float(part == name)
-        simulate, _ = step.make_functions(config)
-        rows = step.shard(np.arange(32))
-        seen[name] = simulate(source, rows, jax.random.key(0))[2]
-    counts = {name: float(np.mean(spots.measured)) for name, spots in seen.items()}
-    assert counts["microscope"] != counts["measured"] and min(counts.values()) > 0
-    for spots in seen.values():
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(spots))
+    kind = (jnp.arange(1000) + 0.5) / 1000
+    found = jax.vmap(lambda kind: step._amount(config, kind, jnp.asarray(0.5)))(kind)
+    tilt, few, moved = (np.asarray(x) for x in (found.tilt, found.few, found.displacement))
+    hot, plain = config.thermal.displacement / 2, config.disturbance.displacement / 2
+    # Thermal, microscope, plain, measured: each with its own knobs, all by half.
+    for rows, expected in (
+        (slice(0, 100), (0, 0, hot)),
+        (slice(100, 300), (config.microscope.tilt / 2, config.microscope.few / 2, plain)),
+        (slice(300, 700), (0, 0, plain)),
+        (slice(700, 1000), (config.measured.tilt / 2, 0, plain)),
+    ):
+        for values, one in zip((tilt, few, moved), expected, strict=True):
+            np.testing.assert_allclose(values[rows], one, rtol=1e-6)
