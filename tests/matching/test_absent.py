@@ -79,7 +79,7 @@ def test_mates_that_differ_are_measured(queries):
     whole = queries[0].whole
     assert spots == int(whole.measured[0].sum())
     other = np.array(whole.intensity)
-    other[..., 1] *= 4
+    other[..., 1] *= 25
     _, further = absent.likeness(
         dataclasses.replace(queries[0], whole=dataclasses.replace(whole, intensity=other))
     )
