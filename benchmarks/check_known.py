@@ -1,6 +1,6 @@
 """Compare the known monolayers of `dd2d_jax.data.prototypes` with two computed databases.
 
-    python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE] [--made-up]
+    python benchmarks/check_known.py [--c2db FILE] [--twodmatpedia FILE] [--hypothetical]
 
 A counterpart has the same atoms in the cell and the same space group (of the layer in its vacuum
 cell); of several, the one nearest in lattice and heights is taken. Compared are the reduced lattice
@@ -184,7 +184,7 @@ def compare(paths: list[Path]) -> list[Row]:
     return rows
 
 
-def made_up_errors(path: Path) -> np.ndarray:
+def hypothetical_errors(path: Path) -> np.ndarray:
     """Lattice differences in percent of decorated crystals that the database has, too."""
     made = [a for a, i in generate() if ":" in i["uid"] and "layer" not in i["prototype"]]
     base = read_database(path, {atoms.get_chemical_formula() for atoms in made})
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--c2db", type=Path, default=DATA / "c2db.db")
     parser.add_argument("--twodmatpedia", type=Path, default=DATA / "twodmatpedia.db")
     parser.add_argument("--only", default="", help="print only rows of this verdict")
-    parser.add_argument("--made-up", action="store_true", help="also measure the decorations")
+    parser.add_argument("--hypothetical", action="store_true", help="also measure the decorations")
     options = parser.parse_args()
     rows = compare([options.c2db, options.twodmatpedia])
     table = Table("uid", "prototype", "a b gamma")
@@ -229,8 +229,8 @@ def main() -> int:
         console.print(f"{verdict}: {verdicts.count(verdict)}")
     single = sum(row.found[0] is None and row.found[1] is not None for row in rows)
     console.print(f"of these with a counterpart in 2DMatPedia alone: {single}")
-    for path in [options.c2db, options.twodmatpedia] if options.made_up else []:
-        errors = made_up_errors(path)
+    for path in [options.c2db, options.twodmatpedia] if options.hypothetical else []:
+        errors = hypothetical_errors(path)
         quartiles = ", ".join(f"{q:.1f}" for q in np.percentile(errors, [25, 50, 75]))
         console.print(f"{path.name}: {len(errors)} decorations, lattice %: {quartiles} (quartiles)")
     return 1 if "DIFFERS" in verdicts else 0

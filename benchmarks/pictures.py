@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import ase.build
@@ -11,20 +12,34 @@ from matplotlib.figure import Figure
 
 import dd2d_jax
 import diffraction as dx
-from dd2d_jax.reports.figures import plot_pattern_and_structure, save
+from dd2d_jax.images.measurement import Measured, measure
+from dd2d_jax.images.readers import Image
+from dd2d_jax.reports.figures import save
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 
 
 def main() -> None:
-    """1H-MoS2: its pattern beside its structure, and its retrieval from the default library."""
+    """1H-MoS2: from an image to its structure, and its retrieval from the default library."""
     atoms = ase.build.mx2("MoS2", kind="2H", a=3.18, thickness=3.13, vacuum=10)
     crystal = dx.Crystal.from_ase(atoms)
     pattern = dx.simulate(crystal, dx.Electrons(80.0), q_max=1.5, b_iso=0.5)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    save(plot_pattern_and_structure(crystal, pattern), FOLDER / "pattern.png")
-    save(dd2d_jax.retrieve(pattern).plot(), FOLDER / "retrieval.png")
+    seen = photographed(pattern)
+    save(dd2d_jax.retrieve(seen.pattern, k=1).plot(seen), FOLDER / "image.png", dpi=110)
+    found = dd2d_jax.retrieve(pattern)
+    save(found.plot(), FOLDER / "retrieval.png", dpi=110)
     save(simulator(pattern), FOLDER / "simulator.png", dpi=80)
+
+
+def photographed(pattern: dx.Pattern) -> Measured:
+    """The spots of an image of the pattern as a camera takes it: turned, noisy, with beam stop."""
+    seen = {"shape": (512, 512), "scale": 0.006}
+    c, s = np.cos(0.4), np.sin(0.4)
+    turned = dataclasses.replace(pattern, q=pattern.q @ np.array([[c, s], [-s, c]], np.float32))
+    image = dx.render(turned, **seen, fwhm=0.02, beam=5e3, halo=(0.15, 0.1), background=2e-4)
+    counted = dx.counts(jax.random.key(0), image, 3e6) * dx.beam_stop(**seen)
+    return measure(Image(np.asarray(counted, float), energy=80.0), seen["scale"])
 
 
 def simulator(pattern: dx.Pattern) -> Figure:

@@ -25,7 +25,7 @@ from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 from dd2d_jax.reports.tables import evaluation_table, reliability_tables  # noqa: E402
 from dd2d_jax.util import cache  # noqa: E402
 
-LEVELS = ("clean", "perturbed", "measured")
+LEVELS = ("clean", "perturbed", "measured", "microscope")
 
 
 def main() -> None:

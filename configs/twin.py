@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     # is exact.
     config.disturbance.strain = 0.01
     config.thermal.share = 0.4
+    config.measured.share = 0.0
+    config.microscope.share = 0.0
 
     config.redescription.origin = 1.0
     config.redescription.cell = 0.2

@@ -132,8 +132,8 @@ def kinematic_error(
     """How far the kinematic pattern is from the dynamical one, as an R factor.
 
     R = sum |I - s I_kin| / sum I with s = sum I / sum I_kin: the scale, which no measurement
-    knows, is free. I is from a `multislice` as coarse as B allows (a few ms a crystal where B is
-    0.5 A^2 or more; 0.2 s without heat, where potentials are sharp). Beyond some 30 degrees of
+    knows, is free. I is from a `multislice` as coarse as B allows (10 ms a crystal where B is
+    0.5 A^2 or more; 34 ms without heat, where potentials are sharp). Beyond some 30 degrees of
     tilt its own approximation is a part of R, see there.
 
     Measured by `benchmarks/kinematic_error.py` on 60 crystals of C2DB of all thicknesses and
@@ -155,7 +155,7 @@ def kinematic_error(
     Raises:
         ValueError: as `multislice`.
     """
-    band = _coarse(q_max, b_values(b_iso, crystal.numbers), crystal.numbers)
+    band = coarse_band(q_max, b_values(b_iso, crystal.numbers), crystal.numbers)
     true = multislice(crystal, radiation, q_max, b_iso, tilt, band=band).intensity
     kinematic = kinematic_pattern(crystal, radiation, q_max, b_iso, tilt).intensity
     total = jnp.sum(true, -1)
@@ -163,8 +163,14 @@ def kinematic_error(
     return jnp.sum(jnp.abs(true - scale[..., None] * kinematic), -1) / total
 
 
-def _coarse(q_max: float, b_iso: float | jax.Array, numbers: jax.Array) -> float:
-    """The band that the R factor needs: as far as exp(-B g^2 / 4) leaves half an amplitude."""
+def coarse_band(q_max: float, b_iso: float | jax.Array, numbers: jax.Array) -> float:
+    """The `band` that an R factor within 20 % needs: to where exp(-B g^2 / 4) is a half or less.
+
+    Args:
+        q_max: 1/angstrom.
+        b_iso: angstrom^2; a number, (...) or (..., N).
+        numbers: (..., N).
+    """
     if isinstance(b_iso, jax.core.Tracer):
         least = 0.0
     else:

@@ -1,4 +1,4 @@
-"""A force field of which all is known."""
+"""A calculator whose answers are known, for the tests of snapshots."""
 
 from ase.calculators.calculator import Calculator, all_changes
 

@@ -33,9 +33,10 @@ from dd2d_jax.crystals.structure_files import read_frames
 from dd2d_jax.crystals.structures import layer
 from dd2d_jax.data import crystal_set, sources, usable
 from dd2d_jax.data.row_ranges import _without_secrets, server_name
-from dd2d_jax.images.calibration import Calibration, ring_positions
+from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.patterns import as_pattern, read_pattern
 from dd2d_jax.images.readers import read_image
+from dd2d_jax.images.ring_calibration import ring_positions
 from dd2d_jax.lattices.lattice import find
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.libraries.shards import Shard, StoredCrystals, write_shard

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dd2d_jax.evaluation.ranks import accuracy, embedding_ranks
-from dd2d_jax.networks.disturbances import LEVELS, observe
+from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, observe
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, Spots
 from train import inputs
@@ -31,6 +31,17 @@ def queries(source: inputs.Source, rows: np.ndarray, config: ConfigDict, level: 
             )
         )
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def deciding(config: ConfigDict) -> list[str]:
+    """The levels whose mean top-1 says which step is best.
+
+    Those that training has seen: the clean queries are soon all found, and decide only where
+    there are no others.
+    """
+    seen = [level for level in PATTERNS if config[level].share]
+    disturbed = any(config.disturbance.values()) or config.thermal.share or seen
+    return ["perturbed", *seen] if disturbed else ["clean"]
 
 
 def split_accuracy(model: Model, source: inputs.Source, rows: np.ndarray) -> dict:

@@ -22,7 +22,7 @@ from dd2d_jax.spots import Conditions
 from dd2d_jax.util import cache, errors
 from dd2d_jax.util.files import new_file
 from train import hosts, inputs, state, step, workdirs
-from train.accuracy import print_table, split_accuracy, test_table
+from train.accuracy import deciding, print_table, split_accuracy, test_table
 
 
 class Stopped(Exception):
@@ -236,11 +236,7 @@ def _forget_after(step: int, path: Path) -> None:
 def _save(
     config: ConfigDict, workdir: Path, done: int, current: state.State, found: dict, best: Best
 ) -> Best:
-    # The disturbed queries decide, as the clean ones are soon all found; but not where training
-    # never saw one.
-    shares = config.thermal.share, config.measured.share
-    disturbed = any(config.disturbance.values()) or any(shares)
-    top1 = found["perturbed" if disturbed else "clean"]["top1"]
+    top1 = float(np.mean([found[level]["top1"] for level in deciding(config)]))
     if top1 > best.top1:
         best = Best(top1, done, 0)
     else:

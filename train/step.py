@@ -66,7 +66,7 @@ def simulate_batch(config: ConfigDict, source: Source, index: jax.Array, key: ja
         return chosen.crystal, clean_spots(chosen.crystal, chosen.hk, conditions), seen
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, place), 1))(place)
     redescribed = jax.vmap(redescribe, (0, 0, None))(
-        keys, chosen.crystal, Redescription(**config.get("redescription", {}))
+        keys, chosen.crystal, Redescription(**config.redescription)
     )
     return redescribed, None, seen
 

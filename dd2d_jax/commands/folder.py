@@ -100,7 +100,8 @@ def retrieve_folder(
                     "file": file.name
                 }  # fmt: skip
                 found = retrieve(pattern, opened, model, **options)
-                write_found(found, place, image, source, about)
+                said = {"note": "; ".join(notes), **(about or {})}
+                write_found(found, place, image, source, said)
             rows.append(_row(file, place))
         except Exception as error:  # one bad file must not stop the others
             rows.append({**dict.fromkeys(FIELDS), "file": file.name, "lattices": 0,

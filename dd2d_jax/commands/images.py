@@ -122,15 +122,16 @@ def add_calibrate(commands: Any) -> None:
         commands,
         "calibrate",
         _calibrate,
-        "find scale and distortion of a camera length by the rings of a known polycrystal",
+        "find scale and distortion of a camera length by the pattern of a known material",
         "dd2d calibrate gold.tif --material Au --output camera.json",
     )
-    parser.add_argument("image", type=Path, help="image of a ring pattern, as in dd2d pattern")
+    parser.add_argument("image", type=Path, help="image of rings or spots, as in dd2d pattern")
     parser.add_argument(
         "--material",
         default="Au",
         metavar="NAME",
-        help="Ag, Al, Au, Cu, Fe, Ni, Pd, Pt, Si, W, graphite, or a CIF file (Au)",
+        help="rings of Ag, Al, Au, Cu, Fe, Ni, Pd, Pt, Si, W, graphite or a CIF file; spots of one "
+        "crystal of graphene, hBN or graphite (Au)",
     )
     parser.add_argument(
         "--scale", type=positive, metavar="S", help="about, to 15 %%, 1/angstrom per pixel"
@@ -143,8 +144,8 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from dd2d_jax.images.calibration import calibrate
     from dd2d_jax.images.readers import read_image
+    from dd2d_jax.images.standards import calibrate
     from dd2d_jax.reports.tables import calibration_table
 
     check_file("--output", args.output, (".json",))

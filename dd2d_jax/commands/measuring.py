@@ -25,7 +25,7 @@ from dd2d_jax.commands.common import (
 )
 from dd2d_jax.util.errors import UserError
 
-_LEVELS = ("clean", "perturbed", "thermal", "measured")
+_LEVELS = ("clean", "perturbed", "thermal", "measured", "microscope")
 
 
 def add_evaluate(commands: Any) -> None:

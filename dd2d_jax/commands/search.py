@@ -24,6 +24,7 @@ from dd2d_jax.commands.common import (
     tilt_pairs,
 )
 from dd2d_jax.util.errors import UserError
+from dd2d_jax.util.progress import stage, watched
 
 # From this error on a scale need not be told.
 _UNKNOWN = 0.5
@@ -73,10 +74,11 @@ def add_retrieve(commands: Any) -> None:
         "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
     )
     parser.add_argument(
-        "--propose", action="store_true", help="crystals that the library does not hold as well"
-    )
+        "--multislice", action="store_true",
+        help="as --refine, and the first candidate to intensities of multiple scattering",
+    )  # fmt: skip
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
+        "--propose", action="store_true", help="crystals that the library does not hold as well"
     )
 
 
@@ -86,7 +88,7 @@ def _retrieve(args: argparse.Namespace) -> None:
         **_composition(args),
         "prior": not args.no_prior,
         "rerank": args.rerank,
-        "refine": args.refine,
+        "refine": "multislice" if args.multislice else args.refine,
         "propose": args.propose,
         "scale_error": args.scale_error,
     }
@@ -103,24 +105,33 @@ def _retrieve(args: argparse.Namespace) -> None:
     reading = image_options(args)
     if args.scale_error >= _UNKNOWN:
         reading["likely_scale"] = True
-    patterns, images, _ = zip(*read_patterns(args.pattern, reading), strict=True)
-    say("searching")
-    model = load_model(args.checkpoint)
-    pattern = patterns[0] if args.tilts is None else patterns
-    try:
-        found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
-    except PatternError as error:
-        raise UserError(f"{', '.join(args.pattern)}: {error}") from error
-    image = images[0] if args.tilts is None else None
-    about = _about(args, ", ".join(Path(name).name for name in args.pattern))
+    with watched(say):
+        patterns, images, notes = zip(*read_patterns(args.pattern, reading), strict=True)
+        stage("searching")
+        model = load_model(args.checkpoint)
+        pattern = patterns[0] if args.tilts is None else patterns
+        try:
+            found = retrieve(pattern, args.library, model, tilts=args.tilts, **options)
+        except PatternError as error:
+            raise UserError(f"{', '.join(args.pattern)}: {error}") from error
+        image = images[0] if args.tilts is None else None
+        about = _about(args, ", ".join(Path(name).name for name in args.pattern))
+        about["note"] = "; ".join(note for some in notes for note in some)
+        _write(args, found, image, about)
+    _print_found(found, args)
+
+
+def _write(args: argparse.Namespace, found: Any, image: Any, about: dict[str, str]) -> None:
+    """The folder and the page that were asked for."""
+    from dd2d_jax.util.files import new_file
+
     if args.output:
+        stage(f"writing {args.output}")
         found.write(args.output, image, about)
     if args.page:
-        from dd2d_jax.util.files import new_file
-
+        stage(f"writing {args.page}")
         with new_file(args.page) as part:
             part.write_text(found.page(image, about), "utf-8")
-    _print_found(found, args)
 
 
 def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
@@ -204,25 +215,27 @@ def _propose(args: argparse.Namespace) -> None:
     if args.output:
         check_new(args.output)
     limits = _composition(args)
-    ((pattern, _, _),) = read_patterns([args.pattern], image_options(args))
-    model, library = load_model(args.checkpoint), Library.load(args.library)
-    say("searching")
-    try:
-        parents = retrieve(pattern, library, model, max(args.k, PARENTS))
-        found = parents
-        if any(limits.values()) or args.no_prior:
-            found = retrieve(
-                pattern, library, model, args.k, prior=not args.no_prior, **limits
-            )
-    except PatternError as error:
-        raise UserError(f"{args.pattern}: {error}") from error
-    say("proposing")
-    found = propose(
-        found, library, model, args.k, limits["elements"], args.count, parents=parents,
-        contains=limits["contains"], excludes=limits["excludes"],
-    )  # fmt: skip
-    if args.output:
-        found.write(args.output, about=_about(args, Path(args.pattern).name))
+    check_file("--page", args.page, (".html", ".htm"))
+    with watched(say):
+        ((pattern, image, notes),) = read_patterns([args.pattern], image_options(args))
+        model, library = load_model(args.checkpoint), Library.load(args.library)
+        stage("searching")
+        try:
+            parents = retrieve(pattern, library, model, max(args.k, PARENTS))
+            found = parents
+            if any(limits.values()) or args.no_prior:
+                found = retrieve(
+                    pattern, library, model, args.k, prior=not args.no_prior, **limits
+                )
+        except PatternError as error:
+            raise UserError(f"{args.pattern}: {error}") from error
+        stage("proposing")
+        found = propose(
+            found, library, model, args.k, limits["elements"], args.count, parents=parents,
+            contains=limits["contains"], excludes=limits["excludes"],
+        )  # fmt: skip
+        about = {**_about(args, Path(args.pattern).name), "note": "; ".join(notes)}
+        _write(args, found, image, about)
     _print_found(found, args)
 
 
@@ -255,6 +268,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
     )
     parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
 

@@ -21,6 +21,8 @@ from dd2d_jax.commands.common import (
 )
 from dd2d_jax.util.errors import UserError
 
+# keV.
+_ENERGY = 80.0
 # Rows and columns of a simulated image.
 _PIXELS = 512
 # Radius of a beam stop and half width of the halo at half its height, 1/angstrom.
@@ -42,7 +44,7 @@ def add_simulate(commands: Any) -> None:
     parser.add_argument("structure", help="CIF, POSCAR, extended XYZ or XSF file of one layer")
     beam = parser.add_mutually_exclusive_group()
     beam.add_argument(
-        "--energy", type=energy, default=80.0, metavar="KEV", help="electrons, keV (80)"
+        "--energy", type=energy, metavar="KEV", help="electrons, keV (80); kept in the files"
     )
     beam.add_argument("--xrays", type=positive, metavar="WAVELENGTH", help="X-rays, angstrom")
     parser.add_argument(
@@ -120,7 +122,9 @@ def _simulate(args: argparse.Namespace) -> None:
         disordered = _check_crystal(atoms)
         crystal = dx.Crystal.from_ase(atoms)
         _check_work(crystal, args)
-        beam = dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy, args.table)
+        beam = (
+            dx.Xrays(args.xrays) if args.xrays else dx.Electrons(args.energy or _ENERGY, args.table)
+        )
         conditions = (crystal, beam, args.q_max, args.b_iso, tuple(args.tilt))
         pattern = dx.simulate(*conditions, method=args.method)
     if not bool(pattern.mask.any()):
@@ -182,7 +186,7 @@ def _check_work(crystal: Any, args: argparse.Namespace) -> None:
 
 
 def _as_told(pattern: Any, args: argparse.Namespace) -> Any:
-    """The pattern turned about the beam, with its energy."""
+    """The pattern turned about the beam, with its energy where that was typed."""
     import dataclasses
 
     import numpy as np
@@ -190,7 +194,7 @@ def _as_told(pattern: Any, args: argparse.Namespace) -> Any:
     turn = np.radians(args.rotation)
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]], np.float32)
     q = pattern.q @ matrix if args.rotation else pattern.q
-    return dataclasses.replace(pattern, q=q, energy=None if args.xrays else args.energy)
+    return dataclasses.replace(pattern, q=q, energy=args.energy)
 
 
 def _write_image(pattern: Any, args: argparse.Namespace) -> None:

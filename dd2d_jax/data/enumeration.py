@@ -1,4 +1,4 @@
-"""Millions of made-up crystals: every prototype with all the elements that its places may take.
+"""Millions of hypothetical crystals: every prototype with all elements that its places may take.
 
 The rules are those of `prototypes`, looser: the elements of a place's class, without regard to the
 sum of charges. Crystals come in ranges, any of which is made on its own and is the same each time.

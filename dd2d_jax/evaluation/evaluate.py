@@ -23,7 +23,7 @@ from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.matching.rerank import Query, compare, weigh
 from dd2d_jax.matching.score import Table, simulate_table, strain_between
-from dd2d_jax.networks.disturbances import LEVELS, Disturbance, measure, observe
+from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, Disturbance, measure, observe
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
 from dd2d_jax.util.errors import PatternError
@@ -32,8 +32,6 @@ from dd2d_jax.util.progress import progress
 METHODS = ("neural", "physics", "neural+rerank")
 # A level beside those of LEVELS: its queries are snapshots of molecular dynamics.
 THERMAL = "thermal"
-# The level whose queries come as patterns: their lattice is to be found.
-PATTERNS = "measured"
 # The first candidates, whose probability is computed.
 RERANK = 100
 # Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
@@ -149,7 +147,7 @@ def evaluate(
         model: the trained model.
         queries: crystals whose patterns are looked for; each uid must be in the library.
         library: the gallery.
-        level: "clean", "perturbed", "measured" or "thermal".
+        level: "clean", "perturbed", "measured", "microscope" or "thermal".
         seed: of the disturbance.
         report: called with a line at each stage.
         snapshots: database of `dynamics.make`, for "thermal": its snapshots of the queries'
@@ -187,7 +185,7 @@ def evaluate(
         )
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = measured(strain=0.01) if level == PATTERNS else HYPOTHESES
+    hypotheses = measured(strain=0.01) if level in PATTERNS else HYPOTHESES
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")
@@ -277,7 +275,7 @@ def _asked(
     """A query of each crystal, None where no lattice was found, and the milliseconds that took."""
     # A snapshot is disturbed already.
     amount = LEVELS.get(level, Disturbance())
-    if level != PATTERNS:
+    if level not in PATTERNS:
         spots = make_queries(queries, conditions, amount, seed)
         rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(queries)))
         return [Query.known(row) for row in rows], 0.0

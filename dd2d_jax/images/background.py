@@ -1,8 +1,16 @@
-"""What lies under the spots of a diffraction image: halo, noise, beam, beam stop, dead pixels."""
+"""What lies under the spots of a diffraction image: halo, noise, beam, beam stop.
+
+The noise is taken from the image itself, as it is after the filter that spots are sought with:
+the scatter of the filter's response, by its quantiles, in squares of the image and at like
+radius. Gain, offset, readout and the blur of a scintillator are all in it. (Source extraction in
+astronomy does likewise: Bertin and Arnouts, A&AS 117, 393, 1996; matched filters: Vio and
+Andreani, A&A 589, A20, 2016.)
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy import fft, ndimage, stats
@@ -11,13 +19,20 @@ from scipy import fft, ndimage, stats
 WIDER = 2.5
 # Below so many counts under a Gaussian the median of Poisson noise is no measure of its mean.
 _COUNTS = 10.0
-# Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
-# this are a picture of few counts, not a saturated one.
-_PLATEAU, _GREYS = 6, 60
 # A stop is darker than its surroundings by so many standard deviations, and by this share.
 _DARK, _DARKER = 20.0, 0.4
 # The power of the radius with which a beam's flank falls at least.
 _STEEP = 3.5
+# Scatter is taken over squares of so many widths of a spot.
+_SQUARE = 16
+# Where so many standard deviations are exceeded, there is a spot and not noise; a bright one
+# where so many are.
+_SPOT, _BRIGHT = 6.0, 40.0
+# Where noise is less than a step between grey levels, of which there are not more than so many,
+# the scatter is at least this share of it.
+_LEVELS, _STEP = 5000, 0.2
+# The least scatter anywhere, relative to the middle one.
+_LEAST = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +41,18 @@ class Background:
 
     Attributes:
         level: (H, W) smooth, by radius.
-        variance: (H, W) of a pixel's noise, by radius.
+        variance: (H, W) of a pixel's noise, as white noise that scatters as much under a spot.
         gain: variance per unit of the image, 1 for counts; 0 where it cannot be told.
+        few: whether the image is of few counts, each of them as large as `gain`.
+        skew: (H, W) skewness of the filtered noise: of single electrons that a scintillator makes
+            blobs of, or of a clipped floor, more than of a Gaussian stands far above the middle.
     """
 
     level: np.ndarray
     variance: np.ndarray
     gain: float
+    few: bool = False
+    skew: np.ndarray | float = 0.0
 
 
 def mad(values: np.ndarray) -> float:
@@ -40,57 +60,226 @@ def mad(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def unmeasured(image: np.ndarray) -> np.ndarray:
-    """(H, W) True where a pixel is no number, or is negative in an image of whole numbers.
-
-    Detectors mark their gaps and dead pixels with -1 or -2; in images of fractions negative
-    values are noise about a background that was subtracted.
-    """
-    bad = ~np.isfinite(image)
-    good = image[~bad]
-    if good.size and (good == np.rint(good)).all():
-        bad |= np.where(bad, 0, image) < 0
-    return bad
+def passed(width: float) -> float:
+    """Share of white noise that a Gaussian of `width` less one `WIDER` leaves."""
+    wide = WIDER * width
+    return np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
 
 
-def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(H, W) True in plateaus at the image's maximum."""
-    top = image[measured].max()
-    at_top, count = ndimage.label((image == top) & measured)
-    if not count or len(np.unique(image[measured])) < _GREYS:
-        return np.zeros(image.shape, bool)
-    sizes = np.bincount(at_top.ravel())
-    sizes[0] = 0
-    return (sizes >= _PLATEAU)[at_top]
-
-
-def estimate(
+def level_of(
     image: np.ndarray, measured: np.ndarray, radius: np.ndarray, gain: float | None
-) -> Background:
-    """Background and noise at like radius.
+) -> np.ndarray:
+    """(H, W) the median at like radius.
 
     Args:
         image: (H, W), finite everywhere.
         measured: (H, W) pixels to be used.
         radius: (H, W) distance from the centre, pixels.
-        gain: of an image of counts; None finds it where the halo's noise grows with the halo.
+        gain: of an image of few counts, whose median is no measure of their mean; else None.
     """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6.0
-    # Second differences: whatever is wider than a pixel or two, spots or halo, cancels. Noise
-    # that is smeared over several pixels (JPEG, resampled images) is underestimated.
-    rough = np.abs(ndimage.convolve(image, kernel, mode="nearest"))
-    # Few counts: whole numbers have no median in between, the mean over some pixels has.
     mean = float(np.clip(image[measured], None, np.quantile(image[measured], 0.99)).mean())
-    smooth = image
+    # Few counts: whole numbers have no median in between, the mean over some pixels has.
     if gain and 0 < mean < _COUNTS * gain:
         width = min(np.sqrt(_COUNTS * gain / (4 * np.pi * mean)), max(image.shape) / 40)
-        smooth = blurred(image, measured, width)
-    level = radial(smooth, measured, radius, 2.0)
-    variance = (1.4826 * radial(rough, measured, radius, 4.0)) ** 2
+        image = blurred(image, measured, width)
+    return radial(image, measured, radius, 2.0)
+
+
+def estimate(
+    image: np.ndarray,
+    level: np.ndarray,
+    measured: np.ndarray,
+    width: float,
+    radius: np.ndarray | None,
+    gain: float | None,
+) -> Background:
+    """Background and noise of an image, from what is no spot in it.
+
+    Args:
+        image: (H, W), finite everywhere.
+        level: (H, W) a first background, from `level_of` or `level_anywhere`.
+        measured: (H, W) pixels to be used.
+        width: of the filter, pixels.
+        radius: (H, W) distance from the centre, pixels; None before it is known.
+        gain: of an image of few counts; None finds it where the noise grows with the level.
+    """
+    share = passed(width)
+    residual = np.where(measured, image - level, 0.0)
     if gain:
-        variance = np.maximum(variance, gain * np.maximum(level, 0))
-        return Background(level, variance, gain)
-    return Background(level, variance, _gain(level[measured], variance[measured]))
+        floor = share * np.sqrt(np.maximum(level, 0) * gain)
+    else:
+        floor = _quantised(image, measured)
+    narrow = ndimage.gaussian_filter(residual, width)
+    least, used = 0.0, measured
+    for last in (False, False, True):
+        around = _filled(residual, used, WIDER * width)
+        filtered = narrow - around
+        spread = np.maximum(_scatter(filtered, used, width, radius, last), floor)
+        # A floor of one value has no scatter, but where it has, that is what counts.
+        some = spread > 1e-7 * np.ptp(filtered)
+        least = max(_LEAST * np.median(spread[some]) if some.any() else 0.0, 1e-12)
+        above = filtered / np.maximum(spread, least)
+        # Of what is bright the wings reach farther.
+        used = measured & ~grown(above > _SPOT, 2 * width) & ~grown(above > _BRIGHT, 4 * width)
+    variance = (np.maximum(spread, least) / share) ** 2
+    level = level + around
+    if gain:
+        return Background(level, variance, gain, True)
+    if not used.any():
+        return Background(level, variance, 0.0)
+    skew = _skew(filtered, used, width, radius)
+    return Background(level, variance, _gain(level[used], variance[used]), False, skew)
+
+
+def _quantised(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(H, W) the least scatter where noise is smaller than the steps between grey levels.
+
+    What such steps hide is not averaged away: neighbours are all rounded alike.
+    """
+    levels = np.unique(image[measured])
+    if not 2 <= len(levels) <= _LEVELS:
+        return np.zeros(image.shape)
+    alike = (image == np.roll(image, 1, 1)) & (image == np.roll(image, 1, 0))
+    share = ndimage.uniform_filter(alike.astype(float), 15)
+    return _STEP * np.median(np.diff(levels)) * np.clip((share - 0.2) / 0.2, 0, 1)
+
+
+def grown(marked: np.ndarray, reach: float) -> np.ndarray:
+    """(H, W) True in squares of so many pixels to either side of a marked one."""
+    size = 2 * int(np.ceil(reach)) + 1
+    return ndimage.maximum_filter(marked.astype(np.uint8), size) > 0
+
+
+def _filled(residual: np.ndarray, used: np.ndarray, width: float) -> np.ndarray:
+    """(H, W) Gaussian mean of the pixels used; 0 far from any."""
+    weight = ndimage.gaussian_filter(used.astype(float), width)
+    total = ndimage.gaussian_filter(np.where(used, residual, 0), width)
+    return total / np.maximum(weight, 0.02)
+
+
+def _scatter(
+    filtered: np.ndarray,
+    used: np.ndarray,
+    width: float,
+    radius: np.ndarray | None,
+    tail: bool,
+) -> np.ndarray:
+    """(H, W) standard deviation of what is left of the response where it is used."""
+    if radius is None:
+        return _squares(filtered, used, width, tail)
+    ring = _rings(filtered, used, radius, max(2.0, 1.5 * width), tail)
+    # Where the surroundings are more uneven than others at like radius, theirs counts.
+    scale = ring + 1e-3 * np.median(ring) + 1e-30
+    return ring * np.maximum(0.9 * _squares(filtered / scale, used, width, tail), 1.0)
+
+
+def _deviation(values: np.ndarray, tail: bool) -> float:
+    """Standard deviation of a Gaussian by its quantiles: below the middle, and far above it.
+
+    A clipped floor has no lower half, and few counts have none that is as wide as the upper one;
+    far above the middle are spots, as long as they are not left out.
+    """
+    low, middle, high, top = np.quantile(values, [0.1587, 0.5, 0.75, 0.975])
+    lower = max(middle - low, 0.5 * (high - middle) / 0.674)
+    return float(max(lower, (top - middle) / 1.96, _trimmed(values)) if tail else lower)
+
+
+def _trimmed(values: np.ndarray) -> float:
+    """Root mean square without the hundredth farthest from the middle."""
+    squares = np.sort((values - np.median(values)) ** 2)
+    return float(np.sqrt(squares[: max(int(0.99 * squares.size), 1)].mean()))
+
+
+def _skew(
+    filtered: np.ndarray, used: np.ndarray, width: float, radius: np.ndarray | None
+) -> np.ndarray:
+    """(H, W) skewness of the response, by quantiles that few spots do not move."""
+
+    def skewness(values: np.ndarray) -> float:
+        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+        # The second terms of Cornish and Fisher's expansion.
+        return 4.7 * (low + high - 2 * middle) / max(high - low, 1e-12)
+
+    side = int(np.clip(4 * _SQUARE * width, 24, max(min(filtered.shape) // 4, 24)))
+    if radius is None:
+        skew = _tiled(filtered, used, side, skewness, 0.8)
+    else:
+        skew = _by_radius(filtered, used, radius, max(4.0, 4 * width), skewness, 1.5)
+    return np.clip(skew, 0.0, 4.0)
+
+
+def _rings(
+    values: np.ndarray, used: np.ndarray, radius: np.ndarray, width: float, tail: bool
+) -> np.ndarray:
+    return np.sqrt(_by_radius(values, used, radius, width, lambda v: _deviation(v, tail) ** 2, 1.0))
+
+
+def _by_radius(
+    values: np.ndarray,
+    used: np.ndarray,
+    radius: np.ndarray,
+    width: float,
+    statistic: Callable[[np.ndarray], float],
+    smooth: float,
+) -> np.ndarray:
+    """(H, W) a statistic of the values used in rings, smoothed over them and interpolated."""
+    ring = (radius / width).astype(int)
+    number = ring[used]
+    order = np.argsort(number, kind="stable")
+    count = int(ring.max()) + 1
+    bounds = np.searchsorted(number[order], np.arange(count + 1))
+    sorted_ = values[used][order]
+    # Rings with few pixels follow their neighbours.
+    filled = [i for i in range(count) if bounds[i + 1] - bounds[i] >= 80]
+    if not filled:
+        return np.full(values.shape, statistic(values[used]) if used.any() else 0.0)
+    curve = [statistic(sorted_[bounds[i] : bounds[i + 1]]) for i in filled]
+    curve = np.interp(np.arange(count), filled, curve)
+    curve = ndimage.gaussian_filter1d(curve, smooth, mode="nearest")
+    return np.interp(radius, (np.arange(count) + 0.5) * width, curve)
+
+
+def level_anywhere(image: np.ndarray, measured: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) the median of squares, for images whose centre is not known."""
+    return _tiled(image, measured, side, lambda v: float(np.median(v)), 0.5)
+
+
+def _squares(values: np.ndarray, used: np.ndarray, width: float, tail: bool) -> np.ndarray:
+    side = int(np.clip(_SQUARE * width, 12, max(min(values.shape) // 4, 12)))
+    # Squared, that smoothing does not make it less where it varies.
+    return np.sqrt(_tiled(values, used, side, lambda v: _deviation(v, tail) ** 2, 0.8))
+
+
+def _tiled(
+    values: np.ndarray,
+    used: np.ndarray,
+    side: int,
+    statistic: Callable[[np.ndarray], float],
+    smooth: float,
+) -> np.ndarray:
+    """(H, W) a statistic of the values used in squares, smoothed over them and interpolated.
+
+    Squares that are mostly hidden follow their neighbours.
+    """
+    tops = [np.linspace(0, n, max(round(n / side), 1) + 1).astype(int) for n in values.shape]
+    grid = np.full([len(t) - 1 for t in tops], np.nan)
+    for i, j in np.ndindex(*grid.shape):
+        part = np.s_[tops[0][i] : tops[0][i + 1], tops[1][j] : tops[1][j + 1]]
+        some = values[part][used[part]]
+        if some.size > 0.3 * side**2:
+            grid[i, j] = statistic(some)
+    known = np.isfinite(grid)
+    if not known.any():
+        return np.full(values.shape, statistic(values[used]) if used.any() else 0.0)
+    weight = ndimage.gaussian_filter(known.astype(float), smooth, mode="nearest")
+    total = ndimage.gaussian_filter(np.where(known, grid, 0), smooth, mode="nearest")
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    grid = np.where(weight > 0.1, total / np.maximum(weight, 0.1), grid[tuple(nearest)])
+    places = [np.interp(np.arange(n), (t[1:] + t[:-1] - 1) / 2, np.arange(len(t) - 1))
+              for n, t in zip(values.shape, tops, strict=True)]  # fmt: skip
+    return ndimage.map_coordinates(
+        grid, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest"
+    )
 
 
 def blurred(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:
@@ -129,12 +318,6 @@ def radial(
     return np.interp(radius, (np.arange(count) + 0.5) * width, level)
 
 
-def passed(width: float) -> float:
-    """Share of white noise that a Gaussian of `width` less one `WIDER` leaves."""
-    wide = WIDER * width
-    return np.sqrt(1 / width**2 + 1 / wide**2 - 4 / (width**2 + wide**2)) / (2 * np.sqrt(np.pi))
-
-
 def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
     """Standard deviation of a spot, in pixels, from the image's autocorrelation."""
     if min(residual.shape) <= 80:
@@ -153,21 +336,22 @@ def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
 
 
 def stopped(
-    image: np.ndarray, measured: np.ndarray, under: Background, radius: np.ndarray, width: float
+    image: np.ndarray, measured: np.ndarray, level: np.ndarray, radius: np.ndarray, width: float
 ) -> np.ndarray:
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
-    level = under.level - np.quantile(image[measured], 0.001)
-    residual = ndimage.gaussian_filter(np.where(measured, image - under.level, 0), width)
-    noise = np.sqrt(under.variance) * passed(width)
+    residual = ndimage.gaussian_filter(np.where(measured, image - level, 0), width)
+    # Of whole rings: the stop takes a small part of each.
+    spread = _rings(residual, measured, radius, max(2.0, 1.5 * width), False)
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
-    slope = np.hypot(*np.gradient(under.level))
-    dark = residual < -np.maximum(_DARK * noise, _DARKER * level + 2 * slope)
+    slope = np.hypot(*np.gradient(level))
+    level = level - np.quantile(image[measured], 0.001)
+    dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
     dark &= level > 0
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
     # At the radii of its disc hardly anything is bright.
-    dark |= radius < disc_radius(level, under.variance, radius)
-    return ndimage.binary_dilation(dark, iterations=int(np.ceil(4 * width)))
+    dark |= radius < disc_radius(level, (spread / passed(width)) ** 2, radius)
+    return grown(dark, 4 * width)
 
 
 def disc_radius(level: np.ndarray, variance: np.ndarray, radius: np.ndarray) -> float:

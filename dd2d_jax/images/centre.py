@@ -1,14 +1,180 @@
-"""The centre of a diffraction pattern by its symmetry under inversion.
+"""The centre of a diffraction pattern: of its symmetry under inversion, halo and beam.
 
 Coordinates are pixels (column, row) with the middle of the first pixel at (0, 0).
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from scipy import fft, ndimage
+from scipy.spatial import cKDTree
+from skimage.feature import peak_local_max
+from skimage.measure import block_reduce
 
 from dd2d_jax.images.background import mad
+
+# The strongest spots vote, and so many of the places with most votes are looked at.
+_VOTERS, _CANDIDATES = 150, 24
+# Friedel mates differ in the logarithm of their intensity by about so much.
+_LIKE = 0.8
+# A spot without a mate of like intensity counts as much against a centre as one with such a mate
+# at this share of its own counts for it.
+_CHANCE = 0.4
+# What the halo's roundness about a centre is worth beside the spots, and what the brightest spot
+# of all is, if the centre lies in it.
+_HALO, _BEAM = 0.3, 0.3
+# A second centre that is as good but for this much leaves the first unsure.
+_UNSURE = 0.03
+# The halo is looked at in an image of so many pixels a side.
+_SMALL = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Centre:
+    """Where the beam went through.
+
+    Attributes:
+        place: (2,) column and row.
+        support: share of the spots' weight, as far as mates of theirs would be on the image, that
+            has mates of like intensity; 0 without spots.
+        others: (n, 2) places that are nearly as likely, the likeliest first.
+    """
+
+    place: np.ndarray
+    support: float
+    others: np.ndarray
+
+
+def find_centre(
+    image: np.ndarray,
+    measured: np.ndarray,
+    position: np.ndarray,
+    intensity: np.ndarray,
+    width: float,
+) -> Centre:
+    """The centre by votes of pairs of spots, and by the symmetry of the image itself.
+
+    A pair of spots votes for the point midway between them, the more the more alike their
+    intensities are. Every lattice point and every point midway between two of them is nearly a
+    centre of inversion; like intensities, and the halo about the beam, tell which is the centre.
+
+    Args:
+        image: (H, W), finite everywhere.
+        measured: (H, W) pixels to be used.
+        position: (K, 2) column and row of spots.
+        intensity: (K,) of them.
+        width: standard deviation of a spot, pixels.
+    """
+    own = symmetry_centre(np.where(measured, image, np.median(image[measured])))
+    halo = _Halo(image, measured)
+    tried = [own]
+    if len(position) >= 4:
+        tried += list(_votes(position, intensity))
+        second, first = np.sort(intensity)[-2:]
+        brightest = position[np.argmax(intensity)]
+        # A beam is brighter than any spot, and several times so.
+        beam = _BEAM * float(np.clip(np.log10(first / second) - 0.5, 0, 1))
+        tried.append(brightest)
+    tried = np.array(tried)
+    if len(position) < 4:
+        return Centre(own, 0.0, np.zeros((0, 2)))
+    scores, places = [], []
+    for place in tried:
+        refined, weight, support = _paired(place, position, intensity, width, measured)
+        near = np.linalg.norm(refined - brightest) < 3 * width + 2
+        scores.append((weight + _HALO * halo.round(refined) + beam * near, support))
+        places.append(refined)
+    scores, places = np.array(scores), np.array(places)
+    order = np.argsort(-scores[:, 0])
+    best = order[0]
+    apart = np.linalg.norm(places - places[best], axis=1) > 4 * width + 2
+    close = [i for i in order if apart[i] and scores[i, 0] > scores[best, 0] - _UNSURE]
+    return Centre(places[best], float(scores[best, 1]), places[close])
+
+
+def _votes(position: np.ndarray, intensity: np.ndarray) -> np.ndarray:
+    """Points (n, 2) midway between many pairs of spots of like intensity."""
+    some = np.argsort(-intensity)[:_VOTERS]
+    first, second = np.triu_indices(len(some), 1)
+    a, b = some[first], some[second]
+    sums = position[a] + position[b]
+    alike = np.exp(-((np.log(intensity[a] / intensity[b])) ** 2) / (2 * _LIKE**2))
+    weight = alike * np.sqrt(np.minimum(intensity[a], intensity[b]))
+    origin = sums.min(0) - 4
+    bins = np.rint((sums - origin) / 2).astype(int)
+    table = np.zeros(bins.max(0) + 5)
+    np.add.at(table, tuple(bins.T), weight)
+    table = ndimage.gaussian_filter(table, 1.0)
+    peaks = peak_local_max(table, min_distance=2, num_peaks=_CANDIDATES, exclude_border=False)
+    return (peaks * 2 + origin) / 2
+
+
+def _paired(
+    place: np.ndarray,
+    position: np.ndarray,
+    intensity: np.ndarray,
+    width: float,
+    measured: np.ndarray,
+) -> tuple[np.ndarray, float, float]:
+    """The centre refined, what the spots say for it, and the share of them that have mates."""
+    tree = cKDTree(position)
+    shape = np.array(measured.shape)
+    root = np.sqrt(intensity)
+    # The beam itself is no spot, and must not outweigh all others.
+    root = np.minimum(root, np.quantile(root, 0.9))
+    for _ in range(3):
+        opposite = 2 * place - position
+        away = np.linalg.norm(position - place, axis=1)
+        distance, mate = tree.query(opposite)
+        near = distance < 1.5 * width + 0.015 * away + 0.5
+        # A camera's distortion is the same on both sides of the centre, and of no other point.
+        exact = np.exp(-0.5 * (distance / (0.7 * width + 0.3 + 0.003 * away)) ** 2)
+        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * _LIKE**2))
+        alike = alike * exact * near
+        usable = near & (away > 3 * width)
+        if (usable * alike).sum() > 0.5:
+            weight = (usable * alike * root)[:, None]
+            middle = (position + position[mate]) / 2
+            place = (middle * weight).sum(0) / weight.sum()
+    pixel = np.rint(opposite[:, ::-1]).astype(int)
+    margin = int(np.ceil(2 * width))
+    inside = ((pixel >= margin) & (pixel < shape - margin)).all(1)
+    inside[inside] &= measured[tuple(pixel[inside].T)]
+    tested = (inside | near) & (away > 3 * width)
+    if not tested.any():
+        return place, 0.0, 0.0
+    for_ = float((root * (alike - _CHANCE) * tested).sum() / root.sum())
+    return place, for_, float((root * alike * tested).sum() / (root * tested).sum())
+
+
+class _Halo:
+    """How round an image without its spots is about a point."""
+
+    def __init__(self, image: np.ndarray, measured: np.ndarray) -> None:
+        self.side = max(-(-max(image.shape) // _SMALL), 1)
+        filled = np.where(measured, image, np.nan)
+        with np.errstate(all="ignore"):
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                small = block_reduce(filled, self.side, np.nanmedian, cval=np.nan)
+        good = np.isfinite(small)
+        values = small[good]
+        floor, top = np.quantile(values, [0.02, 0.98]) if values.size else (0.0, 1.0)
+        scale = 0.02 * (top - floor) + 1e-30
+        self.values = np.log1p(np.maximum(values - floor, 0) / scale)
+        rows, columns = np.nonzero(good)
+        self.places = np.stack([columns, rows], 1) * self.side + (self.side - 1) / 2
+        order = np.random.default_rng(0).permutation(len(values))
+        self.chance = np.abs(np.diff(self.values[order])).sum() + 1e-30
+
+    def round(self, place: np.ndarray) -> float:
+        """1 where the image is a function of the distance from a point, 0 where it is none."""
+        radius = np.linalg.norm(self.places - place, axis=1)
+        return float(1 - np.abs(np.diff(self.values[np.argsort(radius)])).sum() / self.chance)
 
 
 def symmetry_centre(image: np.ndarray) -> np.ndarray:

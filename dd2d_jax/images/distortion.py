@@ -86,7 +86,7 @@ def from_lattice(
     for share in (1.0, 0.6, 0.35):
         inner = order[: max(int(share * len(order)), 8)]
         try:
-            found = lattice.find(_pattern(mapping.q(offset[inner]), intensity[inner]))
+            found = lattice.find(spots_pattern(mapping.q(offset[inner]), intensity[inner]))
         except PatternError as error:
             failure = error
             continue
@@ -103,7 +103,8 @@ def from_lattice(
     return turned, shift
 
 
-def _pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
+def spots_pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
+    """Spots q (K, 2) in 1/angstrom of intensity (K,) as a pattern."""
     return dx.Pattern(
         jnp.asarray(q), jnp.asarray(intensity), jnp.zeros(q.shape, int), jnp.ones(len(q), bool)
     )

@@ -16,6 +16,7 @@ from dd2d_jax.images.image import Image, checked_energy
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.images.spot_finding import SpotList, find_spots
 from dd2d_jax.util.errors import PatternError
+from dd2d_jax.util.progress import stage
 
 if TYPE_CHECKING:
     from dd2d_jax.images.calibration import Calibration
@@ -85,6 +86,8 @@ def measure(
     image = dataclasses.replace(image, energy=energy, notes=(*image.notes, *notes))
     if centre is None and image.centre is not None:
         centre = tuple(image.centre)
+    rows, columns = image.pixels.shape
+    stage(f"finding spots in {columns} x {rows} pixels")
     try:
         spots = find_spots(image.pixels, centre, **finding)
     except PatternError as error:

@@ -10,27 +10,24 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
-from dd2d_jax.images import background
-from dd2d_jax.images.background import Background
-from dd2d_jax.images.centre import symmetry_centre
+from dd2d_jax.images import background, peaks, values
+from dd2d_jax.images.centre import Centre, find_centre
+from dd2d_jax.images.peaks import Peaks
 from dd2d_jax.util.errors import PatternError
 
 # Larger images are averaged down to this many pixels along the longer side.
 _SIDE = 1024
-# A spot stands so many standard deviations of the noise above its surroundings.
-THRESHOLD = 7.0
-# Of the Poisson likelihood so many are enough: it knows the tail of few counts, and nothing else
-# than counting disturbs where they are few.
-_POISSON = 5.0
-# Where the noise is small, the halo's own unevenness, relative to it, takes its place.
-_CONTRAST = 0.005
-# The same for what is not radial, relative to the local mean above the radial background.
-_UNEVEN = 0.05
-# More local maxima than this are texture; the strongest are kept.
-_MOST = 1000
+# A spot stands so many standard deviations of the filtered noise above its surroundings: of pure
+# noise, 512 x 512 pixels have about three such maxima in a thousand images.
+THRESHOLD = 5.5
+# The filter that the spots' own width is found with, pixels.
+_FIRST_WIDTH = 1.5
+# Whole numbers are taken for counts where they are fewer than this.
+_FEW = 5
+# A mask leaves at least so many pixels.
+_LEAST_PIXELS = 256
 # Any three spots lie on some lattice.
 _FEWEST = 4
 # Of the strongest spots so many have one opposite of them in any diffraction pattern.
@@ -50,9 +47,10 @@ class SpotList:
         width: standard deviation of a spot, pixels.
         saturated: (K,) True where the intensity is a lower bound.
         rejected: (R, 2) column and row of maxima that are no spots that can be measured: at the
-            beam, the beam stop, the image's edge or a gap.
-        measured: (H, W) False behind the beam stop and in gaps.
+            beam, the beam stop, the image's edge or a gap, or of another shape.
+        measured: (H, W) False behind the beam stop, in gaps and in hot pixels.
         level: (H, W) background.
+        notes: lines that the user should read, such as that the centre is not sure.
     """
 
     position: np.ndarray
@@ -64,6 +62,35 @@ class SpotList:
     rejected: np.ndarray
     measured: np.ndarray
     level: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """An image made ready, averaged down by `factor`.
+
+    Attributes:
+        image: (H, W), finite everywhere, spots bright.
+        measured: (H, W) pixels to be used.
+        full: (H, W) saturated ones.
+        gain: of few counts, else None.
+        factor: pixels that were averaged in either direction.
+        shape: of the image as it was.
+        notes: what the user should know.
+    """
+
+    image: np.ndarray
+    measured: np.ndarray
+    full: np.ndarray
+    gain: float | None
+    factor: int
+    shape: tuple[int, ...]
+    notes: list[str]
+
+    @property
+    def offset(self) -> float:
+        """Of the middle of the first averaged pixel, pixels of the image."""
+        return (self.factor - 1) / 2
 
 
 def find_spots(
@@ -79,87 +106,190 @@ def find_spots(
 
     Args:
         image: (H, W) counts; pixels that are not finite count as not measured, and so do
-            negative ones in an image of whole numbers.
-        centre: column and row of the central beam in pixels; None finds it by the pattern's
-            symmetry under inversion.
+            negative numbers that mark gaps, see `values.unmeasured`.
+        centre: column and row of the central beam in pixels, outside of the image if need be;
+            None finds it, see `centre.find_centre`.
         mask: (H, W) False where a pixel is not to be used.
-        width: standard deviation of a spot, pixels; None finds it by the image's autocorrelation.
+        width: standard deviation of a spot, pixels; None takes that of the strongest spots.
         threshold: how many standard deviations of the noise a spot stands above it.
         max_radius: spots farther from the centre are left out, pixels.
         beam_stop: whether areas far darker than others at like radius count as not measured.
 
     Raises:
-        PatternError: too small, nothing but one value, mostly not measured or saturated, centre or
-            mask that do not fit the image, fewer than four spots above the noise, or spots
-            without symmetry.
+        PatternError: too small, nothing but one value, mostly not measured or saturated, a mask
+            that does not fit the image, fewer than four spots above the noise, or spots without
+            symmetry.
     """
+    pixels = _prepared(image, mask)
+    if width is not None:
+        width = width / pixels.factor
+    middle = None
+    if centre is not None:
+        middle = (np.asarray(centre, float) - pixels.offset) / pixels.factor
+    first, width = _anywhere(pixels, width, threshold)
+    place = None
+    if middle is None:
+        place = find_centre(
+            pixels.image, pixels.measured, first.position[first.spot],
+            first.intensity[first.spot], width,
+        )  # fmt: skip
+        middle = place.place
+    reach = np.inf if max_radius is None else max_radius / pixels.factor
+    found = _around(pixels, middle, width, threshold, reach, beam_stop)
+    if not len(found.position):
+        raise _refused(
+            "no spot in the image stands above the noise; a lower --threshold finds weaker ones",
+            "spots", found, pixels,
+        )  # fmt: skip
+    if len(found.position) < _FEWEST:
+        raise _refused(
+            f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
+            f"noise, at least {_FEWEST} are needed; a lower --threshold finds weaker ones",
+            "spots", found, pixels,
+        )  # fmt: skip
+    problem = _asymmetry(found)
+    if problem:
+        raise _refused(problem, "symmetry", found, pixels)
+    if place is not None:
+        found = dataclasses.replace(found, notes=(*found.notes, *_doubts(place, pixels)))
+    return _full_size(found, pixels)
+
+
+def _refused(message: str, step: str, found: SpotList, pixels: _Pixels) -> PatternError:
+    error = PatternError(message)
+    error.step, error.seen = step, _full_size(found, pixels)
+    return error
+
+
+def _doubts(place: Centre, pixels: _Pixels) -> list[str]:
+    """What the user should know of a centre that others are nearly as good as."""
+    if not len(place.others):
+        return []
+    here, other = (p * pixels.factor + pixels.offset for p in (place.place, place.others[0]))
+    return [
+        f"the centre is not sure: column {here[0]:.1f}, row {here[1]:.1f} is taken, but column "
+        f"{other[0]:.1f}, row {other[1]:.1f} fits nearly as well; give --centre"
+    ]
+
+
+def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
+    """Check an image, tell what of it is measured, turn negatives over, average it down."""
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16:
         raise PatternError(f"an image of shape {image.shape}; at least 16 x 16 pixels are needed")
     if mask is not None and np.shape(mask) != image.shape:
         raise PatternError(f"a mask of shape {np.shape(mask)} for an image of {image.shape}")
-    measured = ~background.unmeasured(image)
+    measured = ~values.unmeasured(image)
     if measured.mean() < 0.5:
         raise PatternError("more than half of the image's pixels are not finite numbers")
     if mask is not None:
         measured &= np.asarray(mask, bool)
     if not measured.any():
         raise PatternError("the mask leaves no pixel of the image")
+    if measured.sum() < _LEAST_PIXELS:
+        raise PatternError(
+            f"the mask leaves {measured.sum()} pixels of the image; it is True (white) where the "
+            "image is to be used: is it inverted?"
+        )
     image = np.where(measured, image, np.median(image[measured]))
     if np.ptp(image[measured]) == 0:
         raise PatternError(f"the image has no spots: every pixel is {image[measured][0]:g}")
-    full = background.saturated(image, measured)
+    factor = -(-max(image.shape) // _SIDE)
+    small, good = _averaged(image, measured, factor)
+    notes = []
+    if values.negative(small, good):
+        image = np.where(measured, image[measured].max() - image, 0.0)
+        small, good = _averaged(image, measured, factor)
+        notes.append("the image is a negative, its spots are dark: it was inverted")
+    full = values.saturated(image, measured)
     if full.mean() > 0.25:
         raise PatternError(
             f"the image is saturated: {full.mean():.0%} of its pixels are {image.max():g}"
         )
-    factor = -(-max(image.shape) // _SIDE)
+    # Where counts are few, whole numbers are taken for counts; elsewhere the noise says what is.
+    few = values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
+    full = block_reduce(full, factor, np.max)
+    gain = 1 / factor**2 if few else None
+    return _Pixels(small, good, full, gain, factor, image.shape, notes)
+
+
+def _averaged(
+    image: np.ndarray, measured: np.ndarray, factor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means (h, w) of the measured pixels, and where most were measured."""
+    if factor == 1:
+        return image, measured
     small, share = (
         block_reduce(x, factor, np.mean, cval=0.0) for x in (image * measured, measured * 1.0)
     )
     good = share > 0.5
-    small = np.where(good, small / np.maximum(share, 1e-9), np.median(image[measured]))
-    full = block_reduce(full, factor, np.max)
-    offset = (factor - 1) / 2
-    # Where counts are few, whole numbers are taken for counts; elsewhere the noise says what is.
-    few = (image == np.rint(image)).all() and np.median(image[measured]) < 5
-    if centre is None:
-        middle = symmetry_centre(small)
-    else:
-        middle = (np.asarray(centre, float) - offset) / factor
-        if not ((middle >= 0) & (middle <= np.array(small.shape[::-1]) - 1)).all():
-            raise PatternError(f"the centre {tuple(centre)} lies outside of the image")
-    found = _spots(
-        small,
-        good,
-        full,
-        middle,
-        1 / factor**2 if few else None,
-        None if width is None else width / factor,
-        threshold,
-        np.inf if max_radius is None else max_radius / factor,
-        beam_stop,
+    return np.where(good, small / np.maximum(share, 1e-9), np.median(image[measured])), good
+
+
+def _anywhere(pixels: _Pixels, width: float | None, threshold: float) -> tuple[Peaks, float]:
+    """Spots before the centre is known, and their width; hot pixels are taken out of `pixels`."""
+    image, measured = pixels.image, pixels.measured
+    level = background.level_anywhere(image, measured, max(min(image.shape) // 24, 8))
+    if width is None:
+        alike = measured & ~values.single(image, measured, _FIRST_WIDTH)
+        under = background.estimate(image, level, alike, _FIRST_WIDTH, None, pixels.gain)
+        width = peaks.spot_width(image, alike, under, _FIRST_WIDTH)
+    hot = values.single(image, measured, width)
+    if hot.any():
+        measured &= ~hot
+        image[hot] = ndimage.median_filter(image, 5)[hot]
+    under = background.estimate(image, level, measured, width, None, pixels.gain)
+    residual = np.where(measured, image - under.level, 0.0)
+    return peaks.find(residual, measured, under, width, threshold), width
+
+
+def _around(
+    pixels: _Pixels,
+    centre: np.ndarray,
+    width: float,
+    threshold: float,
+    max_radius: float,
+    beam_stop: bool,
+) -> SpotList:
+    """Spots above a background that is a function of the distance from the centre."""
+    image, measured = pixels.image, pixels.measured
+    rows, columns = np.indices(image.shape)
+    radius = np.hypot(columns - centre[0], rows - centre[1])
+    level = background.level_of(image, measured, radius, pixels.gain)
+    beam = background.beam_radius(level, radius)
+    if beam_stop:
+        hidden = background.stopped(image, measured, level, radius, width)
+        if hidden.any():
+            measured = measured & ~hidden
+            level = background.level_of(image, measured, radius, pixels.gain)
+    under = background.estimate(image, level, measured, width, radius, pixels.gain)
+    residual = np.where(measured, image - under.level, 0.0)
+    found = peaks.find(residual, measured, under, width, threshold)
+    away = np.linalg.norm(found.position - centre, axis=1)
+    found, away = found[away <= max_radius], away[away <= max_radius]
+    clear = found.spot & (away > max(beam, 4 * width))
+    spots = found[clear]
+    place = np.clip(np.rint(spots.position[:, ::-1]), 0, np.array(image.shape) - 1).astype(int)
+    over = background.grown(pixels.full, np.ceil(width))[tuple(place.T)]
+    return SpotList(
+        position=spots.position,
+        intensity=spots.intensity,
+        sigma=np.where(over, spots.intensity, spots.sigma),
+        centre=centre,
+        width=width,
+        saturated=over,
+        rejected=found[~clear].position,
+        measured=measured,
+        level=under.level,
+        notes=tuple(pixels.notes),
     )
-    if not len(found.position):
-        raise PatternError("no spot in the image stands above the noise")
-    if len(found.position) < _FEWEST:
-        raise PatternError(
-            f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
-            f"noise, at least {_FEWEST} are needed"
-        )
-    try:
-        _check_symmetry(found)
-    except PatternError as error:
-        error.step, error.seen = "symmetry", _full_size(found, factor, image.shape)
-        raise
-    return _full_size(found, factor, image.shape)
 
 
-def _full_size(found: SpotList, factor: int, shape: tuple[int, ...]) -> SpotList:
-    """Spots of an image (H, W) that was averaged down by `factor`."""
+def _full_size(found: SpotList, pixels: _Pixels) -> SpotList:
+    """Spots in the pixels of the image as it was before it was averaged down."""
+    factor, offset = pixels.factor, pixels.offset
     if factor == 1:
         return found
-    offset = (factor - 1) / 2
     return dataclasses.replace(
         found,
         position=found.position * factor + offset,
@@ -168,8 +298,8 @@ def _full_size(found: SpotList, factor: int, shape: tuple[int, ...]) -> SpotList
         centre=found.centre * factor + offset,
         width=found.width * factor,
         rejected=found.rejected * factor + offset,
-        measured=_enlarged(found.measured, factor, shape),
-        level=_enlarged(found.level, factor, shape),
+        measured=_enlarged(found.measured, factor, pixels.shape),
+        level=_enlarged(found.level, factor, pixels.shape),
     )
 
 
@@ -177,124 +307,15 @@ def _enlarged(values: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.nda
     return values.repeat(factor, 0).repeat(factor, 1)[: shape[0], : shape[1]]
 
 
-def _spots(
-    image: np.ndarray,
-    measured: np.ndarray,
-    full: np.ndarray,
-    centre: np.ndarray,
-    gain: float | None,
-    width: float | None,
-    threshold: float,
-    max_radius: float,
-    beam_stop: bool,
-) -> SpotList:
-    rows, columns = np.indices(image.shape)
-    radius = np.hypot(columns - centre[0], rows - centre[1])
-    under = background.estimate(image, measured, radius, gain)
-    beam = background.beam_radius(under.level, radius)
-    if width is None:
-        residual = np.where(measured, image - under.level, 0.0)
-        width = background.spot_width(residual, radius > beam)
-    if beam_stop:
-        hidden = background.stopped(image, measured, under, radius, width)
-        if hidden.any():
-            measured = measured & ~hidden
-            under = background.estimate(image, measured, radius, gain)
-    residual = np.where(measured, image - under.level, 0.0)
-    found = peak_local_max(
-        np.where(measured, _significance(residual, under, width), 0.0),
-        min_distance=max(2, round(2 * width)),
-        threshold_abs=threshold / THRESHOLD,
-        exclude_border=max(2, round(1.5 * width)),
-        num_peaks=_MOST,
-    )
-    found = found[radius[tuple(found.T)] <= max_radius]
-    clear = radius[tuple(found.T)] > max(beam, 4 * width)
-    table = np.array(
-        [_integrate(residual, measured, under, row, column, width) for row, column in found]
-    ).reshape(-1, 5)
-    clear &= (table[:, 2] > 0) & (table[:, 4] > 0.95)
-    spots, rejected = table[clear], table[~clear]
-    place = tuple(np.clip(np.rint(spots[:, [1, 0]]).T.astype(int), 0, None))
-    place = tuple(np.minimum(p, n - 1) for p, n in zip(place, image.shape, strict=True))
-    over = ndimage.binary_dilation(full, iterations=int(np.ceil(width)))[place]
-    return SpotList(
-        position=spots[:, :2],
-        intensity=spots[:, 2],
-        sigma=np.where(over, spots[:, 2], spots[:, 3]),
-        centre=centre,
-        width=width,
-        saturated=over,
-        rejected=rejected[:, :2],
-        measured=measured,
-        level=under.level,
-    )
-
-
-def _significance(residual: np.ndarray, under: Background, width: float) -> np.ndarray:
-    """(H, W) how far a spot at a pixel stands above the noise; 1 is as far as it has to."""
-    # Where the halo is steep, what half a pixel's shift explains is no spot.
-    slope = np.hypot(*np.gradient(under.level))
-    sure = np.sign(residual) * np.maximum(np.abs(residual) - 0.5 * slope, 0)
-    # Matched to the spot, blind to what is much wider.
-    around = ndimage.gaussian_filter(sure, background.WIDER * width)
-    narrow = ndimage.gaussian_filter(sure, width)
-    above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
-    error = np.sqrt(under.variance) * background.passed(width)
-    error = error + _CONTRAST * above + _UNEVEN * np.abs(around)
-    out = (narrow - around) / (error + 1e-9 * np.ptp(residual) + 1e-30) / THRESHOLD
-    if under.gain > 0:
-        # Counts under the matched filter, and those that the background's variance stands for.
-        area = 4 * np.pi * width**2
-        expected = under.variance * area / under.gain**2 + 1e-3
-        counts = expected + np.maximum(narrow * area / under.gain, 0)
-        likelihood = counts * np.log(counts / expected) - (counts - expected)
-        out = np.minimum(out, np.sqrt(2 * np.maximum(likelihood, 0)) / _POISSON)
-    return out
-
-
-def _integrate(
-    residual: np.ndarray,
-    measured: np.ndarray,
-    under: Background,
-    row: int,
-    column: int,
-    width: float,
-) -> tuple[float, float, float, float, float]:
-    """Column, row, summed counts, their uncertainty and the measured share of a spot."""
-    reach = int(np.ceil(4 * width)) + 1
-    top, left = max(row - reach, 0), max(column - reach, 0)
-    part = np.s_[top : row + reach + 1, left : column + reach + 1]
-    window, seen = residual[part], measured[part]
-    rows, columns = np.indices(window.shape)
-    y, x = float(row - top), float(column - left)
-    for _ in range(3):
-        distance = np.hypot(rows - y, columns - x)
-        ring = (distance > 3 * width) & (distance <= 4 * width + 1) & seen
-        above = window - (np.median(window[ring]) if ring.any() else 0.0)
-        weight = np.where((distance <= 2 * width + 0.5) & seen, np.maximum(above, 0), 0)
-        if weight.sum() <= 0:
-            break
-        y, x = (weight * rows).sum() / weight.sum(), (weight * columns).sum() / weight.sum()
-    disc = np.hypot(rows - y, columns - x) <= 2.5 * width + 0.5
-    total = float(above[disc & seen].sum())
-    # Counting noise of disc and spot, and that of the ring's median, pi / 2 times a mean's.
-    pixel, size = float(under.variance[row, column]), int((disc & seen).sum())
-    variance = size * pixel + size**2 * np.pi / 2 * pixel / max(int(ring.sum()), 1)
-    variance += under.gain * max(total, 0)
-    share = size / (np.pi * (2.5 * width + 0.5) ** 2) if disc.sum() > size else 1.0
-    return left + x, top + y, total, float(np.sqrt(variance)), min(share, 1.0)
-
-
-def _check_symmetry(found: SpotList) -> None:
-    """Raises PatternError where hardly any strong spot has one opposite of it."""
+def _asymmetry(found: SpotList) -> str:
+    """What is wrong where hardly any strong spot has one opposite of it, else empty."""
     strong = np.argsort(-found.intensity)[:60]
     opposite = 2 * found.centre - found.position[strong]
     place = np.rint(opposite[:, ::-1]).astype(int)
     inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
     inside[inside] &= found.measured[tuple(place[inside].T)]
     if inside.sum() < 3:
-        return
+        return ""
     # Distortions of the camera grow with the distance from the centre.
     distance, _ = cKDTree(found.position).query(opposite[inside])
     away = np.linalg.norm(opposite[inside] - found.centre, axis=1)
@@ -303,8 +324,10 @@ def _check_symmetry(found: SpotList) -> None:
     chance = 1 - np.exp(-np.pi * near**2 * spread)
     # Above what as many spots anywhere would give.
     share = ((distance < near).mean() - chance.mean()) / max(1 - chance.mean(), 0.05)
-    if share < _PAIRED:
-        raise PatternError(
-            f"this is no diffraction pattern of a lattice: of the {inside.sum()} strongest spots "
-            f"in it only {(distance < near).mean():.0%} have one opposite of them"
-        )
+    if share >= _PAIRED:
+        return ""
+    return (
+        f"this is no diffraction pattern of a lattice: of the {inside.sum()} strongest spots in it "
+        f"only {(distance < near).mean():.0%} have one opposite of them; if it is one, give "
+        "--centre, or hide with --mask what is no part of it"
+    )

@@ -9,8 +9,12 @@ import jax
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.lattices.search import Fit
-from dd2d_jax.lattices.sets import explain
+from dd2d_jax.lattices.choice import best_explanation, refusal
+from dd2d_jax.lattices.members import settle
+from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.reduction import reduce
+from dd2d_jax.lattices.sets import parent
+from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.spots import Spots, power_of_two, select
 from dd2d_jax.util.errors import PatternError
 
@@ -39,6 +43,14 @@ class Indexed:
             `rotation` (degrees), of the fit alone: a wrong scale is not among them.
         intensity_sigma: (K,) standard uncertainties of `intensity`, in the same units; None where
             the pattern has none.
+        strength: share of the pattern's spots that lie on this lattice, by intensity.
+        parent: integer matrix (2, 2), None where there is none: `lattice = parent @ main cell`.
+            The strongest spots are those of the main cell, the weak ones satellites of its
+            superlattice, as those of a charge-density wave or of a weak distortion.
+        satellites: (K,) True for spots that the main cell does not explain; None without a parent.
+        alternatives: (2, 2) angstrom each: other cells that the spots do not rule out.
+        warp: by which the pattern was straightened; `q` are straight.
+        notes: lines that a person should read.
     """
 
     lattice: np.ndarray
@@ -50,6 +62,17 @@ class Indexed:
     spots: np.ndarray
     sigma: np.ndarray
     intensity_sigma: np.ndarray | None = None
+    strength: float = 1.0
+    parent: np.ndarray | None = None
+    satellites: np.ndarray | None = None
+    alternatives: tuple[np.ndarray, ...] = ()
+    warp: Warp = Warp()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def main(self) -> np.ndarray:
+        """(2, 2) angstrom: the main cell, or the lattice itself where it has no parent."""
+        return self.lattice if self.parent is None else np.linalg.inv(self.parent) @ self.lattice
 
     @property
     def rotation(self) -> float:
@@ -129,44 +152,64 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     if tolerance <= 0 or most < 1:
         raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
     q, intensity, sigma, rows = checked(pattern)
-    keep = intensity > _FAINT
-    q, intensity, rows = q[keep], intensity[keep], rows[keep]
-    sigma = sigma if sigma is None else sigma[keep]
+    keep = np.flatnonzero(intensity > _FAINT)
+    order = keep[np.argsort(-intensity[keep], kind="stable")]
+    q, intensity, rows = q[order], intensity[order], rows[order]
+    sigma = sigma if sigma is None else sigma[order]
     if len(q) < _FEWEST:
         raise PatternError(
             f"{len(q)} spots are too few to find a lattice; {_FEWEST} are needed at least"
         )
     if np.linalg.svd(q, compute_uv=False)[1] < 0.02:
         raise PatternError("the spots lie on a line: they span no 2D lattice")
-    found = explain(q, intensity, tolerance, most)
-    share = float(found.spots.mean()) if found.fits else 0.0
-    if share < 2 / 3:
-        raise PatternError(
-            f"no 2D lattice explains the spots: {share:.0%} of the {len(q)} spots lie on lattices "
-            "that random spots would not lie on as well; two thirds are needed"
-        )
-    return [_indexed(fit, q, intensity, sigma, rows) for fit in found.fits]
+    found, warp = best_explanation(q, intensity, tolerance, most)
+    if not found.fits:
+        raise PatternError(refusal(q, intensity, tolerance))
+    noise = np.ones(len(q))
+    if sigma is not None:
+        noise = sigma / np.maximum(intensity, 1e-12)
+        noise = np.clip(noise / max(float(np.median(noise)), 1e-12), 0.7, 3.0)
+    out = []
+    for i, fit in enumerate(found.fits):
+        others = np.any([f.good for j, f in enumerate(found.fits) if j != i], axis=0)
+        others = np.broadcast_to(others, len(q))
+        basis, hk, good, own = settle(fit, warp(q), noise, others, tolerance)
+        out.append(_indexed((basis, hk, good, warp.then(own)), q, intensity, sigma, rows))
+    return out
 
 
 def _indexed(
-    fit: Fit, q: np.ndarray, intensity: np.ndarray, sigma: np.ndarray | None, rows: np.ndarray
+    settled: tuple[np.ndarray, np.ndarray, np.ndarray, Warp],
+    q: np.ndarray,
+    intensity: np.ndarray,
+    sigma: np.ndarray | None,
+    rows: np.ndarray,
 ) -> Indexed:
-    good = fit.good
-    direct = np.linalg.inv(fit.basis).T
+    basis, hk, good, warp = settled
+    coarse, _ = parent(hk[good])
+    good = np.flatnonzero(good)
+    good = good[np.argsort(rows[good])]
+    direct = np.linalg.inv(basis).T
     change = reduce(direct)
-    lattice, hk = change @ direct, fit.hk[good] @ change.T
-    misfit = q[good] - hk @ np.linalg.inv(lattice).T
-    return Indexed(
+    lattice, hk = change @ direct, hk[good] @ change.T
+    straight = warp(q[good])
+    misfit = straight - hk @ np.linalg.inv(lattice).T
+    out = Indexed(
         lattice,
-        q[good],
+        straight,
         hk,
         intensity[good],
-        float(good.mean()),
+        len(good) / len(q),
         float(np.sqrt((misfit**2).sum(1).mean())),
         rows[good],
         _uncertainties(lattice, hk, misfit),
         None if sigma is None else sigma[good],
+        float(intensity[good].sum() / intensity.sum()),
+        warp=warp,
     )
+    if coarse is not None:
+        out = with_parent(out, np.linalg.inv(coarse @ basis).T)
+    return out
 
 
 def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:
@@ -225,24 +268,6 @@ def rescaled(indexed: Indexed, scale: float) -> Indexed:
     return dataclasses.replace(
         indexed, lattice=indexed.lattice / scale, q=indexed.q * scale
     )
-
-
-def reduce(lattice: np.ndarray) -> np.ndarray:
-    """The integer matrix (2, 2) that takes a lattice to its Gauss-reduced basis, 90 to 120 deg."""
-    change = np.eye(2, dtype=int)
-    for _ in range(100):
-        a, b = change @ lattice
-        if a @ a > b @ b * (1 + 1e-9):
-            change = change[::-1]
-            continue
-        steps = int(np.rint(a @ b / (a @ a)))
-        if steps == 0:
-            break
-        change = np.array([change[0], change[1] - steps * change[0]])
-    a, b = change @ lattice
-    if a @ b > 1e-9:
-        change = np.array([change[0], -change[1]])
-    return change
 
 
 def settings(lattice: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """The best 2D lattice through the origin for a list of points, some missing, some spurious.
 
-Plain numpy on a single list. A lattice is as good as points strewn at random are unlikely to lie
-on it as well; cell area, number of points and how closely they lie decide, nothing else.
+Plain numpy on a single list, strongest point first. A lattice is as good as points strewn at random
+are unlikely to lie on it as well: among all points, or among as many of the strongest as show it
+best, so that hundreds of faint false ones do not hide it. Cell area, number of points and how
+closely they lie decide, nothing else.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ _CLUSTER = 0.008
 _COMPARED = 60
 # Cells larger than this (angstrom^2) explain any list of points; none of a crystal is smaller.
 MAX_AREA, _MIN_AREA = 900.0, 3.0
+# No 2D crystal has a shorter lattice vector, angstrom: hexagonal boron has one of 2.87, graphene
+# of 2.46, both of them in scales that may be wrong by a few per cent.
+SHORTEST = 2.0
 # A point may be this far from its place, as a share of the shortest reciprocal vector.
 _SHARE = 0.15
 # Tolerances that are tried, as shares of the one allowed, and the finest, 1/angstrom: positions
 # are never better known, even if a simulation says so.
 _STEPS = np.array([1.0, 0.5, 0.25, 0.125])
 FINEST = 0.0015
+# The strongest points that are judged alone: so many, and by this factor more.
+_FIRST, _MORE = 8, 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,47 +70,53 @@ class Fit:
         return dataclasses.replace(self, hk=hk[0].astype(int), distance=distance[0])
 
 
-def search(
-    q: np.ndarray, weight: np.ndarray, tolerance: float, max_area: float = MAX_AREA
-) -> Fit | None:
+def search(q: np.ndarray, tolerance: float, max_area: float = MAX_AREA) -> Fit | None:
     """The lattice that points q (K, 2) are least likely to lie on by chance.
 
     Args:
-        q: 1/angstrom, the origin left out.
-        weight: (K,) the heaviest are surely real.
+        q: 1/angstrom, strongest first, the origin left out.
         tolerance: how far a point may lie from its place at most, 1/angstrom.
         max_area: of the direct cell, angstrom^2.
 
     Returns:
         The fit, or None if the points span no such lattice.
     """
-    bases = _bases(_vectors(q, weight), max_area)
+    strong = q[:_SOURCES]
+    near = np.argsort(square(q), kind="stable")
+    vectors = [_vectors(strong)]
+    if len(q) > _SOURCES:
+        vectors.append(_vectors(q[np.union1d(near[:_SOURCES], np.arange(_SOURCES))]))
+    bases = np.concatenate([_bases(v, max_area) for v in vectors])
     if not len(bases):
         return None
-    near = np.argsort(square(q), kind="stable")
     some = q[near[:_SOURCES]]
-    bases = _refit(bases, some, *_index(bases, some), _reach(bases, tolerance))
-    compared = np.union1d(near[:_COMPARED], np.argsort(-weight, kind="stable")[:_COMPARED])
-    some = q[compared]
-    score, reach = _score(bases, _index(bases, some)[1], tolerance)
+    fitted = _refit(bases, some, *_index(bases, some), _reach(bases, tolerance))
+    if len(q) > 2 * _SOURCES:
+        # The nearest may be the halo's.
+        other = _refit(bases, strong, *_index(bases, strong), _reach(bases, tolerance))
+        fitted = np.concatenate([fitted, other])
+    bases = fitted
+    some = q[np.union1d(near[:_COMPARED], np.arange(min(_COMPARED, len(q))))]
+    score, reach, _ = _score(bases, _index(bases, some)[1], tolerance)
     for keep in (48, 12):
         first = np.argsort(-score, kind="stable")[:keep]
         bases = bases[first]
         bases = _refit(bases, some, *_index(bases, some), 2 * reach[first])
-        score, reach = _score(bases, _index(bases, some)[1], tolerance)
+        score, reach, _ = _score(bases, _index(bases, some)[1], tolerance)
     best = int(np.argmax(score))
-    return polish(bases[best], q, tolerance, 2 * reach[best])
+    return lengthened(polish(bases[best], q, tolerance, 2 * reach[best]), q)
 
 
 def polish(basis: np.ndarray, q: np.ndarray, tolerance: float, reach: float) -> Fit:
     """Fit a basis (2, 2) that is nearly right to all points, starting from those within reach."""
-    bases = basis[None]
+    bases, used = basis[None], len(q)
     for _ in range(4):
+        hk, distance = _index(bases, q[:used])
+        bases = _refit(bases, q[:used], hk, distance, np.array([reach]))
         hk, distance = _index(bases, q)
-        bases = _refit(bases, q, hk, distance, np.array([reach]))
-        hk, distance = _index(bases, q)
-        score, tight = _score(bases, distance, tolerance)
-        inside = distance[0][distance[0] < tight[0]]
+        score, tight, size = _score(bases, distance, tolerance)
+        used = int(size[0])
+        inside = distance[0, :used][distance[0, :used] < tight[0]]
         # The median of a 2D Gaussian's radius is 1.18 sigma, and 1 in 3,000 is beyond 4.
         spread = 4 * float(np.median(inside)) / 1.18 if len(inside) else 0.0
         limit = float(_reach(bases, tolerance)[0])
@@ -111,22 +124,33 @@ def polish(basis: np.ndarray, q: np.ndarray, tolerance: float, reach: float) -> 
     return Fit(bases[0], hk[0].astype(int), distance[0], reach, float(score[0]))
 
 
+def sizes(count: int) -> np.ndarray:
+    """How many of the strongest points are judged by themselves: few, more, and all."""
+    steps = int(np.log(max(count / _FIRST, 1.0)) / np.log(_MORE)) + 1
+    some = np.rint(_FIRST * _MORE ** np.arange(steps)).astype(int)
+    return np.append(some[some < 0.9 * count], count)
+
+
 def superlattice(fit: Fit, q: np.ndarray, left: np.ndarray) -> tuple[Fit, float]:
-    """The lattice of 2 to 9 times the cell that explains the points left (K,) by chance least.
+    """The lattice of 2 to 16 times the cell that explains the points left (K,) by chance least.
 
     Returns:
         The lattice, not polished, and the logarithm of how unlikely it is, all tried considered.
     """
-    bases = _FRACTIONS @ fit.basis
+    bases = FRACTIONS @ fit.basis
     few = q[left]
     hk, distance = _index(bases, few)
     reach = np.minimum(_reach(bases, fit.reach)[:, None] * _STEPS[:3], fit.reach)
     reach = np.maximum(reach, FINEST)
-    count = np.stack([(distance < reach[:, i, None]).sum(1) for i in range(3)], 1)
+    judged = sizes(len(few))
+    count = np.stack(
+        [(distance < reach[:, i, None]).cumsum(1)[:, judged - 1] for i in range(3)], 1
+    )
     # The points left are not on the lattice itself.
-    probability = np.pi * reach**2 * fit.area * (_INDEX[:, None] - 1)
-    value = chance(count, len(few), probability) - np.log(_INDEX * _SAME_INDEX)[:, None]
-    value[_INDEX * fit.area > MAX_AREA] = -np.inf
+    probability = np.pi * reach**2 * fit.area * (INDEX[:, None] - 1)
+    value = chance(count, judged, probability[..., None]).max(2)
+    value -= np.log(INDEX * SAME_INDEX * len(judged))[:, None]
+    value[INDEX * fit.area > MAX_AREA] = -np.inf
     best, step = np.unravel_index(int(np.argmax(value)), value.shape)
     hk, distance = _index(bases[best][None], q)
     new = Fit(bases[best], hk[0].astype(int), distance[0], float(reach[best, step]), fit.score)
@@ -150,12 +174,12 @@ def _sublattices(most: int) -> np.ndarray:
     )
 
 
-_SUPERCELLS = _sublattices(9)
-_INDEX = np.abs(np.linalg.det(_SUPERCELLS)).round().astype(int)
+SUPERCELLS = _sublattices(16)
+INDEX = np.abs(np.linalg.det(SUPERCELLS)).round().astype(int)
 # Sublattices that there are of the same index.
-_SAME_INDEX = (_INDEX[:, None] == _INDEX).sum(1)
+SAME_INDEX = (INDEX[:, None] == INDEX).sum(1)
 # Of a superlattice's reciprocal basis in terms of the lattice's.
-_FRACTIONS = np.linalg.inv(_SUPERCELLS)
+FRACTIONS = np.linalg.inv(SUPERCELLS)
 
 
 def chance(
@@ -175,10 +199,8 @@ def chance(
     return np.where(share > probability, points * value, 0.0)
 
 
-def _vectors(q: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _vectors(some: np.ndarray) -> np.ndarray:
     """Short vectors (n, 2) that many pairs of points have in common."""
-    near = np.argsort(square(q), kind="stable")[:_SOURCES]
-    some = q[np.union1d(near, np.argsort(-weight, kind="stable")[:_SOURCES])]
     first, second = np.triu_indices(len(some), 1)
     vectors = np.concatenate([some, some[first] - some[second]])
     lower = (vectors[:, 1] < 0) | ((vectors[:, 1] == 0) & (vectors[:, 0] < 0))
@@ -198,6 +220,40 @@ def _vectors(q: np.ndarray, weight: np.ndarray) -> np.ndarray:
         centres.append(vectors[close[top]].mean(0))
         rank[close[top]] = -1.0
     return np.array(centres).reshape(-1, 2)
+
+
+def shortest(basis: np.ndarray) -> float:
+    """The shortest vector of the direct lattice, angstrom, of a reciprocal basis (2, 2)."""
+    return float(_shortest(basis[None])[0])
+
+
+def _shortest(bases: np.ndarray) -> np.ndarray:
+    direct = _inverse(bases).swapaxes(1, 2)
+    steps = np.stack(np.meshgrid(*(np.arange(-4, 5),) * 2), -1).reshape(-1, 2)
+    lengths = np.sqrt(square(steps[(steps != 0).any(1)] @ direct))
+    return lengths.min(1)
+
+
+def lengthened(fit: Fit, q: np.ndarray) -> Fit:
+    """The lattice itself, or where a vector is too short for a crystal its superlattice.
+
+    Of those that are large enough the smallest, of these the one with most points, of these the
+    one whose shortest vector is longest.
+    """
+    if shortest(fit.basis) >= SHORTEST:
+        return fit
+    bases = FRACTIONS @ fit.basis
+    lengths = _shortest(bases)
+    fits = (INDEX <= 4) & (lengths >= SHORTEST)
+    if not fits.any():
+        return fit
+    some = np.flatnonzero(fits & (INDEX == INDEX[fits].min()))
+    hk, distance = _index(bases[some], q)
+    count = (distance < fit.reach).sum(1)
+    best = np.lexsort((-lengths[some], -count))[0]
+    return dataclasses.replace(
+        fit, basis=bases[some[best]], hk=hk[best].astype(int), distance=distance[best]
+    )
 
 
 def _bases(vectors: np.ndarray, max_area: float) -> np.ndarray:
@@ -252,12 +308,17 @@ def _refit(
 
 def _score(
     bases: np.ndarray, distance: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """How unlikely by chance (n,), and the tolerance (n,) that says so."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How unlikely by chance (n,), the tolerance (n,) and the number of points (n,) that say so."""
     reach = np.maximum(_reach(bases, tolerance)[:, None] * _STEPS, FINEST)
-    count = np.stack([(distance < reach[:, i, None]).sum(1) for i in range(len(_STEPS))], 1)
+    judged = sizes(distance.shape[1])
+    count = np.stack(
+        [(distance < reach[:, i, None]).cumsum(1)[:, judged - 1] for i in range(len(_STEPS))], 1
+    )
     probability = np.pi * reach**2 / np.abs(_det(bases))[:, None]
     # Two points always fit.
-    value = chance(count - 2, distance.shape[1] - 2, probability)
-    best = value.argmax(1)[:, None]
-    return np.take_along_axis(value, best, 1)[:, 0], np.take_along_axis(reach, best, 1)[:, 0]
+    value = chance(count - 2, judged - 2, probability[..., None]).reshape(len(bases), -1)
+    best = value.argmax(1)
+    rows = np.arange(len(bases))
+    step, size = np.divmod(best, len(judged))
+    return value[rows, best], reach[rows, step], judged[size]

@@ -1,7 +1,8 @@
 """How many lattices a list of spots needs: one, its superlattice, or several.
 
 An explanation costs what it could have explained by chance: two small cells win against the large
-one that holds both, a superlattice wins where a second lattice would explain less.
+one that holds both, a superlattice wins where a second lattice would explain less. Lattices of a
+set that share one small common cell pay for the coincidence. All lists are strongest spot first.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from scipy.spatial import cKDTree
 
 from dd2d_jax.lattices.search import (
     FINEST,
+    FRACTIONS,
+    INDEX,
     MAX_AREA,
+    SAME_INDEX,
+    SUPERCELLS,
     Fit,
     chance,
+    lengthened,
     polish,
     search,
+    sizes,
     square,
     superlattice,
 )
@@ -59,26 +66,24 @@ class Explained:
         return np.any([f.good for f in self.fits] + [self.doubled], axis=0)
 
 
-def explain(q: np.ndarray, weight: np.ndarray, tolerance: float, most: int) -> Explained:
-    """The lattices, at most `most`, that explain spots q (K, 2) of intensity weight (K,) best.
+def explain(q: np.ndarray, tolerance: float, most: int) -> Explained:
+    """The lattices, at most `most`, that explain spots q (K, 2), strongest first, best.
 
     `fits` is empty where no lattice is significant.
     """
-    found = [_grow(q, weight, tolerance, most, MAX_AREA)]
+    found = [_grow(q, tolerance, most, MAX_AREA)]
     fits = found[0].fits
     if most > 1 and len(fits) == 1 and _sparse(fits[0], q):
         # Twisted lattices have a common, large and mostly empty cell.
-        found.append(_grow(q, weight, tolerance, most, fits[0].area / 2.5))
+        found.append(_grow(q, tolerance, most, fits[0].area / 2.5))
     if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
         # Lattices that are nearly the same have a mean, from which spots stray.
-        found += [_grow(q, weight, tolerance / s, most, MAX_AREA) for s in (2, 4)]
+        found += [_grow(q, tolerance / s, most, MAX_AREA) for s in (2, 4)]
     best = max(found, key=lambda f: _worth(f, q))
     return dataclasses.replace(best, fits=sorted(best.fits, key=lambda f: -int(f.good.sum())))
 
 
-def _grow(
-    q: np.ndarray, weight: np.ndarray, tolerance: float, most: int, max_area: float
-) -> Explained:
+def _grow(q: np.ndarray, tolerance: float, most: int, max_area: float) -> Explained:
     """Take the better of a superlattice and a further lattice while there is one."""
     found = Explained([], np.zeros(len(q), bool), 0)
     refused = False
@@ -88,18 +93,18 @@ def _grow(
         for i, fit in enumerate(found.fits if left.any() else ()):
             new, gain = superlattice(fit, q, left)
             if gain > _SUPERLATTICE and new.area < max_area:
-                new = polish(new.basis, q, tolerance, new.reach)
+                new = lengthened(polish(new.basis, q, tolerance, new.reach), q)
                 moves.append([new if i == j else f for j, f in enumerate(found.fits)])
         enough = not found.fits or left.sum() >= max(_LEFT, _LEFT_SHARE * len(q))
         if enough and len(found.fits) < most and not refused:
-            new = search(q[left], weight[left], tolerance, max_area)
+            new = search(q[left], tolerance, max_area)
             refused = new is None or significance(new, q[left]) < _LATTICE
             if not refused:
                 # What explains a lattice's spots and others is its superlattice.
                 moves.append([*(f for f in found.fits if not _holds(new, f)), new.on(q)])
         if not moves:
             break
-        found = max((_double(fits, q, weight) for fits in moves), key=lambda f: _worth(f, q))
+        found = max((_double(fits, q) for fits in moves), key=lambda f: _worth(f, q))
     return found
 
 
@@ -110,7 +115,7 @@ def _holds(fine: Fit, coarse: Fit) -> bool:
     return bool((np.linalg.norm(apart, axis=1) < fine.reach).all())
 
 
-def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
+def _double(fits: list[Fit], q: np.ndarray) -> Explained:
     """Find which spots on none of the lattices lie at the sum of two lattices' vectors."""
     out = np.zeros(len(q), bool)
     alone = ~np.any([f.good for f in fits], axis=0)
@@ -120,7 +125,7 @@ def _double(fits: list[Fit], q: np.ndarray, weight: np.ndarray) -> Explained:
             beams = []
             for fit in (first, second):
                 on = np.flatnonzero(fit.good)
-                hk = fit.hk[on[np.argsort(-weight[on], kind="stable")[:_BEAMS]]]
+                hk = fit.hk[on[:_BEAMS]]
                 beams.append(np.unique(np.concatenate([hk, -hk]), axis=0) @ fit.basis)
             sums = (beams[0][:, None] + beams[1]).reshape(-1, 2)
             sums = sums[square(sums) < square(q).max()]
@@ -155,20 +160,75 @@ def _worth(found: Explained, q: np.ndarray) -> float:
     if not found.fits:
         return -np.inf
     left = np.ones(len(q), bool)
-    total, shares = 0.0, []
+    total, kinds = 0.0, []
     for fit in found.fits:
         mine = fit.good & left
         left &= ~mine
-        shares.append(mine.mean())
+        kinds.append(mine)
         total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - _COST
+        total += parent(fit.hk[mine])[1]
+    for i, fit in enumerate(found.fits):
+        total -= max((_coincidence(fit, other) for other in found.fits[:i]), default=0.0)
     if found.doubled.any():
         plane = np.pi * square(q).max()
         reach = max(f.reach for f in found.fits)
         total += found.doubled.sum() * -np.log(min(found.sums * np.pi * reach**2 / plane, 1.0))
-        shares.append(found.doubled.mean())
-    shares = np.array([*shares, 1 - sum(shares)])
-    shares = shares[shares > 0]
-    return float(total + len(q) * (shares * np.log(shares)).sum())
+        kinds.append(found.doubled)
+    kinds.append(~np.any(kinds, axis=0))
+    return float(total + _choices(np.stack(kinds)[None])[0])
+
+
+def _choices(kinds: np.ndarray) -> np.ndarray:
+    """Logarithm (n,) of the likelihood of kinds (n, C, K) of spots, by their rank in strength.
+
+    Shares are those among spots about as strong; each of them costs its uncertainty.
+    """
+    edges = [0]
+    while edges[-1] < kinds.shape[2]:
+        edges.append(max(12, int(2.5 * edges[-1])))
+    number = np.add.reduceat(kinds, edges[:-1], axis=2, dtype=float)
+    every = np.maximum(number.sum(1, keepdims=True), 1e-9)
+    some = (number.sum(2) > 0).sum(1) - 1
+    cost = 0.5 * some * np.log1p(every[:, 0]).sum(1)
+    return (number * np.log(np.maximum(number, 1e-9) / every)).sum((1, 2)) - cost
+
+
+def parent(hk: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """The coarser reciprocal lattice on which the strongest of spots hk (K, 2) lie.
+
+    Args:
+        hk: on a lattice, strongest first.
+
+    Returns:
+        The integer matrix (2, 2) that takes the lattice's reciprocal basis to the coarser one's,
+        and how much more likely (logarithm) the spots are as those of a crystal and satellites of
+        its superlattice; None and 0 where they are not.
+    """
+    if len(hk) < 6:
+        return None, 0.0
+    coarse = hk @ np.linalg.inv(SUPERCELLS.swapaxes(1, 2))
+    # Rows of SUPERCELLS are vectors of a superlattice, in reciprocal space of a coarser lattice.
+    on = (np.abs(coarse - np.rint(coarse)) < 1e-6).all(2)
+    number = on.sum(1)
+    value = number * np.log(INDEX) + (len(hk) - number) * np.log(INDEX / (INDEX - 1))
+    value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
+    spans = np.array([np.linalg.matrix_rank(hk[o]) == 2 if o.sum() > 2 else False for o in on])
+    value[~spans | (number == len(hk))] = -np.inf
+    best = int(np.argmax(value))
+    if value[best] <= 0:
+        return None, 0.0
+    return SUPERCELLS[best].T, float(value[best])
+
+
+def _coincidence(fit: Fit, other: Fit) -> float:
+    """Logarithm of how unlikely it is that two lattices share as small a common cell by chance."""
+    bases = FRACTIONS @ other.basis
+    change = fit.basis @ np.linalg.inv(bases)
+    apart = np.sqrt(square((change - np.rint(change)) @ bases)).max(1)
+    apart[apart > max(fit.reach, other.reach)] = np.inf
+    area = np.minimum(np.pi * np.maximum(apart, 0.5 * FINEST) ** 2 * other.area * INDEX, 1.0)
+    value = -2 * np.log(area) - np.log(INDEX * SAME_INDEX)
+    return float(max(value.max(), 0.0))
 
 
 def significance(fit: Fit, q: np.ndarray) -> float:
@@ -176,6 +236,7 @@ def significance(fit: Fit, q: np.ndarray) -> float:
 
     The smaller of two: spots strewn over the plane, and spots turned at random on their own rings,
     as those of a powder. A spot and its Friedel mate count once: both come from the same grain.
+    Of all spots, or of as many of the strongest as show it best.
     """
     apart, mate = cKDTree(q).query(-q)
     paired = apart < fit.reach
@@ -183,15 +244,16 @@ def significance(fit: Fit, q: np.ndarray) -> float:
     q = np.where(paired[:, None], (q - q[mate]) / 2, q)[once]
     distance = fit.on(q).distance
     reach = np.maximum(fit.reach * np.array([1.0, 0.5, 0.25]), FINEST)
-    count = (distance[:, None] < reach).sum(0)
-    points = len(q)
-    strewn = chance(count - 2, points - 2, np.pi * reach**2 * fit.area).max()
+    points = sizes(len(q))
+    count = (distance[:, None] < reach).cumsum(0)[points - 1]
+    points = points[:, None]
+    strewn = chance(count - 2, points - 2, np.pi * reach**2 * fit.area)
     # Two spots give a basis, in a few ways.
     strewn -= np.log(np.clip(2 * points * (points - 1), 1, 2000))
-    rings = [_on_rings(fit, q, r).mean() for r in reach]
+    rings = np.stack([_on_rings(fit, q, r) for r in reach], 1).cumsum(0)[points[:, 0] - 1] / points
     # One spot gives the rotation.
-    turned = chance(count - 1, points - 1, np.array(rings)).max() - np.log(3 * points)
-    return float(min(strewn, turned))
+    turned = chance(count - 1, points - 1, rings) - np.log(3 * points)
+    return float(np.minimum(strewn, turned).max() - np.log(len(points)))
 
 
 def _on_rings(fit: Fit, q: np.ndarray, reach: float) -> np.ndarray:

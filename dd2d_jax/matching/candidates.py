@@ -10,6 +10,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.found import Candidate
 from dd2d_jax.matching.score import strain_between
+from dd2d_jax.refinement.cif import fitted_cif
 from dd2d_jax.refinement.refine import Fit
 from dd2d_jax.spots import Spots
 
@@ -47,6 +48,9 @@ def candidate(
         wr2=float(fits.wr2[i]),
         wr2_before=float(fits.wr2_before[i]),
         undetermined=() if fits.undetermined is None else fits.undetermined[i],
+        correlations=() if fits.correlations is None else fits.correlations[i],
+        doubts=() if fits.doubts is None else fits.doubts[i],
+        cif=None if fits.position_sigma is None else fitted_cif(fits, i, chosen),
         b_iso=float(fits.b_iso[i]),
         prototype=str(chosen.prototype[i]),
         known=bool(chosen.known[i]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ase
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.spots import Spots
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import rich.console
 
     from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.matching.next_tilt import NextTilt
     from dd2d_jax.matching.superlattice import Superlattice
 
 
@@ -42,6 +44,9 @@ class Candidate:
         wr2: sqrt(sum w (I_o - s I_c)^2 / sum w I_o^2) over the same spots.
         wr2_before: before refinement.
         undetermined: what refinement could not determine, such as "z of S1"; () without.
+        correlations: what trades off, such as ("B", "background", 0.9), see `Fit.correlations`.
+        doubts: why its uncertainties may be too small, in words.
+        cif: the refined structure, symmetrised, with standard uncertainties; None without.
         b_iso: angstrom^2, of the simulation that r_factor belongs to.
         prototype: where the library knows it.
         known: True for a crystal that the library lists as known.
@@ -70,6 +75,9 @@ class Candidate:
     wr2: float
     wr2_before: float
     undetermined: tuple[str, ...]
+    correlations: tuple[tuple[str, str, float], ...] = dataclasses.field(default=(), kw_only=True)
+    doubts: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    cif: str | None = dataclasses.field(default=None, kw_only=True)
     b_iso: float
     prototype: str
     known: bool
@@ -116,6 +124,20 @@ class Found(Sequence[Candidate]):
 
     def __getitem__(self, index):
         return self.candidates[index]
+
+    def next_tilt(
+        self, size: float = 20.0, radiation: dx.Electrons | dx.Xrays | None = None
+    ) -> NextTilt:
+        """The tilt of `size` degrees whose pattern would tell these candidates apart best.
+
+        See `matching.next_tilt.next_tilt`. The radiation is that of the pattern, or 80 keV
+        electrons, where none is given.
+        """
+        from dd2d_jax.matching.next_tilt import next_tilt
+
+        if radiation is None:
+            radiation = dx.Electrons(80.0 if self.energy is None else self.energy)
+        return next_tilt(self, radiation, size)
 
     def table(self, every: bool = False) -> rich.console.RenderableType:
         """A table for each lattice, for the terminal: `rich.print(found.table())`.

@@ -2,7 +2,7 @@
 
 The rule, of which `retrieve(prior=False)` makes all crystals alike:
 
-1. Where a library holds known and made-up crystals, the known ones have 99.9 % together.
+1. Where a library holds known and hypothetical crystals, the known ones have 99.9 % together.
 2. Of crystals whose energy above the convex hull is known, half of the probability goes as
    exp(-ehull / E0), E0 = 0.017 eV/atom, the other half is even. E0 was fitted to the 124 crystals
    of C2DB's training part that are known to have been made (`benchmarks/stability_prior.py`); the
@@ -17,7 +17,7 @@ import numpy as np
 
 from dd2d_jax.libraries.library import Library
 
-# That a pattern is of a crystal that was made, where the library also holds made-up ones.
+# That a pattern is of a crystal that was made, where the library also holds hypothetical ones.
 _KNOWN = 0.999
 # eV/atom, and the share of the probability that goes by stability.
 E0, STABLE = 0.017, 0.5
@@ -39,9 +39,9 @@ def log_prior(
         ehull = np.asarray(library.crystals.ehull, float)
         share *= _stability(ehull, allowed)
         known = np.asarray(library.crystals.known, bool)
-        made, made_up = known & allowed, ~known & allowed
-        if made.any() and made_up.any():
-            for group, total in ((made, _KNOWN), (made_up, 1 - _KNOWN)):
+        made, hypothetical = known & allowed, ~known & allowed
+        if made.any() and hypothetical.any():
+            for group, total in ((made, _KNOWN), (hypothetical, 1 - _KNOWN)):
                 share[group] *= total / share[group].sum()
     if weight is not None:
         share = share * weight

@@ -27,7 +27,7 @@ from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
 from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
-from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
+from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
 
 # Spot pairs that the refinement sees.
@@ -45,7 +45,7 @@ def retrieve(
     k: int = 10,
     elements: str | Sequence[str] | None = None,
     rerank: int = 100,
-    refine: bool = False,
+    refine: bool | str = False,
     propose: bool = False,
     tilts: Sequence[Sequence[float]] | None = None,
     scale_error: float = 0.02,
@@ -72,7 +72,8 @@ def retrieve(
             "nonmetals,Mo" for no metals but Mo.
         rerank: number of crystals that are weighed; 0 leaves the network's order.
         refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
-            stays: a fit that is free enough explains anything.
+            stays: a fit that is free enough explains anything. "multislice": then the first one
+            to intensities of electrons that scatter more than once.
         propose: also make crystals that the library does not hold, see `dd2d_jax.matching.propose`.
         tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
             one of least tilt is searched with; all are refined together.
@@ -95,6 +96,8 @@ def retrieve(
     """
     if k < 1 or rerank < 0:
         raise ValueError(f"k must be at least 1 and rerank at least 0, got k={k}, rerank={rerank}")
+    if refine not in (False, True, "multislice"):
+        raise ValueError(f"refine must be True, False or 'multislice', got {refine!r}")
     if not 0 <= scale_error <= 3:
         raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
     if tilts is not None and scale_error > 0.05:
@@ -146,7 +149,7 @@ class _Asked:
     log_prior: np.ndarray
     k: int
     rerank: int
-    refine: bool
+    refine: bool | str
     tilts: Sequence[Sequence[float]] | None
     scale_error: float
     energy: float | None
@@ -162,8 +165,11 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
 def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
     """Candidates for one lattice, seen at one tilt or at several."""
     view = _view(indexed, asked)
-    above = superlattices(view.at) if asked.rerank and asked.tilts is None else []
-    views = [view, *(_view([one.parent], asked) for one in above)]
+    one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
+    above = superlattices(view.at) if asked.rerank and one_scale else []
+    # Parents are small cells: the first of those that fit are enough, and the known ones.
+    fewer = dataclasses.replace(asked, rerank=max(asked.rerank // 4, 10), k=min(asked.k, 10))
+    views = [view, *(_view([one.parent], fewer) for one in above)]
     names = ["", *(one.name for one in above)]
     # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
     reading = np.array([one.weighed.total for one in views])
@@ -255,15 +261,22 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
     queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
-    return [
-        candidate(
+
+    def made(i: int, fits: Fit) -> Candidate:
+        group = members[i]
+        return candidate(
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
-            float(np.logaddexp.reduce(weighed.odds[group])),
+            float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
-        )
-        for i, group in enumerate(members)
-    ]  # fmt: skip
+        )  # fmt: skip
+
+    found = [made(i, fits) for i in range(len(members))]
+    if asked.refine == "multislice" and found:
+        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
+        found[0] = made(0, best)
+    return found
 
 
 def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:

@@ -22,8 +22,8 @@ from dd2d_jax.spots import Conditions, Spots
 # Beyond the scale's error: strain of the crystal against the library's, and shear, which
 # ellipticity and a small tilt add to.
 STRETCH, SHEAR = 0.025, 0.02
-# Crystals that are simulated for each that is weighed.
-_SIMULATED = 6
+# Crystals whose cell fits that are simulated, or so many for each that is weighed.
+_SIMULATED, _EACH = 600, 6
 # Of these, at most this share by the cells of twice the area.
 _DOUBLES = 0.25
 # Known crystals are few: of them, cells further away are weighed, too.
@@ -92,7 +92,7 @@ def _pool(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that the network proposes, known ones whose cell fits, and further ones that fit."""
     network = proposed(library, query, embedded, allowed, count)
-    most = _SIMULATED * count
+    most = max(_SIMULATED, _EACH * count)
     fitting, known = [], []
     for some, share in ((query.found, 1.0), (~query.found, _DOUBLES)):
         cells = np.asarray(query.settings.lattice)[some]

@@ -20,7 +20,7 @@ from dd2d_jax.spots import Spots
 _MOST = 16
 # Satellites are weaker than this, relative to the strongest spot, and their mean lies below that
 # of the parent's spots by this factor.
-_WEAK, _BELOW = 0.15, 4.0
+_WEAK, _BELOW = 0.25, 3.0
 # Spots of the parent, and share of its rods that are seen, at least.
 _FEWEST, _SEEN = 6, 0.5
 # Parents that are weighed.

@@ -5,7 +5,7 @@ and a site texture encoder (STE) with weights of their own, 4 layers and 4 heads
 Eq. 4. It differs from the published network (`paper_network`) in what a token is. An atom is one
 token and not four, its coordinates are waves and not numbers, and a spot and its Friedel mate are
 one token: a tenth of the parameters learn in minutes what took days. The crystal's tower sees no
-simulated spots; what diffraction is, it has to learn.
+simulated spots; what diffraction is, it has to learn. Occupancies and displacements are not read.
 """
 
 from __future__ import annotations
@@ -121,8 +121,6 @@ class AtomEncoder(PackedEncoder):
             for name in ("element", "weight")
         )
         atoms = place * (1 + weight) + kind
-        if crystal.occupancy is not None:
-            atoms = atoms * crystal.occupancy[..., None]
         return jnp.concatenate([jnp.stack([first, *cell], 1), atoms, last[:, None]], 1)
 
 

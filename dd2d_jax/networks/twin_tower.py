@@ -161,6 +161,8 @@ class TwoTower(Towers):
     @classmethod
     def from_config(cls, config) -> TwoTower:
         """From the `model` part of a config."""
+        if config.get("dropout", 0.0):
+            raise ValueError("model.dropout is for networks that read atoms; here it must be 0")
         return cls(
             config.width, config.layers, config.heads, config.embedding, jnp.dtype(config.dtype)
         )

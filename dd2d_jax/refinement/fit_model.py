@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import diffraction as dx
-from dd2d_jax.refinement.levenberg_marquardt import inverse, minimise, normal
 from dd2d_jax.spots import Conditions
+from diffraction.crystal import reciprocal
+from diffraction.form_factors import form_factor
+from diffraction.kinematic import ewald_qz, tilt_matrix, xray_factor
 
 # Error of a spot's place, 1/angstrom.
 _PLACE = 0.003
 # Residuals are differences of sqrt(I + this), weighted as those of I: a far start pulls less.
 _SOFT = 1e-3
-# Errors that are estimates are scaled by chi^2, which begins with this many spots' worth of 1.
-_PRIOR_SPOTS = 4
-# The first round takes all errors for so many times larger: it sees no narrow minima.
-_COARSE = 4.0
-# No pattern is better than this share of the errors assumed, squared.
-LEAST = 0.04
-_ROUNDS, _STEPS = 3, 8
 
 
 @jax.tree_util.register_dataclass
@@ -70,15 +67,16 @@ class Problem:
     sigma: jax.Array  # (P, T, 2)
     measured: jax.Array  # (P, T, 2)
     tilts: jax.Array  # (P, 2)
+    added: jax.Array  # (P, T, 2) angstrom^2, of multiple scattering on top of |F|^2
+    neglected: jax.Array  # (P, T, 2) angstrom^2, the same where it is not added
 
 
-def _crystal(problem: Problem, priors: Priors, b_start: jax.Array, x: dict) -> tuple:
+def crystal_of(problem: Problem, priors: Priors, b_start: jax.Array, x: dict) -> tuple:
     """The crystal that parameters x describe, each atom's B (N,), and the cell's strain (2, 2)."""
     real = problem.numbers > 0
     size = jnp.where(problem.along_normal, priors.height, priors.displacement)
     moves = jnp.einsum("m,mnd->nd", x["atoms"] * size, problem.fields, precision="highest")
-    strain = priors.strain * x["strain"][jnp.array([[0, 2], [2, 1]])]
-    lattice = problem.lattice + jnp.matmul(problem.lattice, strain, precision="highest")
+    lattice, strain = _strained(problem, priors, x["strain"])
     plane = jnp.matmul(problem.fractional + moves[:, :2], lattice, precision="highest")
     middle = jnp.sum(jnp.where(real, problem.heights, 0)) / jnp.maximum(jnp.sum(real), 1)
     heights = (problem.heights - middle) * (1 + priors.thickness * x["thickness"]) + moves[:, 2]
@@ -87,7 +85,13 @@ def _crystal(problem: Problem, priors: Priors, b_start: jax.Array, x: dict) -> t
     return dx.Crystal(lattice, positions, problem.numbers), b, strain
 
 
-def _tilted(problem: Problem, priors: Priors, x: dict) -> jax.Array:
+def _strained(problem: Problem, priors: Priors, three: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The lattice and its strain, of the strain's three parameters."""
+    strain = priors.strain * three[jnp.array([[0, 2], [2, 1]])]
+    return problem.lattice + jnp.matmul(problem.lattice, strain, precision="highest"), strain
+
+
+def tilted(problem: Problem, priors: Priors, x: dict) -> jax.Array:
     return problem.tilts + priors.tilt * x["tilt"]
 
 
@@ -102,155 +106,197 @@ def start(problem: Problem) -> dict[str, jax.Array]:
     return {name: jnp.zeros(shape, problem.q.dtype) for name, shape in shapes.items()}
 
 
+def _indices(problem: Problem) -> dict[str, jax.Array]:
+    """Where each parameter stands in the flat ones."""
+    zero, unravel = ravel_pytree(start(problem))
+    return jax.tree.map(lambda x: x.astype(int), unravel(jnp.arange(1.0 * zero.size)))
+
+
+def predict(
+    problem: Problem, priors: Priors, conditions: Conditions
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """A function of the flat parameters (p,), by one analytic pass.
+
+    It gives |F|^2 (P, T, 2) times what X-rays have besides, its slopes (P, T, 2, p), the places
+    across the beam (P, T, 2, 2) in 1/angstrom and their slopes (P, T, 2, 2, p).
+    """
+    zero, unravel = ravel_pytree(start(problem))
+    names = _indices(problem)
+    b_start = jnp.maximum(conditions.b_iso, 0.1)
+    pick = functools.partial(jax.nn.one_hot, num_classes=zero.size, dtype=zero.dtype)
+
+    def moving(flat):
+        crystal, b, _ = crystal_of(problem, priors, b_start, unravel(flat))
+        return crystal.positions, b
+
+    def spots(flat):
+        (positions, b), (turn, warm) = moving(flat), jax.jacfwd(moving)(flat)
+        x = unravel(flat)
+
+        def pattern(i):
+            def place(own):
+                return _places(problem, priors, conditions, own, i)
+
+            own = jnp.concatenate([x["strain"], x["tilt"][i], x["rotation"][i][None]])
+            (q, across, factor), moves = place(own), jax.jacfwd(place)(own)
+            of_own = jnp.stack([
+                pick(index) for index in
+                (*names["strain"], *names["tilt"][i], names["rotation"][i])
+            ])  # fmt: skip
+            answer = respond(problem.numbers, positions, b, q, conditions.radiation)
+            slope = _product("knd,ndp->kp", answer.by_position, turn)
+            slope += _product("kn,np->kp", answer.by_b, warm)
+            by_own = _product("kd,kdg->kg", answer.by_q, moves[0])
+            slope += _product("kg,gp->kp", by_own, of_own)
+            slope = factor[:, None] * slope + answer.intensity[:, None] * _product(
+                "kg,gp->kp", moves[2], of_own
+            )
+            return (
+                factor * answer.intensity,
+                slope,
+                across,
+                _product("kdg,gp->kdp", moves[1], of_own),
+            )
+
+        return jax.tree.map(_pairs, jax.vmap(pattern)(jnp.arange(problem.hk.shape[0])))
+
+    return spots
+
+
 def residuals(
     problem: Problem, priors: Priors, conditions: Conditions
-) -> Callable[[jax.Array], tuple]:
-    """A function of the flat parameters (p,).
+) -> tuple[Callable[[jax.Array], tuple], jax.Array]:
+    """A function of the flat parameters (p,), and what multiple scattering may add to variances.
 
-    It gives residuals (m,) in units of their errors and their Jacobian (m, p), of the intensities
-    and of the spots' places, and the intensities (P, T, 2) that the parameters predict.
+    The function gives residuals (m,) in units of their errors and their Jacobian (m, p), of the
+    intensities and of the spots' places, and the intensities (P, T, 2) that the parameters
+    predict. The variances (m,), of the intensities' residuals, are in the same units, squared.
     """
-    _, unravel = ravel_pytree(start(problem))
-    b_start = jnp.maximum(conditions.b_iso, 0.1)
-    reach = conditions.q_max * 1.5
-
-    def pattern(x, i, hk):
-        crystal, b, _ = _crystal(problem, priors, b_start, x)
-        angle = jnp.deg2rad(priors.rotation * x["rotation"][i])
-        c, s = jnp.cos(angle), jnp.sin(angle)
-        turn = jnp.stack([jnp.stack([c, s]), jnp.stack([-s, c])])
-        plane = jnp.matmul(crystal.positions[:, :2], turn, precision="highest")
-        crystal = dataclasses.replace(
-            crystal,
-            lattice=jnp.matmul(crystal.lattice, turn, precision="highest"),
-            positions=jnp.concatenate([plane, crystal.positions[:, 2:]], 1),
-        )
-        tilt = _tilted(problem, priors, x)[i]
-        return dx.simulate(crystal, conditions.radiation, reach, b, tilt, hk=hk)
-
-    index = jnp.arange(problem.hk.shape[0])
-    both = jnp.concatenate([problem.hk, -problem.hk], 1)
+    zero, unravel = ravel_pytree(start(problem))
+    names, spots = _indices(problem), predict(problem, priors, conditions)
+    pick = functools.partial(jax.nn.one_hot, num_classes=zero.size, dtype=zero.dtype)
     used = problem.measured
     observed = jnp.sqrt(problem.intensity + _SOFT)
-
-    def amplitudes(x):
-        return jax.vmap(lambda i, hk: jnp.sqrt(pattern(x, i, hk).intensity))(index, both)
-
     # The start's scale, of amplitudes as those of strong spots are more alike.
-    first = _pairs(amplitudes(start(problem)))
+    first = jnp.sqrt(jnp.maximum(spots(zero)[0] + problem.added, 0))
     measured = jnp.where(used, jnp.sqrt(problem.intensity), 0)
     scale = jnp.sum(first * measured, (1, 2)) / (
         jnp.sum(jnp.where(used, first**2, 0), (1, 2)) + 1e-12
     )
 
-    def intensity(flat, i, hk):
-        x = unravel(flat)
-        value = pattern(x, i, hk[None]).intensity[0]
-        value = scale[i] ** 2 * jnp.exp(x["log_scale"][i]) * value
-        return value + priors.background * x["background"][i]
-
-    def place(flat, i, hk, used):
-        q = pattern(unravel(flat), i, jnp.stack([hk, -hk])).q
-        weight = used.astype(q.dtype)
-        # The pair's place, by the spots of it that were seen.
-        return (weight[0] * q[0] - weight[1] * q[1]) / jnp.maximum(weight.sum(), 1)
-
-    def over_spots(f, extra=0):
-        axes = (None, None, *(0,) * (1 + extra))
-        return jax.vmap(jax.vmap(f, axes), (None, *(0,) * (2 + extra)))
-
     def evaluate(flat):
-        # One spot's gradient goes backwards: it costs as much as a few simulations.
-        value, slope = over_spots(jax.value_and_grad(intensity))(flat, index, both)
-        value, slope = _pairs(value), _pairs(slope)
+        x = unravel(flat)
+        value, slope, across, turns = spots(flat)
+        gain = (scale**2 * jnp.exp(x["log_scale"]))[:, None, None]
+        value, slope = gain * (value + problem.added), gain[..., None] * slope
+        slope += value[..., None] * pick(names["log_scale"])[:, None, None]
+        slope += priors.background * pick(names["background"])[:, None, None]
+        value += priors.background * x["background"][:, None, None]
         soft = jnp.sqrt(jnp.maximum(value + _SOFT, 1e-2 * _SOFT))
         r = jnp.where(used, 2 * observed / problem.sigma * (soft - observed), 0)
         slope = jnp.where(used, observed / problem.sigma / soft, 0)[..., None] * slope
-        seen = used.any(-1, keepdims=True)
-        where = over_spots(place, 1)(flat, index, problem.hk, used)
-        turn = over_spots(jax.jacrev(place), 1)(flat, index, problem.hk, used)
-        off = jnp.where(seen, where - problem.q, 0) / _PLACE
-        turn = jnp.where(seen[..., None], turn, 0) / _PLACE
+        # The pair's place, by the spots of it that were seen.
+        weight = used / jnp.maximum(used.sum(-1, keepdims=True), 1)
+        weight = weight * jnp.array([1.0, -1.0], weight.dtype)
+        seen = used.any(-1)[..., None]
+        off = jnp.where(seen, _product("pts,ptsd->ptd", weight, across) - problem.q, 0) / _PLACE
+        turn = jnp.where(seen[..., None], _product("pts,ptsdk->ptdk", weight, turns), 0) / _PLACE
         size = flat.shape[0]
         kinds = [(r.ravel(), slope.reshape(-1, size)), (off.ravel(), turn.reshape(-1, size))]
         return kinds, value
 
-    return evaluate
+    neglected = scale[:, None, None] ** 2 * problem.neglected / problem.sigma
+    return evaluate, jnp.where(used, neglected**2, 0).ravel()
+
+
+def _places(
+    problem: Problem, priors: Priors, conditions: Conditions, own: jax.Array, i: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where the spots of pattern i are, of K = 2 T rods and their opposites.
+
+    Args:
+        own: (6,) parameters of strain, tilt and rotation.
+
+    Returns:
+        Scattering vectors in the crystal's frame (K, 3), places across the beam (K, 2), both in
+        1/angstrom, and the factor (K,) that intensities are |F|^2 times.
+    """
+    radiation = conditions.radiation
+    lattice = _strained(problem, priors, own[:3])[0]
+    hk = jnp.concatenate([problem.hk[i], -problem.hk[i]]).astype(lattice.dtype)
+    flat = jnp.matmul(hk, reciprocal(lattice), precision="highest")
+    angle = jnp.deg2rad(priors.rotation * own[5])
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    turn = jnp.stack([jnp.stack([c, s]), jnp.stack([-s, c])])
+    turned = jnp.matmul(flat, turn, precision="highest")
+    tilt = problem.tilts[i] + priors.tilt * own[3:5]
+    height = ewald_qz(turned, radiation.wavelength, tilt)
+    reached = jnp.isfinite(height)
+    height = jnp.where(reached, height, 0.0)[:, None]
+    lab = jnp.concatenate([turned, height], 1)
+    across = jnp.matmul(lab, tilt_matrix(tilt, lab.dtype)[:2].T, precision="highest")
+    factor = reached.astype(flat.dtype)
+    if not isinstance(radiation, dx.Electrons):
+        there = reached & (hk != 0).any(-1)
+        squared = jnp.sum(lab * lab, -1)
+        factor *= xray_factor(radiation, across[:, 0], across[:, 1], squared, there)
+    return jnp.concatenate([flat, height], 1), across, factor
+
+
+class Response(NamedTuple):
+    """|F|^2 of K spots and its derivatives.
+
+    Attributes:
+        intensity: (K,).
+        by_position: (K, N, 3) 1/angstrom.
+        by_b: (K, N) 1/angstrom^2.
+        by_q: (K, 3) angstrom.
+    """
+
+    intensity: jax.Array
+    by_position: jax.Array
+    by_b: jax.Array
+    by_q: jax.Array
+
+
+def respond(
+    numbers: jax.Array, positions: jax.Array, b: jax.Array, q: jax.Array, radiation: dx.Electrons
+) -> Response:
+    """|F|^2 of atoms (N,) at scattering vectors q (K, 3), and how it answers to all of them.
+
+    With F = sum_j g_j exp(2 pi i q r_j) and g_j = f_j exp(-B_j q^2 / 4), d|F|^2 / dp is
+    2 Re(F* dF / dp).
+    """
+    squared = jnp.sum(q * q, -1)[:, None]
+
+    def table(x):
+        return form_factor(radiation, numbers, x)
+
+    f, slope = jax.jvp(table, (squared,), (jnp.ones_like(squared),))
+    present = numbers > 0
+    damping = jnp.where(present, jnp.exp(-b * squared / 4), 0.0)
+    g, slope = f * damping, (slope - f * b / 4) * damping
+    turns = jnp.einsum("kd,nd->kn", q, positions, precision="highest")
+    angle = 2 * jnp.pi * (turns - jnp.round(turns))
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    real, imaginary = jnp.sum(g * c, -1, keepdims=True), jnp.sum(g * s, -1, keepdims=True)
+    along = 2 * (real * c + imaginary * s)  # 2 Re(F* exp(2 pi i q r))
+    across = 4 * jnp.pi * g * (imaginary * c - real * s)
+    by_q = _product("kn,nd->kd", across, positions)
+    by_q += 2 * q * jnp.sum(along * slope, -1, keepdims=True)
+    return Response(
+        (real**2 + imaginary**2)[:, 0],
+        across[..., None] * q[:, None],
+        -along * g * squared / 4,
+        by_q,
+    )
+
+
+def _product(form: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(form, a, b, precision="highest")
 
 
 def _pairs(values: jax.Array) -> jax.Array:
     """(P, 2 T, ...) of rods and then their opposites as (P, T, 2, ...)."""
     count = values.shape[1] // 2
     return jnp.stack([values[:, :count], values[:, count:]], 2)
-
-
-@jax.jit
-def refine(
-    problems: Problem, priors: Priors, conditions: Conditions, least: jax.Array
-) -> dict[str, jax.Array]:
-    """Fit a batch: crystals, intensities, uncertainties and what is left of the priors' (`_left`).
-
-    Args:
-        problems: batch axis in front.
-        priors: the same for all.
-        conditions: radiation, and B to begin with.
-        least: the least factor that the squared errors of intensities are scaled by.
-    """
-    return jax.vmap(lambda problem: _refine_one(problem, priors, conditions, least))(problems)
-
-
-def _refine_one(
-    problem: Problem, priors: Priors, conditions: Conditions, least: jax.Array
-) -> dict[str, jax.Array]:
-    flat, unravel = ravel_pytree(start(problem))
-    spots = jnp.sum(problem.measured)
-    places = 2 * jnp.sum(problem.measured.any(-1))
-
-    def rescaled(kinds, factors):
-        """chi^2 for each degree of freedom, which says how far errors were misjudged."""
-        covariance = inverse(normal(kinds, factors)[0])
-        out = []
-        for (r, jacobian), factor, count in zip(kinds, factors, (spots, places), strict=True):
-            # What the fit takes from the data, in parameters.
-            taken = jnp.sum(jnp.matmul(jacobian, covariance) * jacobian) / factor
-            free = jnp.maximum(count - taken, 0) + _PRIOR_SPOTS
-            out.append((jnp.sum(r**2) + _PRIOR_SPOTS) / free)
-        return jnp.stack([jnp.maximum(out[0], least), jnp.maximum(out[1], LEAST)])
-
-    flat, factors, (kinds, intensity) = minimise(
-        residuals(problem, priors, conditions),
-        flat,
-        jnp.array([_COARSE**2, 1.0]),
-        rescaled,
-        steps=_ROUNDS * _STEPS,
-        every=_STEPS,
-    )
-    covariance = inverse(normal(kinds, factors)[0])
-    left = unravel(jnp.sqrt(jnp.diagonal(covariance)))  # in units of the priors'
-    x = unravel(flat)
-    b_start = jnp.maximum(conditions.b_iso, 0.1)
-    crystal, b, strain = _crystal(problem, priors, b_start, x)
-
-    def moved(flat):
-        parts = unravel(flat)
-        parts["strain"] = jax.lax.stop_gradient(parts["strain"])
-        return _crystal(problem, priors, b_start, parts)[0].positions
-
-    turn = jax.jacfwd(moved)(flat)
-    return {
-        "lattice": crystal.lattice,
-        "positions": crystal.positions,
-        "intensity": intensity,
-        "b_atoms": b,
-        "b_sigma": b * priors.log_b * (problem.kinds * left["log_b"][:, None]).sum(0),
-        "b_left": (problem.kinds * left["log_b"][:, None]).sum(0) * (priors.log_b > 0),
-        "position_sigma": jnp.sqrt(jnp.einsum("ndp,pq,ndq->nd", turn, covariance, turn)),
-        "position_prior": jnp.sqrt(jnp.sum(turn**2, -1)),
-        "strain": strain,
-        "strain_sigma": priors.strain * left["strain"][jnp.array([[0, 2], [2, 1]])],
-        "strain_left": left["strain"] * (priors.strain > 0),
-        "tilt": _tilted(problem, priors, x),
-        "tilt_sigma": priors.tilt * left["tilt"],
-        "tilt_left": left["tilt"] * (priors.tilt > 0),
-        "goodness": factors[0],
-    }

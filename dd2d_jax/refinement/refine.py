@@ -12,28 +12,28 @@ Intensities cannot know the crystal's origin nor its height; the atoms' mean dis
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.data import chemical_symbols
 
 import diffraction as dx
-from dd2d_jax.crystals.symmetry import displacements
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.refinement.fit_model import LEAST, Priors, Problem, refine
+from dd2d_jax.refinement.dynamical import differences
+from dd2d_jax.refinement.fit_model import Priors, Problem
+from dd2d_jax.refinement.inputs import fields, problems, reshaped_tilts, stacked
+from dd2d_jax.refinement.minima import LEAST, refine
+from dd2d_jax.refinement.verdict import correlations, doubts, undetermined
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
 from diffraction.kinematic import tilt_matrix
 
-# Error of an intensity where none is given: a share of it, and of the strongest spot's.
-RELATIVE, ABSOLUTE = 0.05, 3e-4
-# A parameter that keeps more than this share of its prior's standard deviation is undetermined.
-_UNDETERMINED = 0.5
-# Fields of `Fit` that are what `fit_model.refine` gives.
+# Times that multiple scattering is computed where it is fitted.
+_ROUNDS = 4
+# Fields of `Fit` that are what `minima.refine` gives.
 _AS_FOUND = (
     "b_atoms", "position_sigma", "b_sigma", "strain", "strain_sigma", "tilt", "tilt_sigma",
-    "goodness",
+    "goodness", "minima",
 )  # fmt: skip
 # Candidates that are refined at once.
 _CHUNK = 32
@@ -67,8 +67,13 @@ class Fit:
         tilt_sigma: (n, P, 2) degrees.
         goodness: (n,) chi^2 of the intensities for each degree of freedom, by the errors given or
             assumed.
+        minima: (n,) how many minima fit alike; uncertainties cover them.
         undetermined: for each candidate what the data do not determine, such as "z of S2" (atoms
             are counted by element): its uncertainty is more than half of the prior's.
+        correlations: for each candidate what trades off, such as ("B", "background", 0.9): of each
+            two kinds of parameters the strongest correlation, where it is over 0.7.
+        doubts: for each candidate why its uncertainties may be too small, in words; () where
+            there is no reason.
     """
 
     crystals: dx.Crystal
@@ -86,7 +91,26 @@ class Fit:
     tilt: np.ndarray | None = None
     tilt_sigma: np.ndarray | None = None
     goodness: np.ndarray | None = None
+    minima: np.ndarray | None = None
     undetermined: tuple[tuple[str, ...], ...] | None = None
+    correlations: tuple[tuple[tuple[str, str, float], ...], ...] | None = None
+    doubts: tuple[tuple[str, ...], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What is to be fitted, in numpy."""
+
+    crystals: CrystalSet
+    seen: dict[str, np.ndarray]
+    tilts: np.ndarray
+    cells: np.ndarray
+    conditions: Conditions
+    priors: Priors
+    symmetry: list[tuple[np.ndarray, np.ndarray]]
+    b_by_element: bool
+    starts: int
+    least: float
 
 
 def r_factors(
@@ -97,9 +121,9 @@ def r_factors(
     sigma: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> Fit:
     """Simulate n candidates as they are at their queries' spots; arguments as of `fit`."""
-    seen = _stacked(queries, sigma)
+    seen = stacked(queries, sigma)
     batch = crystals.crystal
-    tilt = _tilts(tilts, seen["hk"].shape[:2])
+    tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     intensity = _simulated(batch, seen["hk"], conditions, tilt)
     r, wr, intensity = _agreement(seen, np.asarray(intensity))
     b_iso = np.full(len(crystals), conditions.b_iso)
@@ -115,6 +139,9 @@ def fit(
     priors: Priors = Priors(),  # noqa: B008  (frozen)
     symmetric: bool = True,
     b_by_element: bool = False,
+    starts: int = 6,
+    method: str = "kinematic",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Fit:
     """Refine n candidates against n queries, candidate i against query i.
 
@@ -126,59 +153,131 @@ def fit(
         tilts: degrees as in `dx.simulate`, in the queries' frame (see `tilt_in_setting`): (P, 2)
             or (n, P, 2); None: the beam runs along the normal.
         sigma: (n, T, 2) errors of the intensities, relative to the strongest spot as they are; of
-            P queries one each. What is given is scaled up where chi^2 is too large. None: 5 % of
-            the intensity and 3e-4, scaled by chi^2.
+            P queries one each. None: those that the queries have, else 5 % of the intensity and
+            3e-4. What is stated is scaled up where chi^2 is too large, what is assumed also down.
         priors: how far the truth may be.
         symmetric: keep each candidate's layer group.
         b_by_element: one B for each element.
+        starts: how many minima are looked for, from atoms displaced as their priors have it.
+        method: "kinematic", where what multiple scattering adds to the start's intensities counts
+            as an error as far as the pattern shows it; or "multislice", fitted to intensities of
+            electrons that scatter more than once.
+        say: is told what is being done.
 
     Raises:
-        ValueError: `tilts` or `sigma` do not fit the queries.
+        ValueError: `tilts` or `sigma` do not fit the queries, or the method is unknown or not for
+            this radiation.
     """
+    if method not in ("kinematic", "multislice"):
+        raise ValueError(f"method must be 'kinematic' or 'multislice', got {method!r}")
+    if method == "multislice" and not isinstance(conditions.radiation, dx.Electrons):
+        raise ValueError("method='multislice' is for electrons; X-rays scatter kinematically")
+    seen = stacked(queries, sigma)
+    tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     before = r_factors(crystals, queries, conditions, tilts, sigma)
-    seen = _stacked(queries, sigma)
-    tilt = _tilts(tilts, seen["hk"].shape[:2])
     first = queries if isinstance(queries, Spots) else queries[0]
-    cells = np.asarray(first.lattice)
-    symmetry = [_fields(crystals, i, symmetric) for i in range(len(crystals))]
+    task = _Task(
+        crystals, seen, tilt, np.asarray(first.lattice), conditions, priors,
+        [fields(crystals, i, symmetric) for i in range(len(crystals))], b_by_element, starts,
+        1.0 if seen["stated"].all() else LEAST,
+    )  # fmt: skip
+    start = on_lattice(crystals.crystal, jnp.asarray(task.cells))
+    b_atoms = np.where(crystals.numbers > 0, max(float(conditions.b_iso), 0.1), 0)
+    added = differences(start, b_atoms, seen["hk"], tilt, conditions, say)
+    say(f"fitting {len(crystals)} candidates from {starts} starts each")
+    if method == "kinematic":
+        found = _all(task, np.zeros_like(added), added)
+    else:
+        # Multiple scattering changes slowly with the parameters: what it adds is held, and
+        # computed again where the fit has come to. What it still changes by counts as an error.
+        found = _all(task, added, added / 2)
+        for number in range(2, _ROUNDS + 1):
+            last = added
+            added = differences(
+                _fitted(found, crystals), found["b_atoms"], seen["hk"], found["tilt"], conditions
+            )
+            say(f"fitting multislice intensities, round {number} of {_ROUNDS}")
+            found = _all(task, added, added - last)
+    return _summary(task, before, found, queries, added, method)
+
+
+def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> dict[str, np.ndarray]:
+    """Every candidate's fit, in chunks of like size, by the names of `minima.refine`."""
+    crystals = task.crystals
     rooms = np.array([power_of_two(max(int(n), _ROOM)) for n in atom_slots(crystals.numbers)])
     if len(rooms) <= _CHUNK:  # one compilation costs more than the padding
         rooms[:] = rooms.max()
-    least = jnp.asarray(LEAST if sigma is None else 1.0)
     parts: list[tuple[np.ndarray, dict]] = []
     for room in np.unique(rooms):
         alike = np.flatnonzero(rooms == room)
-        most = power_of_two(max(max(len(symmetry[i][0]) for i in alike), 2 * _ROOM))
+        most = power_of_two(max(max(len(task.symmetry[i][0]) for i in alike), 2 * _ROOM))
         for begin in range(0, len(alike), _CHUNK):
             rows = alike[begin : begin + _CHUNK]
             # The last row is repeated: few shapes are compiled.
             filled = rows[np.minimum(np.arange(power_of_two(len(rows))), len(rows) - 1)]
-            problems = _problems(crystals, filled, (room, most), cells, symmetry, b_by_element)
-            problems |= {k: v[filled] for k, v in seen.items()} | {"tilts": tilt[filled]}
-            found = refine(
-                Problem(**jax.tree.map(jnp.asarray, problems)), priors, conditions, least
+            of = {k: v[filled] for k, v in task.seen.items() if k != "stated"}
+            of |= problems(
+                crystals, filled, (room, most), task.cells, task.symmetry, task.b_by_element
             )
+            of |= {"tilts": task.tilts, "added": added, "neglected": neglected}
+            for name in ("tilts", "added", "neglected"):
+                of[name] = of[name][filled]
+            found = refine(
+                Problem(**jax.tree.map(jnp.asarray, of)), task.priors, task.conditions,
+                jnp.asarray(task.least), task.starts,
+            )  # fmt: skip
             parts.append((rows, {k: np.asarray(v)[: len(rows)] for k, v in found.items()}))
-    found = _joined(parts, len(crystals), crystals.numbers.shape[1])
-    refined = dx.Crystal(
-        jnp.asarray(found["lattice"]), jnp.asarray(found["positions"]), before.crystals.numbers
+    return _joined(parts, len(crystals), crystals.numbers.shape[1])
+
+
+def _fitted(found: dict[str, np.ndarray], crystals: CrystalSet) -> dx.Crystal:
+    return dx.Crystal(
+        jnp.asarray(found["lattice"]), jnp.asarray(found["positions"]), crystals.crystal.numbers
     )
+
+
+def _summary(
+    task: _Task,
+    before: Fit,
+    found: dict[str, np.ndarray],
+    queries: Spots | Sequence[Spots],
+    added: np.ndarray,
+    method: str,
+) -> Fit:
+    crystals, seen = task.crystals, task.seen
     r, wr, intensity = _agreement(seen, found["intensity"])
-    atoms = np.maximum((crystals.numbers > 0).sum(1), 1)
+    each = [{k: v[i] for k, v in found.items()} for i in range(len(crystals))]
+    kinematic = np.asarray(_simulated(_fitted(found, crystals), seen["hk"], task.conditions,
+                                      found["tilt"]))  # fmt: skip
+    errors = _dynamical_r(seen["measured"], kinematic, added)
+    if method == "multislice":
+        errors[:] = 0
+    by_element = task.b_by_element
+    rows = list(zip(crystals.numbers, each, strict=True))
     return Fit(
-        crystals=refined,
+        crystals=_fitted(found, crystals),
         intensity=_like(intensity, queries),
         r_factor=r,
         r_before=before.r_factor,
         wr2=wr,
         wr2_before=before.wr2,
-        b_iso=found["b_atoms"].sum(1) / atoms,
-        undetermined=tuple(
-            _undetermined(crystals.numbers[i], {k: v[i] for k, v in found.items()}, b_by_element)
-            for i in range(len(crystals))
+        b_iso=found["b_atoms"].sum(1) / np.maximum((crystals.numbers > 0).sum(1), 1),
+        undetermined=tuple(undetermined(numbers, one, by_element) for numbers, one in rows),
+        correlations=tuple(correlations(numbers, one, by_element) for numbers, one in rows),
+        doubts=tuple(
+            doubts(one, bool(seen["stated"][i].all()), errors[i]) for i, one in enumerate(each)
         ),
         **{name: found[name] for name in _AS_FOUND},
     )
+
+
+def _dynamical_r(measured: np.ndarray, kinematic: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """R factors (n,) of kinematic against multislice intensities, as `dx.kinematic_error`."""
+    kinematic, added = (np.where(measured, x, 0) for x in (kinematic, added))
+    true = kinematic + added
+    total = true.sum((2, 3), keepdims=True)
+    scale = total / np.maximum(kinematic.sum((2, 3), keepdims=True), 1e-12)
+    return np.abs(true - scale * kinematic).sum((1, 2, 3)) / np.maximum(total.sum((1, 2, 3)), 1e-12)
 
 
 def on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
@@ -204,105 +303,11 @@ def tilt_in_setting(tilt: Sequence[float], frame: np.ndarray) -> np.ndarray:
     return np.rad2deg([np.arctan2(normal[1], normal[2]), -np.arcsin(np.clip(normal[0], -1, 1))])
 
 
-# What fit is given, brought into shape.
-
-
-def _stacked(
-    queries: Spots | Sequence[Spots], sigma: np.ndarray | Sequence[np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    """hk, q, intensity, measured and sigma, (n, P, T, 2) each; T a power of two."""
-    patterns = [queries] if isinstance(queries, Spots) else list(queries)
-    given = [sigma] if isinstance(queries, Spots) and sigma is not None else sigma
-    names = ("hk", "q", "intensity", "measured")
-    out: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "sigma")}
-    size = power_of_two(max(max(p.hk.shape[1] for p in patterns), 16))
-    for i, pattern in enumerate(patterns):
-        arrays = {name: np.asarray(getattr(pattern, name)) for name in names}
-        if given is None:
-            error = np.hypot(RELATIVE * arrays["intensity"], ABSOLUTE)
-        else:
-            error = np.asarray(given[i], np.float32)
-            if error.shape != arrays["intensity"].shape:
-                raise ValueError(
-                    f"sigma of pattern {i} must have the shape of its intensities, "
-                    f"{arrays['intensity'].shape}; got {error.shape}"
-                )
-            wrong = arrays["measured"] & ~((error > 0) & np.isfinite(error))
-            if wrong.any():
-                row = tuple(int(x) for x in np.argwhere(wrong)[0])
-                raise ValueError(f"sigma of pattern {i}, spot {row}, is not a positive number")
-        arrays["sigma"] = np.where(arrays["measured"], error, 1.0)
-        for name, x in arrays.items():
-            out[name].append(np.pad(x, [(0, 0), (0, size - x.shape[1]), (0, 0)]))
-    stacked = {name: np.stack(x, 1) for name, x in out.items()}
-    stacked["sigma"] = np.where(stacked["measured"], stacked["sigma"], 1.0).astype(np.float32)
-    return stacked
-
-
 def _like(intensity: np.ndarray, queries: Spots | Sequence[Spots]) -> np.ndarray:
     """Intensities (n, P, T, 2) without the padding, and without P where queries have none."""
     if isinstance(queries, Spots):
         return intensity[:, 0, : queries.hk.shape[1]]
     return intensity[:, :, : max(p.hk.shape[1] for p in queries)]
-
-
-def _tilts(tilts: np.ndarray | Sequence | None, shape: tuple[int, int]) -> np.ndarray:
-    """Tilts (n, P, 2) in degrees."""
-    values = np.zeros((shape[1], 2)) if tilts is None else np.asarray(tilts, float)
-    if values.shape not in ((shape[1], 2), (*shape, 2)):
-        raise ValueError(
-            f"tilts must have the shape {(shape[1], 2)}, two angles for each pattern, or "
-            f"{(*shape, 2)}; got {values.shape}"
-        )
-    return np.broadcast_to(values, (*shape, 2)).astype(np.float32)
-
-
-def _fields(crystals: CrystalSet, i: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
-    real = crystals.numbers[i] > 0
-    lattice, positions = crystals.lattice[i].astype(float), crystals.positions[i].astype(float)
-    some, along_normal = displacements(
-        lattice, positions[real], crystals.numbers[i][real], symmetric
-    )
-    fields = np.zeros((len(some), len(real), 3))
-    fields[:, real] = some
-    fields[..., :2] = fields[..., :2] @ np.linalg.inv(lattice)
-    return fields, along_normal
-
-
-def _problems(
-    crystals: CrystalSet,
-    rows: np.ndarray,
-    sizes: tuple[int, int],
-    cells: np.ndarray,
-    symmetry: list[tuple[np.ndarray, np.ndarray]],
-    b_by_element: bool,
-) -> dict[str, np.ndarray]:
-    """The candidates' part of `Problem`, padded to so many atoms and fields."""
-    room, count = sizes
-    most = max(len(np.unique(x[x > 0])) for x in crystals.numbers) if b_by_element else 1
-    kinds = np.zeros((len(rows), power_of_two(most), room))
-    fields = np.zeros((len(rows), count, room, 3))
-    along_normal = np.zeros((len(rows), count), bool)
-    fractional, heights = np.zeros((len(rows), room, 2)), np.zeros((len(rows), room))
-    numbers = np.zeros((len(rows), room), np.int32)
-    slots = min(room, crystals.numbers.shape[1])
-    for k, i in enumerate(rows):
-        numbers[k, :slots] = crystals.numbers[i, :slots]
-        real = numbers[k] > 0
-        place = np.where(real[:slots, None], crystals.positions[i, :slots].astype(float), 0)
-        fractional[k, :slots] = place[:, :2] @ np.linalg.inv(crystals.lattice[i].astype(float))
-        heights[k, :slots] = place[:, 2]
-        elements = np.unique(numbers[k][real]) if b_by_element else [None]
-        for e, element in enumerate(elements):
-            kinds[k, e] = real if element is None else numbers[k] == element
-        some, flags = symmetry[i]
-        fields[k, : len(some), :slots] = some[:, :slots]
-        along_normal[k, : len(some)] = flags
-    single = {"fractional": fractional, "heights": heights, "fields": fields, "kinds": kinds}
-    single["lattice"] = cells[rows]
-    return {k: v.astype(np.float32) for k, v in single.items()} | {
-        "numbers": numbers, "along_normal": along_normal
-    }  # fmt: skip
 
 
 @jax.jit
@@ -350,7 +355,9 @@ def _agreement(
 
 def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> dict[str, np.ndarray]:
     """Chunks put together in the order of the candidates, atoms padded to `slots`."""
-    by_atom = ("positions", "b_atoms", "b_sigma", "b_left", "position_sigma", "position_prior")
+    by_atom = (
+        "positions", "b_atoms", "b_sigma", "b_left", "position_sigma", "position_prior", "turn",
+    )  # fmt: skip
     out: dict[str, np.ndarray] = {}
     for rows, found in parts:
         for name, values in found.items():
@@ -365,26 +372,3 @@ def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> dic
     return out
 
 
-def _undetermined(
-    numbers: np.ndarray, found: dict[str, np.ndarray], b_by_element: bool
-) -> tuple[str, ...]:
-    """Names of what the data do not determine, of one candidate."""
-    names = []
-    seen: dict[int, int] = {}
-    for i, number in enumerate(numbers.tolist()):
-        if not number:
-            continue
-        seen[number] = seen.get(number, 0) + 1
-        for d in range(3):
-            prior = found["position_prior"][i, d]
-            if prior > 1e-4 and found["position_sigma"][i, d] > _UNDETERMINED * prior:
-                names.append(f"{'xyz'[d]} of {chemical_symbols[number]}{seen[number]}")
-    for number in seen if b_by_element else list(seen)[:1]:
-        if found["b_left"][numbers == number][0] > _UNDETERMINED:
-            names.append(f"B of {chemical_symbols[number]}" if b_by_element else "B")
-    if (found["strain_left"] > _UNDETERMINED).any():
-        names.append("cell")
-    for i, angles in enumerate(found["tilt_left"]):
-        of = f" of pattern {i}" if len(found["tilt_left"]) > 1 else ""
-        names += [f"tilt about {'xy'[d]}{of}" for d in range(2) if angles[d] > _UNDETERMINED]
-    return tuple(names)

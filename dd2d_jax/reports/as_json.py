@@ -86,6 +86,8 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "wr2": finite(candidate.wr2),
         "wr2_before": finite(candidate.wr2_before),
         "undetermined": list(candidate.undetermined),
+        "correlations": [list(pair) for pair in candidate.correlations],
+        "doubts": list(candidate.doubts),
         "b_iso": finite(candidate.b_iso),
         "strain": finite(candidate.strain),
         "shear": finite(candidate.shear),

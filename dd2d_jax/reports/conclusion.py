@@ -49,8 +49,8 @@ def conclusion(found: Found) -> str:
             )
         case "not in the library":
             return (
-                f"This crystal is probably not in the library ({none}); the nearest candidate is "
-                f"{name} ({share})."
+                f"This crystal is probably not in the library ({none}); the nearest candidate, "
+                f"{name}, has {share}."
             )
         case "identified":
             return f"The crystal is {name}, with a probability of {share}."
@@ -65,4 +65,6 @@ def conclusion(found: Found) -> str:
 
 def _name(candidate: Candidate) -> str:
     formula, uid = printable(candidate.formula), printable(candidate.uid)
-    return formula if formula == uid or not uid else f"{formula} ({uid})"
+    name = formula if formula == uid or not uid else f"{formula} ({uid})"
+    superlattice = getattr(candidate, "superlattice", "")
+    return f"{name} with a weak {superlattice} superlattice" if superlattice else name

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.lattices.lattice import Indexed
 
-_FOUND, _DOUBTFUL, _REJECTED, _MISSED = "#7fe3ff", "#ffd23f", "#ff6b6b", "#9dff70"
+# Okabe and Ito's colours, which people tell apart whatever colours they see.
+_FOUND, _DOUBTFUL, _REJECTED, _MISSED = "#56b4e9", "#f0e442", "#d55e00", "#cc79a7"
 
 
 def plot_steps(measured: Measured, found: Indexed | None = None, note: str = "") -> Figure:
@@ -88,7 +89,7 @@ def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
             label = f"{name} ({len(places)})"
             ax.scatter(*places.T, s=size**2, marker=marker, linewidths=0.9, label=label, **paint)
     ax.legend(loc="lower left", fontsize=8, framealpha=0.8, markerscale=0.4)
-    ax.set_title("background taken away", fontsize=10)
+    ax.set_title("background subtracted", fontsize=10)
 
 
 def _profile(ax: Axes, measured: Measured) -> None:
@@ -103,14 +104,14 @@ def _profile(ax: Axes, measured: Measured) -> None:
     some = np.bincount(rings) > 0
     at = np.flatnonzero(some) + 0.5
     ax.plot(at, mean[some], color="#444444", lw=1.0, label="mean")
-    ax.plot(at, level[some], color="#d1495b", lw=1.4, label="background")
+    ax.plot(at, level[some], color="#d55e00", lw=1.4, label="background")
     low = max(np.quantile(level[some], 0.02), mean[some].max() * 1e-6, 1e-12)
     ax.set_yscale("log")
     ax.set_ylim(0.5 * low, 2 * mean[some].max())
     away = np.linalg.norm(spots.position - spots.centre, axis=1)
-    ax.plot(away, np.full(len(away), 0.7 * low), "|", color="#1b7fa8", label="spots")
+    ax.plot(away, np.full(len(away), 0.7 * low), "|", color="#0072b2", label="spots")
     ax.set_xlabel("radius (pixels)")
-    ax.set_ylabel("counts a pixel")
+    ax.set_ylabel("counts per pixel")
     ax.legend(fontsize=8)
     ax.set_title(f"radial profile, spots {spots.width:.1f} pixels wide (sigma)", fontsize=10)
 
@@ -125,14 +126,14 @@ def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     if found is not None:
         on = (np.abs(q[:, None] - found.q[None]) < 1e-5).all(-1).any(1)
         for vector in np.linalg.inv(found.lattice).T:
-            ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d1495b"})
+            ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d55e00"})
         from dd2d_jax.crystals.cell import cell
 
         a, b, gamma = cell(found.lattice)
         title = f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees"
-    ax.scatter(*q[on].T, s=area[on], color="#1b7fa8", label=f"on the lattice ({on.sum()})")
+    ax.scatter(*q[on].T, s=area[on], color="#0072b2", label=f"on the lattice ({on.sum()})")
     if (~on).any():
-        ax.scatter(*q[~on].T, s=area[~on], color="#d1495b", label=f"not on it ({(~on).sum()})")
+        ax.scatter(*q[~on].T, s=area[~on], color="#d55e00", label=f"not on it ({(~on).sum()})")
     if found is not None:
         ideal = found.hk @ np.linalg.inv(found.lattice).T
         ax.scatter(*ideal.T, s=14, marker="+", color="black", linewidths=0.6)

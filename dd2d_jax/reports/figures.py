@@ -249,7 +249,7 @@ def _plot_difference(one: Difference, most: float, ax: Axes) -> None:
     limit = 1.1 * max(np.linalg.norm(one.q, axis=1).max(initial=0), 1e-6)
     _pattern_axes(ax, limit, small=True)
     ax.set_facecolor("white")
-    ax.plot(*one.q.T, ".", color="#b0b0b0", markersize=2)
+    ax.plot(*one.q.T, ".", color="#b0b0b0", markersize=2, zorder=0)
     for place, value in zip(one.q, one.amplitude, strict=True):
         colour = STRONGER if value > 0 else WEAKER
         radius = 0.09 * limit * np.sqrt(abs(value) / most)

@@ -71,6 +71,10 @@ def _write_csv(found: Found, path: Path) -> None:
     for row in rows:
         del row["structure"]
         row["undetermined"] = ", ".join(row["undetermined"])
+        row["correlations"] = ", ".join(
+            f"{one} and {other}: {value:.2f}" for one, other, value in row["correlations"]
+        )
+        row["doubts"] = "; ".join(row["doubts"])
         for field in ("uid", "formula", "prototype", "parent"):
             row[field] = inert(row[field])
     with path.open("w", newline="") as file:

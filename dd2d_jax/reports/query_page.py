@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
     from dd2d_jax.matching.found import Candidate, Found
 
-# Candidates of a lattice that are drawn; the table has all of them.
-DRAWN = 12
+# Candidates of a lattice that are drawn, the table has all of them; and spots and atoms of a page
+# in all, so that it stays below 5 MB.
+DRAWN, _MARKS = 12, 15_000
 _HEAD = (
     "", "formula", "uid", "origin", "probability (%)", "score", "R1", "wR2", "a (Å)", "b (Å)",
     "γ (°)", "Δa, Δb (%)", "Δγ (°)",
@@ -44,7 +45,8 @@ def page(
     Args:
         found: from `retrieve`.
         measured: the image that the pattern was seen in; None where there is none.
-        about: "file", "command" and "library" for the head of the page, what is known of them.
+        about: "file", "command", "library" and "note" for the head of the page, what is known of
+            them.
     """
     about = dict(about or {})
     every = (found, *found.others)
@@ -53,7 +55,7 @@ def page(
         else "" for i in range(len(every))
     ]  # fmt: skip
     names = [name[:1].upper() + name[1:] for name in names]
-    lattices = [_lattice(one, i, name, measured)
+    lattices = [_lattice(one, i, name, measured, _MARKS // len(every))
                 for i, (one, name) in enumerate(zip(every, names, strict=True), 1)]  # fmt: skip
     return render(
         "query.html",
@@ -69,30 +71,44 @@ def _facts(
     found: Found, measured: Measured | None, about: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """The head of the page: where all of this comes from."""
-    rows = [(name, about[name]) for name in ("file", "command") if name in about]
+    rows = [(name, about[name]) for name in ("file", "command", "note") if about.get(name)]
     if measured is not None:
         scale = " × ".join(f"{x:.6g}" for x in np.atleast_1d(measured.mapping.scale))
         rows.append(("scale", f"{scale} 1/Å per pixel"))
     energy = getattr(found, "energy", None)
     if energy is None and measured is not None:
         energy = measured.image.energy
-    rows.append(("energy", "not told" if energy is None else f"{energy:g} keV"))
+    rows.append(("energy", "not given" if energy is None else f"{energy:g} keV"))
     library = about.get("library", "")
     count = f"{found.searched:,} crystals searched"
     rows.append(("library", f"{library}; {count}" if library else count))
     return rows
 
 
+def _drawn(found: Found, measured: Measured | None, marks: int) -> list[Predicted]:
+    """The spots of the first candidates, as many as so many marks show; of one at least."""
+    out: list[Predicted] = []
+    for candidate in found.candidates[:DRAWN]:
+        one = predict(candidate, found.indexed, measured)
+        atoms, cell_area = candidate.structure, abs(np.linalg.det(candidate.structure.cell[:2, :2]))
+        window = common_window([atoms])[0]
+        marks -= 3 * min(len(one.hk), drawings.SPOTS) + int(2 * len(atoms) * window**2 / cell_area)
+        if out and marks < 0:
+            break
+        out.append(one)
+    return out
+
+
 def _lattice(
-    found: Found, number: int, name: str, measured: Measured | None
+    found: Found, number: int, name: str, measured: Measured | None, marks: int
 ) -> dict[str, Any]:
     """Everything that the template says of one lattice."""
-    shown = found.candidates[:DRAWN]
     frame = drawings.Frame(found.indexed, measured)
-    predicted = [predict(candidate, found.indexed, measured) for candidate in shown]
+    predicted = _drawn(found, measured, marks)
+    shown = found.candidates[: len(predicted)]
     differences = [np.abs(drawings.amplitudes(one)) for one in predicted]
     most = max([1e-3, *(float(np.nanmax(one)) for one in differences if np.isfinite(one).any())])
-    limit = 1.06 * max(
+    limit = max(
         [1e-6, *(float(np.linalg.norm(one.q, axis=1).max(initial=0)) for one in predicted)]
     )
     window = common_window([candidate.structure for candidate in shown])
@@ -103,11 +119,13 @@ def _lattice(
         "name": name,
         "conclusion": conclusion(found),
         "cell": _measured_cell(found),
+        "superlattice": _superlattice(found),
         "none": _none(found),
         "table": table(
             f"{place}candidates, the most probable first".capitalize(),
             _HEAD,
-            [_row(rank, c, number) for rank, c in enumerate(found.candidates, 1)],
+            [_row(rank, c, number if rank <= len(shown) else None)
+             for rank, c in enumerate(found.candidates, 1)],
         ),
         "undetermined": tables.undetermined(found),
         "frame": frame,
@@ -146,6 +164,17 @@ def _measured_cell(found: Found) -> str:
     )
 
 
+def _superlattice(found: Found) -> str:
+    """What is said of a superlattice whose parent the candidates are."""
+    seen = getattr(found, "superlattice", None)
+    if seen is None:
+        return ""
+    return (
+        f"{seen.satellites} of its spots are weak: they belong to a {seen.name} superlattice of a "
+        "smaller cell."
+    )
+
+
 def _none(found: Found) -> str:
     if math.isnan(found.none):
         return "The candidates were not compared by simulation, so there are no probabilities."
@@ -164,9 +193,28 @@ def _described(rank: int, candidate: Candidate) -> dict[str, Any]:
         "origin": tables.origin(candidate),
         "probability": text.percent(candidate.probability),
         "r1": _arrow(candidate.r_before, candidate.r_factor),
+        "further": _further(candidate),
         "legend": drawings.legend(candidate.structure),
         "files": _files(rank, candidate),
     }
+
+
+def _further(candidate: Candidate) -> list[str]:
+    """What else is known of a candidate; nothing is said of what is not."""
+    known = {name: getattr(candidate, name, None) for name in
+             ("layer_group", "ehull", "strain", "entries", "superlattice")}  # fmt: skip
+    out = [f"B {text.number(candidate.b_iso, 2)} Å²"] if math.isfinite(candidate.b_iso) else []
+    if known["layer_group"]:
+        out.append(f"layer group {known['layer_group']}")
+    if known["ehull"] is not None and math.isfinite(known["ehull"]):
+        out.append(f"{known['ehull']:.3f} eV/atom above the convex hull")
+    if known["strain"] is not None and math.isfinite(known["strain"]):
+        out.append(f"strained by {_signed(100 * known['strain'])} % from the library's cell")
+    if known["superlattice"]:
+        out.append(f"with a weak {known['superlattice']} superlattice")
+    if known["entries"] and len(known["entries"]) > 1:
+        out.append(f"{len(known['entries'])} entries: {', '.join(known['entries'])}")
+    return out
 
 
 def _files(rank: int, candidate: Candidate) -> list[Link]:
@@ -177,13 +225,14 @@ def _files(rank: int, candidate: Candidate) -> list[Link]:
     ]
 
 
-def _row(rank: int, candidate: Candidate, number: int) -> list[Any]:
+def _row(rank: int, candidate: Candidate, number: int | None) -> list[Any]:
+    """A row of the table; with a link to the pictures on lattice `number`, where there are any."""
     a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
     # In the candidate's setting, at the pattern's own scale.
     scale = 1 / math.sqrt(abs(np.linalg.det(candidate.axes)))
     seen = cell(scale * np.asarray(candidate.query.lattice, float))
     return [
-        Link(str(rank), f"#candidate-{number}-{rank}") if rank <= DRAWN else rank,
+        rank if number is None else Link(str(rank), f"#candidate-{number}-{rank}"),
         candidate.formula,
         candidate.uid,
         tables.origin(candidate),

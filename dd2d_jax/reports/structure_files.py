@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def cif(candidate: Candidate) -> bytes:
-    """The structure as a CIF file."""
+    """The structure as a CIF file; where refined, with its layer group and uncertainties."""
+    if candidate.cif is not None:
+        return candidate.cif.encode()
     import ase.io
 
     file = io.BytesIO()

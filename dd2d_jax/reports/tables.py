@@ -164,15 +164,21 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
 
 
 def undetermined(found: Found) -> list[str]:
-    """Lines that say what refinement left undetermined: for all candidates alike, or by rank."""
-    by_names: dict[tuple[str, ...], list[str]] = {}
+    """Lines that say what refinement left undetermined, what trades off, and what is in doubt:
+    for all candidates alike, or by rank."""
+    lines: dict[str, list[str]] = {}
     for rank, candidate in enumerate(found.candidates, 1):
+        said = []
         if candidate.undetermined:
-            by_names.setdefault(candidate.undetermined, []).append(str(rank))
-    return [
-        f"not determined by the pattern, of {', '.join(ranks)}: {_gathered(names)}"
-        for names, ranks in by_names.items()
-    ]
+            names = _gathered(candidate.undetermined)
+            said.append(f"not determined by the pattern, of {{}}: {names}")
+        if candidate.correlations:
+            pairs = (f"{a} with {b} ({value:+.2f})" for a, b, value in candidate.correlations)
+            said.append(f"correlated, of {{}}: {', '.join(pairs)}")
+        said += [f"in doubt, of {{}}: {doubt}" for doubt in candidate.doubts]
+        for line in said:
+            lines.setdefault(line, []).append(str(rank))
+    return [line.replace("{}", ", ".join(ranks)) for line, ranks in lines.items()]
 
 
 def _gathered(names: Sequence[str]) -> str:
@@ -193,7 +199,7 @@ def origin(candidate: Candidate) -> str:
     if candidate.known:
         return "known"
     # Only the project's own crystals come with a prototype; of others nothing is claimed.
-    return "made up" if candidate.prototype else "-"
+    return "hypothetical" if candidate.prototype else "-"
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -291,8 +297,8 @@ def calibration_table(made: Calibration) -> Table:
             "ellipticity (%)": f"{100 * m.ellipticity:.2f} +- {100 * sigma['ellipticity']:.2f}",
             "its long axis (degrees)": f"{m.axis:.1f} +- {sigma['axis']:.1f}",
             "radial term (1/pixel^2)": f"{m.radial:.3g} +- {sigma['radial']:.2g}",
-            "rings": f"{len(made.rings)}, which explain {100 * made.explained:.0f} % of what is "
-            "above the background",
+            "rings, or families of spots": f"{len(made.rings)}, which explain "
+            f"{100 * made.explained:.0f} % of what was found",
         }
     )
 

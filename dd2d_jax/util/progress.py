@@ -1,12 +1,51 @@
-"""Progress on the terminal: a bar, the rate and the time left."""
+"""Progress on the terminal: what is being done and for how long; a bar where there is a count."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+_watcher: ContextVar[Callable[[str], None] | None] = ContextVar("watcher", default=None)
+
+
+def stage(what: str) -> None:
+    """Tell whoever watches what is done next; nobody does by default."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(what)
+
+
+@contextlib.contextmanager
+def watched(say: Callable[[str], None]) -> Iterator[None]:
+    """Show each `stage` that is told within.
+
+    On a terminal a line on stderr says what is being done and for how long, and is gone at the
+    end; piped, each stage is a plain line through `say`.
+    """
+    if not sys.stderr.isatty():
+        token = _watcher.set(say)
+        try:
+            yield
+        finally:
+            _watcher.reset(token)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
+        task = line.add_task("", total=None)
+        token = _watcher.set(lambda what: line.reset(task, description=escape(what)))
+        try:
+            yield
+        finally:
+            _watcher.reset(token)
 
 
 def progress(

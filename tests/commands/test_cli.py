@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -293,7 +294,8 @@ def test_retrieve_writes_a_page_alone(dd2d):
     assert status == 0, err
     assert {p.name for p in set(Path().iterdir()) - before} == {"p.html"}
     made = Path("p.html").read_text()
-    assert "MoS2" in made and "<img" in made and 'href="data:chemical/x-cif' in made
+    assert "MoS2" in made and "<svg" in made and 'href="data:chemical/x-cif' in made
+    assert f"dd2d {line}" in made
 
 
 def test_retrieve_takes_proposals_and_a_scale_that_is_not_known(dd2d):
@@ -314,6 +316,16 @@ def test_retrieve_takes_proposals_and_a_scale_that_is_not_known(dd2d):
     assert found["lattice"]["a"] == pytest.approx(3.18 / 1.15, rel=1e-3)
 
 
+def test_an_image_without_any_scale_is_searched_at_many(dd2d):
+    assert dd2d("simulate mos2.cif --q-max 1 --image m.npy --dose 1e7 --energy 60")[0] == 0
+    line = "retrieve m.npy --library lib --checkpoint run --json -k 3 --rerank 3"
+    status, _, err = dd2d(line)
+    assert status == 1 and "--scale-error 1 needs none" in err
+    status, out, err = dd2d(f"{line} --scale-error 1 --energy 60")
+    assert status == 0 and "the scale is not known" in err
+    assert json.loads(out)["candidates"]
+
+
 def test_retrieve_takes_several_tilts_of_one_crystal(dd2d):
     assert dd2d("simulate mos2.cif --tilt 20 0 --output tilted.csv")[0] == 0
     options = "--library lib --checkpoint run --json -k 2 --tilts".split()
@@ -328,10 +340,12 @@ def folder_of_patterns() -> None:
     Path("in/notes.md").write_text("not a pattern")
 
 
-def written(folder: str) -> dict[str, bytes]:
-    """All files that say the same whenever they are made."""
+def written(folder: str) -> dict[str, str]:
+    """All files that say the same whenever they are made, but for the date and their folder."""
     paths = [p for p in Path(folder).rglob("*") if p.suffix in (".json", ".csv", ".cif", ".html")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+    texts = {str(p.relative_to(folder)): p.read_text() for p in paths}
+    stamp = rf"on \d{{4}}-\d\d-\d\d \d\d:\d\d \w+|--output {folder}"
+    return {name: re.sub(stamp, "", text) for name, text in texts.items()}
 
 
 def test_a_folder_goes_on_where_it_was_ended(dd2d, monkeypatch):
@@ -362,7 +376,7 @@ def test_a_folder_goes_on_where_it_was_ended(dd2d, monkeypatch):
     assert sorted(p.name for p in Path("part").iterdir()) == ["a", "options.json"]
     monkeypatch.setattr(batch, "retrieve", retrieve)
     assert dd2d(f"{line} part")[0] == 0
-    assert written("part") == written("whole") and len(written("whole")) == 11
+    assert written("part") == written("whole") and len(written("whole")) == 12
     # All is done: nothing is retrieved any more.
     monkeypatch.setattr(batch, "retrieve", ended)
     status, out, _ = dd2d(f"{line} part --json")

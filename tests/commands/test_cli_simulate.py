@@ -51,7 +51,9 @@ def test_a_rotation_turns_spots_and_image_alike(dd2d):
     np.testing.assert_allclose(b.q, np.asarray(a.q) @ [[0, 1], [-1, 0]], atol=1e-6)
     turned = read_image("i.tif").pixels
     np.testing.assert_allclose(turned, np.rot90(image(dd2d)), atol=1e-3 * turned.max())
-    assert a.energy == 80.0
+    assert a.energy is None
+    assert dd2d("simulate mos2.cif --q-max 1 --energy 200 --output c.csv")[0] == 0
+    assert read_pattern("c.csv").energy == 200.0
 
 
 @pytest.mark.parametrize("option", ["--size 64", "--halo 1", "--beam 1", "--beam-stop"])

@@ -42,7 +42,6 @@ def slabs() -> CrystalSet:
     return usable.from_atoms((slab(*s), {"uid": "-".join(s)}) for s in SLABS)
 
 
-
 def rows(path: Path) -> list[tuple]:
     """Everything in a database but when it was written."""
     return [

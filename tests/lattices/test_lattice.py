@@ -1,5 +1,7 @@
 """The lattice behind a list of spots: found whatever the setting, refused where there is none."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -448,3 +450,21 @@ def test_chance_makes_no_lattice(kind):
         q = q[:3] if kind == "three" else q
         with pytest.raises(PatternError, match="too few" if kind == "three" else "no 2D lattice"):
             lattices.find_all(spoiled(q))
+
+
+def test_uncertainties_go_with_their_spots_into_every_setting():
+    """Also where two spots of one place become their mean, and whatever the strongest is."""
+    crystal = dx.Crystal.from_ase(mx2("MoS2", vacuum=8))
+    pattern = dx.simulate(crystal, q_max=1.0, b_iso=0.5)
+    sigma = 0.01 * pattern.intensity + 0.3 * jnp.abs(pattern.q[:, 0])
+    seen = dx.Pattern(pattern.q, 7 * pattern.intensity, pattern.hk, pattern.mask, 7 * sigma)
+    spots = lattices.canonical_spots(lattices.find(seen), 1.0, 32)
+    strongest = float(pattern.intensity.max())
+    for s in range(len(spots.hk)):
+        measured = spots.measured[s]
+        there = np.sort(spots.sigma[s][measured])
+        wanted = np.sort(np.asarray(sigma)[np.asarray(pattern.mask)] / strongest)
+        np.testing.assert_allclose(there, wanted, rtol=1e-4, atol=1e-7)
+    plain = lattices.canonical_spots(lattices.find(dataclasses.replace(seen, sigma=None)), 1.0, 32)
+    assert plain.sigma is None
+    np.testing.assert_array_equal(plain.intensity, spots.intensity)

@@ -46,6 +46,13 @@ def test_the_levels_are_those_of_the_design():
     seen = {"missing": 0.2, "floor": 1e-3}
     optics = {"scale": 0.02, "ellipticity": 0.01, "tilt": 2.0, "wedge": 20.0}
     assert LEVELS["measured"] == dataclasses.replace(LEVELS["perturbed"], **seen, **optics)
+    flake = {
+        "b_more": 2.5, "slope": 0.5, "friedel": 1.7, "layers": 30.0, "energy": 1.0, "false": 0.1,
+    }  # fmt: skip
+    camera = {"satellites": 0.05, "few": 2.3, "gamma": 0.7, "clip": 2.3, "floor": 3e-3}
+    assert LEVELS["microscope"] == dataclasses.replace(
+        LEVELS["measured"], noise=0.3, tilt=5.0, **flake, **camera
+    )
     assert set(dataclasses.asdict(Disturbance()).values()) == {0.0}
 
 
@@ -189,7 +196,11 @@ def test_amounts_may_differ_within_a_batch(many, rods):
 
 
 def measured(crystal, hk, **amount: float) -> dx.Pattern:
-    return jax.jit(corrupt.measure)(KEY, crystal, hk, CONDITIONS, Disturbance(**amount))
+    """The places of the crystal's own spots; those of satellites and false spots are empty."""
+    found = jax.jit(corrupt.measure)(KEY, crystal, hk, CONDITIONS, Disturbance(**amount))
+    count = 2 * hk.shape[1]
+    assert not np.asarray(found.mask)[:, count:].any()
+    return jax.tree.map(lambda x: x[:, :count], found)
 
 
 def lengths(pattern: dx.Pattern) -> np.ndarray:

@@ -228,3 +228,10 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32_parameters(params, 
     assert found.dtype == jnp.float32
     assert (found * ste(params, spots)).sum(-1).min() > 0.98
     assert {x.dtype for x in jax.tree.leaves(initial_params(config))} == {jnp.dtype("float32")}
+
+
+def test_dropout_which_it_does_not_have_is_refused():
+    config = tiny.config()
+    config.model.dropout = 0.1
+    with pytest.raises(ValueError, match="model.dropout is for networks that read atoms"):
+        TwoTower.from_config(config.model)

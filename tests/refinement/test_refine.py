@@ -14,6 +14,7 @@ from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.refinement.fit_model import Priors, Problem, residuals
+from dd2d_jax.refinement.minima import components
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, half_plane, select
 
@@ -195,25 +196,26 @@ def test_jacobian_is_that_of_finite_differences(x64):
     """Of a pattern taken at a tilt, all parameters away from where they begin."""
     from jax.flatten_util import ravel_pytree
 
-    from dd2d_jax.refinement import fit_model, refine
+    from dd2d_jax.refinement import fit_model, inputs
 
     crystals = usable.from_atoms([(oblique(), {"uid": "a"})])
-    fields = [refine._fields(crystals, 0, symmetric=False)]
-    parts = refine._problems(crystals, np.array([0]), (4, 16), crystals.lattice, fields, True)
+    fields = [inputs.fields(crystals, 0, symmetric=False)]
+    parts = inputs.problems(crystals, np.array([0]), (4, 16), crystals.lattice, fields, True)
     hk = np.array([[[[1, 0], [1, 1], [0, 1], [2, 1], [3, -2], [0, 0]]]])
     shape = hk.shape[:3]
     rng = np.random.default_rng(0)
     parts |= {
         "hk": hk, "q": rng.normal(size=hk.shape), "intensity": rng.random((*shape, 2)),
         "sigma": np.full((*shape, 2), 0.1), "measured": np.ones((*shape, 2), bool),
-        "tilts": np.array([[[3.0, -2.0]]]),
+        "tilts": np.array([[[3.0, -2.0]]]), "added": rng.random((*shape, 2)),
+        "neglected": np.zeros((*shape, 2)),
     }  # fmt: skip
     parts["measured"][0, 0, -1] = False
     problem = Problem(**{
         k: jnp.asarray(v[0], float if v.dtype == np.float32 else v.dtype) for k, v in parts.items()
     })  # fmt: skip
     start, unravel = ravel_pytree(fit_model.start(problem))
-    evaluate = jax.jit(residuals(problem, Priors(), CONDITIONS))
+    evaluate = jax.jit(residuals(problem, Priors(), CONDITIONS)[0])
     x = jnp.asarray(rng.normal(0, 0.3, start.shape))
     kinds, _ = evaluate(x)
     names = unravel(jnp.arange(float(len(start))))
@@ -249,6 +251,95 @@ def test_wr2_is_the_sum_written_out(start, queries):
     scale = (weight * measured * calculated).sum() / (weight * calculated**2).sum()
     wanted = (weight * (measured - scale * calculated) ** 2).sum() / (weight * measured**2).sum()
     assert found.wr2[0] == pytest.approx(np.sqrt(wanted), rel=1e-3)
+
+
+def test_stated_errors_change_the_fit_as_they_should(start, queries, truth):
+    """A spot of the wrong intensity spoils the fit, unless its error says so."""
+    clean = noisy(queries, 1, 0.01)
+    share = 0.01 * np.asarray(clean.intensity) + 1e-4
+    wrong, told = np.array(clean.intensity), share.copy()
+    wrong[:, 4:8] = 3 * wrong[:, 4:8]
+    told[:, 4:8] = 10.0
+    spoiled = dataclasses.replace(clean, intensity=jnp.asarray(wrong))
+
+    def away(sigma):
+        found = fit(start, dataclasses.replace(spoiled, sigma=jnp.asarray(sigma)), CONDITIONS)
+        off = [errors(found.crystals.positions, truth, row) for row in range(len(truth))]
+        return np.sqrt(np.mean(np.concatenate(off) ** 2)), found
+
+    untold, _ = away(share)
+    right, found = away(told)
+    assert right < 0.5 * untold
+    # The queries' own errors are the same as those that are given.
+    given = fit(start, spoiled, CONDITIONS, sigma=told)
+    np.testing.assert_array_equal(found.crystals.positions, given.crystals.positions)
+    np.testing.assert_array_equal(found.wr2, given.wr2)
+    # Ten times larger errors leave more open, of what the data determine.
+    wider = away(10 * told)[1]
+    best = [f.position_sigma[f.position_sigma > 1e-4].min() for f in (wider, found)]
+    assert best[0] > 2 * best[1]
+
+
+def test_residuals_are_split_into_stated_errors_and_multiple_scattering():
+    rng = np.random.default_rng(0)
+    dynamical = rng.exponential(20.0, 300)
+    measured, taken = np.ones(300, bool), np.full(300, 0.05)
+    for known, share in ((1.0, 0.0), (1.0, 1.0), (9.0, 0.0)):
+        r = rng.normal(0, np.sqrt(known + share * dynamical)) * np.sqrt(0.95)
+        arrays = (jnp.asarray(x) for x in (r, taken, dynamical, measured))
+        found = components(*arrays, jnp.asarray(0.04))
+        assert float(found[0]) == pytest.approx(known, rel=0.3)
+        assert float(found[1]) == pytest.approx(share, abs=0.25 * share)
+
+
+@pytest.fixture(scope="module")
+def heavy() -> tuple[CrystalSet, Spots]:
+    """A layer that scatters electrons more than once, and its multislice intensities."""
+    atoms = mx2("PtTe2", "1T", a=4.02, thickness=2.8, vacuum=8)
+    atoms.set_cell(atoms.cell.array * [[1.0], [1.06], [1.0]], scale_atoms=True)
+    crystals = usable.from_atoms([(atoms, {"uid": "a"})])
+    hk = half_plane(crystals.lattice, CONDITIONS.q_max)
+    both = np.concatenate([hk, -hk], 1)
+    pattern = dx.simulate(crystals.crystal, CONDITIONS.radiation, 1.25, 0.5, hk=both,
+                          method="multislice")  # fmt: skip
+    count = hk.shape[1]
+    intensity = jnp.stack([pattern.intensity[:, :count], pattern.intensity[:, count:]], -1)
+    q = pattern.q[:, :count]
+    return crystals, select(q, jnp.asarray(hk), intensity, intensity > 0, 64)
+
+
+def test_multiple_scattering_is_an_error_of_the_kinematic_fit_and_none_of_the_dynamical(heavy):
+    crystals, seen = heavy
+    sigma = 0.02 * np.asarray(seen.intensity) + 1e-3
+    kinematic = fit(crystals, seen, CONDITIONS, sigma=sigma, starts=1)
+    told = []
+    dynamical = fit(
+        crystals, seen, CONDITIONS, sigma=sigma, starts=1, method="multislice", say=told.append
+    )
+    assert any("multiple scattering changes" in x for x in kinematic.doubts[0])
+    assert dynamical.doubts[0] == () and any("round 2" in x for x in told)
+    assert dynamical.r_factor[0] < 0.3 * kinematic.r_factor[0]
+    real = crystals.numbers[0] > 0
+    away = [
+        np.abs(np.asarray(f.crystals.positions)[0, real, 2] - crystals.positions[0, real, 2])
+        for f in (kinematic, dynamical)
+    ]
+    for off, found in zip(away, (kinematic, dynamical), strict=True):
+        off = np.abs(off - off.mean())
+        assert (off < 3 * found.position_sigma[0, real, 2] + 2e-3).all()
+    with pytest.raises(ValueError, match="method must be"):
+        fit(crystals, seen, CONDITIONS, method="bloch")
+    xrays = dataclasses.replace(CONDITIONS, radiation=dx.Xrays())
+    with pytest.raises(ValueError, match="is for electrons"):
+        fit(crystals, seen, xrays, method="multislice")
+
+
+def test_what_trades_off_is_named_with_its_correlation(refined, truth):
+    assert len(refined.correlations) == len(truth)
+    for one in refined.correlations:
+        assert all(0.7 < abs(value) <= 1 for _, _, value in one)
+        assert [abs(v) for *_, v in one] == sorted((abs(v) for *_, v in one), reverse=True)
+        assert all(a != b for a, b, _ in one)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dd2d_jax.reports.conclusion import conclusion, verdict
         (0.97, 0.01, "The crystal is MoS2 (mp-1), with a probability of 97.0 %."),
         (0.99999, 0.0, ">99.9 %"),
         (0.6, 0.3, "most likely MoS2"),
-        (0.01, 0.98, "probably not in the library (98.0 %); the nearest candidate is MoS2"),
+        (0.01, 0.98, "not in the library (98.0 %); the nearest candidate, MoS2 (mp-1), has 1.0 %."),
         (0.3, 0.1, "No candidate stands out: the first is MoS2 (mp-1) with a probability of 30.0"),
         (0.3, 0.4, "it may well not be in the library (40.0 %)"),
         (math.nan, math.nan, "the most similar of the 42 crystals searched; no probabilities"),

@@ -91,6 +91,9 @@ def test_figures_are_saved_whole(mos2, tmp_path, suffix):
 
 
 def test_pyplot_stays_untouched(mos2):
-    figures.plot_structure(mos2.to_ase())
     pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()
+    before = pyplot.get_fignums() if pyplot else []
+    figures.plot_structure(mos2.to_ase())
+    figures.plot_found(make_found(count=1))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert (pyplot.get_fignums() if pyplot else []) == before

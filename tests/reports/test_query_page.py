@@ -18,6 +18,7 @@ import diffraction as dx
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
 from dd2d_jax.lattices import lattice
+from dd2d_jax.reports import query_page
 from dd2d_jax.reports.query_page import DRAWN, page
 
 
@@ -41,7 +42,7 @@ def test_the_head_says_where_it_all_comes_from():
     start = text.index("Crystals that may have made mine.csv")
     assert text.index("The crystal is MoS2 (mp-1), with a probability of 95.0 %.") > start
     assert "command dd2d retrieve mine.csv" in text
-    assert "library my library; 42 crystals searched" in text and "energy not told" in text
+    assert "library my library; 42 crystals searched" in text and "energy not given" in text
 
 
 def test_structures_are_in_the_page_as_files_to_save():
@@ -111,7 +112,7 @@ def test_what_is_not_known_is_not_shown_as_a_number():
     nan = float("nan")
     text = words(page(make_found(probability=nan, none=nan, undetermined=())))
     assert "nan" not in text.lower().split() and "made this pattern:" not in text
-    assert "could not determine" not in text
+    assert "left open" not in text
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -127,6 +128,15 @@ def test_a_page_of_very_many_stays_small():
     assert len(made.encode()) < 5e6
     text = words(made)
     assert "30 more candidates are in the table only" in text and f" {DRAWN + 30} MoS2" in text
+
+
+@pytest.mark.parametrize(("marks", "count"), [(1, 1), (450, 2), (10**6, 4)])
+def test_fewer_candidates_are_drawn_where_each_needs_many_marks(marks, count, monkeypatch):
+    monkeypatch.setattr(query_page, "_MARKS", marks)
+    made = page(make_found(count=4))
+    html_pages.check(made)
+    assert made.count('class="card"') == made.count('type="radio"') == count
+    assert made.count('href="#candidate-1-') == count
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import diffraction as dx
+from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.reports import as_json, tables
 from dd2d_jax.util.text import percent
 
@@ -22,7 +23,7 @@ from dd2d_jax.util.text import percent
 @pytest.fixture
 def undrawn(monkeypatch):
     """Nothing is drawn: pictures and pages are tested elsewhere."""
-    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *args: Figure())
+    monkeypatch.setattr("dd2d_jax.reports.figures.plot_found", lambda *_: Figure())
     monkeypatch.setattr("dd2d_jax.reports.query_page.page", lambda *args: "")
 
 
@@ -176,7 +177,7 @@ def test_the_spot_table_is_sorted_by_intensity():
 
 
 def test_the_evaluation_table_shows_every_method():
-    accuracies = {f"top{n}": float(n) for n in tables.TOP}
+    accuracies = {f"top{n}": float(n) for n in TOP}
     methods = {m: {**accuracies, "ms_per_query": 1.25} for m in ("neural", "physics")}
     result = {"level": "clean", "library": 9, "queries": 5, "methods": methods,
               "cell_alone": accuracies, "setup_s": {"embed": 1.0}}  # fmt: skip

@@ -1,6 +1,5 @@
 """The loop: what is stopped goes on as if it had not been, and nothing is lost in silence."""
 
-import contextlib
 import errno
 import io
 import json
@@ -15,52 +14,14 @@ import pytest
 import tiny
 from ase.db import connect
 from rich.console import Console
+from runs import no_training, one_line
 
-from dd2d_jax.data import datasets, splits, usable
+from dd2d_jax.data import datasets, splits
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import checkpoint, trained
+from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.util import errors
-from dd2d_jax.util.files import alone
-from train import accuracy, inputs, loop, state, step, workdirs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    """A home of its own: the loop keeps compiled programs there, which saves these tests time."""
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    jax.clear_caches()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    tiny.write_db(folder / "tiny.db")
-    return folder
-
-
-@pytest.fixture
-def config(data):
-    return make_config(data)
-
-
-def make_config(data):
-    made = tiny.config()
-    made.data.source = "ase_db"
-    made.data.path = str(data / "tiny.db")
-    made.data.data_dir = str(data / "prepared")
-    return made
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """The workdir of a run that was never stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    loop.run(make_config(data), folder)
-    return folder
+from train import accuracy, loop, state, step
 
 
 def records(folder) -> list[dict]:
@@ -87,19 +48,12 @@ def scripted(monkeypatch, perturbed, clean=None) -> list:
         other = value if clean is None else clean[len(calls) - 1]
         return {
             level: {f"top{k}": float(x) for k in TOP}
-            for level, x in (("clean", other), ("perturbed", value))
+            for level, x in {**dict.fromkeys(LEVELS, value), "clean": other}.items()
         }
 
     monkeypatch.setattr(loop, "split_accuracy", split_accuracy)
     monkeypatch.setattr(step, "make_functions", lambda _: (lambda *_: None, train))
     return calls
-
-
-def no_training(monkeypatch) -> None:
-    def refuse(_):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(step, "make_functions", refuse)
 
 
 def test_a_run_leaves_what_the_design_names(whole, config):
@@ -124,7 +78,7 @@ def test_the_splits_are_written_with_their_uids(whole, config):
 
 def test_the_test_table_is_in_percent_for_each_level_and_gallery(whole):
     table = json.loads((whole / "test.json").read_text())
-    assert set(table) == {"clean", "perturbed", "measured"}
+    assert set(table) == set(LEVELS)
     for galleries in table.values():
         assert set(galleries) == {"split", "full"}
         for found in galleries.values():
@@ -215,52 +169,6 @@ def test_a_finished_run_prints_its_table_without_training(whole, config, tmp_pat
     text = console.file.getvalue()
     assert "4 queries" in text and "full (32)" in text and "perturbed" in text
     assert (folder / "metrics.jsonl").read_text() == before
-
-
-def test_runs_of_before_a_key_go_on_and_memory_may_be_saved_later(whole, config, tmp_path):
-    folder = shutil.copytree(whole, tmp_path / "run")
-    old = json.loads((folder / "config.json").read_text())
-    del old["train"]["accumulate"], old["train"]["remat"]
-    (folder / "config.json").write_text(json.dumps(old))
-    assert trained.load(folder).config.to_dict() == old
-    config.train.accumulate = 2
-    with contextlib.ExitStack() as held:
-        workdirs.open_workdir(folder, config, held)
-
-
-def test_a_data_set_that_changed_is_refused(whole, config, tmp_path, monkeypatch):
-    folder = shutil.copytree(whole, tmp_path / "run")
-    rows = tiny.sheets()
-    rows[0][0].positions[0] += [0.2, 0.0, 0.0]
-    monkeypatch.setattr(inputs.datasets, "load", lambda *_: usable.from_atoms(rows))
-    no_training(monkeypatch)
-    with pytest.raises(ValueError, match="data set has changed since this run began") as error:
-        loop.run(config, folder)
-    assert "--workdir" in one_line(error)
-
-
-def test_crystals_of_the_stored_test_are_never_trained_on(whole, config, tmp_path, monkeypatch):
-    folder = shutil.copytree(whole, tmp_path / "run")
-    other = inputs.splits.split
-    monkeypatch.setattr(inputs.splits, "split", lambda c, kind, seed, n: other(c, kind, 1, n))
-    with pytest.raises(ValueError, match="crystals of the test would be trained on"):
-        loop.run(config, folder)
-
-
-def test_a_test_database_that_was_replaced_is_refused(whole, config, tmp_path):
-    folder = shutil.copytree(whole, tmp_path / "run")
-    shutil.copy(folder / "validation.db", folder / "test.db")
-    with pytest.raises(ValueError, match="test.db: not the file that this run wrote"):
-        loop.run(config, folder)
-
-
-def test_a_folder_of_something_else_is_refused_and_left_alone(config, tmp_path):
-    mine = tiny.write_db(tmp_path / "test.db")
-    before = mine.read_bytes()
-    with pytest.raises(ValueError, match="not the folder of a run: it holds 'test.db'"):
-        loop.run(config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["test.db"]
-    assert mine.read_bytes() == before
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -356,12 +264,6 @@ def test_a_finished_run_can_be_made_longer(whole, config, tmp_path, monkeypatch)
     assert checkpoint.read_config(folder).train.steps == 8
 
 
-def one_line(error) -> str:
-    message = str(error.value)
-    assert "\n" not in message and message
-    return message
-
-
 def test_a_damaged_checkpoint_is_an_error_and_no_new_start(whole, config, tmp_path, monkeypatch):
     folder = shutil.copytree(whole, tmp_path / "run")
     for number in ("3", "6"):
@@ -419,39 +321,6 @@ def test_a_finished_run_without_its_best_weights_is_an_error(whole, config, tmp_
     one_line(error)
 
 
-def test_a_workdir_of_another_config_is_refused(whole, config):
-    before = (whole / "config.json").read_text()
-    config.model.width = 32
-    config.train.batch = 16
-    with pytest.raises(ValueError, match="another config") as error:
-        loop.run(config, whole)
-    message = one_line(error)
-    assert "model.width was 16 and is 32" in message and "train.batch was 8 and is 16" in message
-    assert (whole / "config.json").read_text() == before
-
-
-def test_two_runs_do_not_write_into_one_workdir(config, tmp_path):
-    with alone(tmp_path), pytest.raises(OSError, match="another process") as error:
-        loop.run(config, tmp_path)
-    one_line(error)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_config_that_cannot_be_used_does_not_keep_the_workdir(config, tmp_path):
-    config.data.path = str(tmp_path / "nothing.db")
-    with pytest.raises(FileNotFoundError):
-        loop.run(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.json").exists()
-
-
-def test_a_workdir_that_is_a_file_is_refused(config, tmp_path):
-    path = tmp_path / "file"
-    path.write_text("mine")
-    with pytest.raises(OSError, match="file"):
-        loop.run(config, path)
-    assert path.read_text() == "mine"
-
-
 def test_too_few_crystals_are_refused(config, tmp_path):
     config.data.limit = 5
     with pytest.raises(ValueError, match="at least 10 crystals") as error:
@@ -492,3 +361,4 @@ def test_queries_are_the_same_on_every_call(config):
     jax.tree.map(np.testing.assert_array_equal, one, two)
     clean = accuracy.queries(source, np.arange(5), config, "clean")
     assert not np.allclose(one.intensity, clean.intensity, rtol=1e-3)
+

@@ -65,7 +65,7 @@ def test_it_runs_to_the_end_and_prints_the_table(tmp_path):
         assert text in done.stdout
     assert "Traceback" not in done.stderr and "WARNING" not in done.stderr
     table = json.loads((tmp_path / "run" / "test.json").read_text())
-    assert set(table) == {"clean", "perturbed", "measured"}
+    assert set(table) == {"clean", "perturbed", "measured", "microscope"}
     # The same line with another width is refused: the workdir holds the first run.
     again = call(tmp_path, *arguments, "--config.model.layers=2")
     assert again.returncode == 1 and "another config" in one_error(again)

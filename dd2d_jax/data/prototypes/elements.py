@@ -35,7 +35,7 @@ OXIDATION_STATES: dict[str, tuple[int, ...]] = {
     "O": (-2,), "S": (-2, 4, 6), "Se": (-2, 4), "Te": (-2, 4),
     "F": (-1,), "Cl": (-1,), "Br": (-1,), "I": (-1,),
 }  # fmt: skip
-"""Oxidation states an element may have in a made-up crystal."""
+"""Oxidation states an element may have in a hypothetical crystal."""
 
 CLASSES: dict[str, str] = {
     "alkali": "Li Na K Rb Cs",

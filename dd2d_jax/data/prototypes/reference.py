@@ -1,11 +1,11 @@
-"""The crystals that are written down: known monolayers and the made-up starting points.
+"""The crystals that are written down: known monolayers and the hypothetical starting points.
 
 Three tables stand beside this file:
 
 - `known.csv`: known monolayers in terms of templates, in round numbers. The free coordinates of
   SnS, GeS, GeSe, CuI, AgBr, ScCl3, YCl3, VI3, CrSiTe3, CrGeTe3, CdPS3 and the FeOCl family follow
   2DMatPedia; the other MX3 layers keep its bond lengths.
-- `made_up.csv`: starting geometries of prototypes that no known crystal here shows.
+- `hypothetical.csv`: starting geometries of prototypes that no known crystal here shows.
 - `low_symmetry.csv`: crystals listed site by site (role=element:u:v:z, fractions and angstrom),
   from 2DMatPedia, rounded and re-centred; `source` is the entry's name there.
 
@@ -76,6 +76,6 @@ def _from_sites(row: dict[str, str]) -> Reference:
 def references() -> tuple[Reference, ...]:
     """All crystals of the three tables, the known ones first."""
     found = [_from_template(row, known=True) for row in _rows("known.csv")]
-    found += [_from_template(row, known=False) for row in _rows("made_up.csv")]
+    found += [_from_template(row, known=False) for row in _rows("hypothetical.csv")]
     found += [_from_sites(row) for row in _rows("low_symmetry.csv")]
     return tuple(sorted(found, key=lambda reference: not reference.known))

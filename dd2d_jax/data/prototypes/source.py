@@ -91,7 +91,7 @@ def generate(seed: int = 0, share: float = 0.6, dropped: Counter | None = None) 
     Yields:
         atoms: a layer with a1 and a2 in the xy plane, centred along c, which is 15 angstrom longer
             than the layer is thick; pbc is (True, True, False).
-        info: `uid` (stable, readable, unique), `prototype` and `known` (False: made up).
+        info: `uid` (stable, readable, unique), `prototype` and `known` (False: hypothetical).
     """
     met = _Met(Counter() if dropped is None else dropped)
     tables, layers = references(), []

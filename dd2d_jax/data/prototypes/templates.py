@@ -6,7 +6,7 @@ C are those of close packing; in a square or rectangular cell o is the corner, i
 the middles of the edges. So "hex X:A M:B X:A" is 1H-MoS2 and "hex X:A M:B X:C" is 1T-PtS2.
 
 Heights and lattice constants are no part of a template; they belong to a crystal and stand in
-`known.csv` and `made_up.csv`.
+`known.csv` and `hypothetical.csv`.
 """
 
 from __future__ import annotations

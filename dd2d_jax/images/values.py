@@ -1,0 +1,146 @@
+"""What the numbers of an image are: gaps, negatives, saturated and single bright pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+# So many equal negative whole numbers in a row or column are a detector's mark, not noise.
+_RUN = 16
+# Rarer ones are marks, too, where they are of one or two values.
+_RARE = 0.01
+# An area of one value that is larger than this share of the image is its background.
+_BLANK = 0.4
+# Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
+# this are a picture of few counts, not a saturated one.
+_PLATEAU, _GREYS = 6, 60
+# The middle of a negative is so much farther from its darkest pixels than from its brightest, and
+# so much more of what is narrow is darker than its surroundings.
+_NEGATIVE, _DARKER = 2.0, 10.0
+# A bright pixel is alone when its neighbours have less than this share of what a spot would give
+# them, and differ from that by so many standard deviations.
+_ALONE, _SURE = 0.4, 5.0
+
+
+def whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers."""
+    return bool((values == np.rint(values)).all())
+
+
+def unmeasured(image: np.ndarray) -> np.ndarray:
+    """(H, W) True where a pixel is no number, or has a negative number that marks gaps.
+
+    Detectors mark gaps and dead pixels with -1 or -2: such numbers come in lines, or are rare.
+    Other negative values, whole ones too, are noise about a background that was subtracted. An
+    area of one value, neither the lowest nor the highest, was masked by whoever wrote the file.
+    """
+    bad = ~np.isfinite(image)
+    good = image[~bad]
+    if not good.size:
+        return bad
+    filled = np.where(bad, 0, image)
+    if (good < 0).any() and whole(good):
+        below = np.unique(good[good < 0])
+        rare = len(below) <= 2 and (good < 0).mean() < _RARE
+        for value in below if len(below) <= 64 else below[:: len(below) - 1]:
+            marked = filled == value
+            if rare or _runs(marked):
+                bad |= marked
+    return bad | _blank(filled, good)
+
+
+def _runs(marked: np.ndarray) -> bool:
+    """Whether pixels form a line of `_RUN` along a row or column."""
+    if marked.sum() < _RUN:
+        return False
+    return any(
+        ndimage.minimum_filter1d(marked, _RUN, axis=axis, mode="constant").any() for axis in (0, 1)
+    )
+
+
+def _blank(image: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """(H, W) True in areas of one value between the lowest and the highest."""
+    side = max(9, min(image.shape) // 20)
+    flat = ndimage.maximum_filter(image, side) == ndimage.minimum_filter(image, side)
+    flat &= (image > good.min()) & (image < good.max())
+    if not flat.any():
+        return flat
+    values, counts = np.unique(image[flat], return_counts=True)
+    value = values[counts.argmax()]
+    if value <= np.quantile(good, 0.3) and whole(good):
+        return np.zeros(image.shape, bool)  # few counts: dark areas without any
+    flat = ndimage.binary_propagation(flat & (image == value), mask=image == value)
+    return flat & (flat.mean() < _BLANK)
+
+
+def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> bool:
+    """Whether the spots are darker than their surroundings, as on film or in a negative."""
+    values = image[measured]
+    low, middle, high = np.quantile(values, [0.001, 0.5, 0.999])
+    if middle - low < _NEGATIVE * (high - middle):
+        return False
+    filled = np.where(measured, image, middle)
+    response = ndimage.gaussian_filter(filled, width) - ndimage.gaussian_filter(filled, 3 * width)
+    response = response[measured]
+    spread = 1.4826 * np.median(np.abs(response - np.median(response))) + 1e-9 * (high - low)
+    # Cubes: the rings that the filter leaves around spots have the other sign, and are weak.
+    below, above = (np.abs(response[sign * response > 8 * spread] ** 3).sum() for sign in (-1, 1))
+    return bool(below > _DARKER * above)
+
+
+def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(H, W) True in plateaus at the image's maximum."""
+    top = image[measured].max()
+    at_top, count = ndimage.label((image == top) & measured)
+    if not count or len(np.unique(image[measured])) < _GREYS:
+        return np.zeros(image.shape, bool)
+    sizes = np.bincount(at_top.ravel())
+    sizes[0] = 0
+    return (sizes >= _PLATEAU)[at_top]
+
+
+def single(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:
+    """(H, W) True for hot pixels: bright ones whose neighbours do not share the light of a spot.
+
+    Args:
+        image: (H, W), finite everywhere.
+        measured: (H, W) pixels to be used.
+        width: standard deviation of a spot, pixels.
+    """
+    filled = np.where(measured, image, 0.0)
+    nine, all_ = (n**2 * ndimage.uniform_filter(filled, n, mode="nearest") for n in (3, 5))
+    mates, ring = (nine - filled) / 8, (all_ - nine) / 16
+    excess, mates = image - ring, mates - ring
+    spread = _local(excess, measured)
+    few = np.unique(np.quantile(image[measured], np.linspace(0, 1, 512)))
+    spread = np.maximum(spread, np.median(np.diff(few)) if len(few) > 1 else 0.0)
+    # What a Gaussian has in the pixel's neighbours and the ring around them.
+    profile = np.exp(-0.5 * (np.arange(-2, 3) / width) ** 2)
+    square = np.outer(profile, profile)
+    inner = square[1:4, 1:4].sum()
+    outside = (square.sum() - inner) / 16
+    share = ((inner - 1) / 8 - outside) / (1 - outside)
+    # The noise of counting grows with the light, at least as that of the surroundings.
+    level = np.maximum(ring - np.quantile(image[measured], 0.01), 0) + spread
+    expected = share * excess
+    light = spread**2 / level * np.maximum(expected, 0)
+    error = np.sqrt(spread**2 * (share**2 + 1 / 8) + light / 8)
+    alone = (excess > 6 * spread) & (mates < _ALONE * expected)
+    return alone & (expected - mates > _SURE * error) & measured
+
+
+def _local(excess: np.ndarray, measured: np.ndarray, side: int = 16) -> np.ndarray:
+    """The scatter of single pixels in squares of the image, (H, W), the largest of neighbours'.
+
+    By the median, and by the brightest fiftieth: few counts are single bright pixels, too.
+    """
+    padded = np.where(measured, excess, -np.inf)
+    grow = [(0, -n % side) for n in excess.shape]
+    padded = np.pad(padded, grow, constant_values=-np.inf)
+    rows, columns = (n // side for n in padded.shape)
+    tiles = padded.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows, columns, -1)
+    tiles = np.sort(tiles, -1)
+    deviation = np.sort(np.abs(tiles), -1)[..., side**2 // 2]
+    spread = np.maximum(1.4826 * deviation, tiles[..., -side**2 // 50] / 2.05)
+    spread = ndimage.maximum_filter(np.where(np.isfinite(spread), spread, 0.0), 3)
+    return spread.repeat(side, 0).repeat(side, 1)[: excess.shape[0], : excess.shape[1]]

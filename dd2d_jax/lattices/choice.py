@@ -1,0 +1,190 @@
+"""Whether spots lie on lattices as they are, on those of a bent or shifted pattern, or on none."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import optimize
+
+from dd2d_jax.lattices.reduction import reduce
+from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
+from dd2d_jax.lattices.sets import Explained, explain
+from dd2d_jax.lattices.warp import Warp, straight
+
+# Of the strongest spots so many are on the lattices.
+NEEDED = 2 / 3
+# Where more of them are, nothing else is tried.
+_ENOUGH = 0.9
+# By so much a bent or shifted pattern has to explain more.
+_GAIN = 0.1
+# Spots stronger than the one of this rank count as much as it does.
+_ALIKE = 10
+# Lattices this near to hexagonal or square are so after a common stretch, or are not.
+_RATIO, _ANGLE, _STRETCH = 0.012, 0.8, 0.06
+# What q may have been multiplied with.
+_FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
+# Reciprocal vectors of usual cells, 1/angstrom, and a q that no pattern in 1/angstrom has.
+_SPACING, _PIXELS = 0.27, 70.0
+
+
+def share(found: Explained, intensity: np.ndarray) -> float:
+    """Share of the spots on the lattices: of all, or of as many of the strongest as show it best.
+
+    Those judged hold at least half of the intensity, in which the few strongest count alike.
+    """
+    if not found.fits:
+        return 0.0
+    alike = np.minimum(intensity, intensity[min(_ALIKE, len(intensity)) - 1])
+    judged = [n for n in sizes(len(alike)) if n >= 12 and 2 * alike[:n].sum() >= alike.sum()]
+    return max(float(found.spots[:n].mean()) for n in judged or [len(alike)])
+
+
+def best_explanation(
+    q: np.ndarray, intensity: np.ndarray, tolerance: float, most: int
+) -> tuple[Explained, Warp]:
+    """Lattices for spots q (K, 2), strongest first, and what straightens the pattern for them.
+
+    `fits` is empty where no lattices hold enough of the strongest spots.
+    """
+    found, warp = explain(q, tolerance, most), Warp()
+    value = share(found, intensity)
+    if value < _ENOUGH or len(found.fits) > 1:
+        for other in (*_bent(q, tolerance), *_shifted(q, tolerance)):
+            if other.plain:
+                continue
+            new = explain(other(q), tolerance, most)
+            gain = share(new, intensity) - value
+            fewer = 0 < len(new.fits) < len(found.fits)
+            if gain > _GAIN or fewer and gain > -0.03:
+                found, warp, value = new, other, value + gain
+    if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
+        return Explained([], np.zeros(len(q), bool), 0), warp
+    stretch = _common_stretch([f.basis for f in found.fits])
+    if stretch:
+        warp = dataclasses.replace(warp, stretch=stretch)
+        flat = warp(q)
+        turned = [f.basis @ [1, 1j] for f in found.fits]
+        turned = [b + stretch * b.conj() for b in turned]
+        fits = [
+            dataclasses.replace(f, basis=np.stack([b.real, b.imag], 1)).on(flat)
+            for f, b in zip(found.fits, turned, strict=True)
+        ]
+        found = dataclasses.replace(found, fits=fits)
+    return found, warp
+
+
+def _bent(q: np.ndarray, tolerance: float) -> list[Warp]:
+    """Radial terms and origins with which a lattice of the inner spots grows outwards."""
+    order = np.argsort(square(q), kind="stable")
+    out = []
+    for part in (0.6, 0.35):
+        inner = np.sort(order[: int(part * len(q))])
+        if len(inner) < 8:
+            continue
+        found = explain(q[inner], tolerance, 1)
+        if found.fits:
+            out.append(_grown(found.fits[0], q, order))
+    return [w for w in out if w is not None]
+
+
+def _grown(fit: Fit, q: np.ndarray, order: np.ndarray) -> Warp | None:
+    basis, warp = fit.basis, Warp()
+    near = 0.2 * float(np.sqrt(square(basis).min()))
+    for count in np.linspace(0.35, 1, 8):
+        some = order[: max(int(count * len(order)), 8)]
+        for _ in range(3):
+            flat = warp(q[some])
+            hk = np.rint(flat @ np.linalg.inv(basis)).astype(int)
+            away = np.sqrt(square(flat - hk @ basis))
+            good = (away < near) & (hk != 0).any(1)
+            if good.sum() < 8:
+                return None
+            good &= away < 3 * np.median(away[good]) + 1e-4
+            if good.sum() < 8 or np.linalg.matrix_rank(hk[good]) < 2:
+                return None
+            new = straight(q[some][good], hk[good], np.ones(good.sum()), sure=False)
+            basis, warp = new.basis, new.warp
+    return warp
+
+
+def _shifted(q: np.ndarray, tolerance: float) -> list[Warp]:
+    """Origins of lattices that pass through one of the strongest spots, nearest to the one told."""
+    out = []
+    for start in q[:2]:
+        moved = q - start
+        rest = square(moved) > 0.02**2
+        found = explain(moved[rest], tolerance, 1)
+        if found.fits:
+            fit = found.fits[0].on(moved)
+            good = (fit.distance < fit.reach) | ~rest
+            basis = fit.basis
+            cell = (q[good] - np.rint(moved[good] @ np.linalg.inv(basis)) @ basis).mean(0)
+            steps = np.stack(np.meshgrid(*(np.arange(-1, 2),) * 2), -1).reshape(-1, 2)
+            places = cell + (steps - np.rint(cell @ np.linalg.inv(basis))) @ basis
+            out.append(Warp(shift=places[int(np.argmin(square(places)))]))
+    return out
+
+
+def _common_stretch(bases: list[np.ndarray]) -> complex:
+    """The stretch that makes all of several lattices hexagonal or square; 0 where none does.
+
+    Two numbers for two or more of two conditions each: it is not found by chance.
+    """
+    if len(bases) < 2:
+        return 0.0
+    direct = [np.linalg.inv(b).T for b in bases]
+    direct = [reduce(d) @ d @ [1, 1j] for d in direct]
+
+    def wrong(a: np.ndarray) -> np.ndarray:
+        out = []
+        for v in direct:
+            # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
+            u = v - (a[0] + 1j * a[1]) * v.conj()
+            angle = abs(np.degrees(np.angle(u[1] / u[0])))
+            out.append([np.log(abs(u[1] / u[0])), np.radians(angle - (120 if angle > 105 else 90))])
+        return np.array(out)
+
+    before = np.abs(wrong(np.zeros(2)))
+    fit = optimize.least_squares(lambda a: wrong(a).ravel(), np.zeros(2), diff_step=1e-4)
+    after = np.abs(wrong(fit.x))
+    limits = np.array([_RATIO, np.radians(_ANGLE)])
+    if (after < limits).all() and (before > limits).any() and np.hypot(*fit.x) < _STRETCH:
+        return complex(*fit.x)
+    return 0.0
+
+
+def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
+    """Why spots have no lattice, and where another unit would give one, which."""
+    named = []
+    factors = dict(_FACTORS)
+    if np.sqrt(square(q).max()) > _PIXELS:
+        step = np.sqrt(np.sort(square(q))[:4].mean())
+        factors = {"pixels": step / _SPACING}
+    for name, factor in factors.items():
+        fits = explain(q / factor, tolerance, 1)
+        if not fits.fits or share(fits, intensity) < NEEDED:
+            continue
+        cell = _lengths(fits.fits[0].basis)
+        if cell[0] > SHORTEST and cell[1] < 40:
+            named.append((name, cell, factor))
+    if named:
+        a, b = named[0][1] / named[0][2]
+        if named[0][0] == "pixels":
+            return (
+                f"the cell would be {a:.2g} x {b:.2g} A; are these pixels? multiply them by the "
+                "scale in 1/angstrom per pixel"
+            )
+        kinds = " or ".join(f"{n} (then it is {c[0]:.2f} x {c[1]:.2f} A)" for n, c, _ in named)
+        return f"the cell would be {a:.2f} x {b:.2f} A; are these {kinds}? q is needed in 1/A"
+    found = explain(q, tolerance, 4)
+    part = share(found, intensity)
+    return (
+        f"no 2D lattice explains the spots: {part:.0%} of the strongest of the {len(q)} spots lie "
+        "on lattices that random spots would not lie on as well; two thirds are needed"
+    )
+
+
+def _lengths(basis: np.ndarray) -> np.ndarray:
+    direct = np.linalg.inv(basis).T
+    return np.linalg.norm(reduce(direct) @ direct, axis=1)
