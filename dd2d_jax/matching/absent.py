@@ -103,10 +103,10 @@ def possible(weighing: Weighing) -> np.ndarray:
     )
 
 
-def probabilities(
+def log_probabilities(
     weighing: Weighing, log_prior: np.ndarray, log_odds_none: float
 ) -> tuple[np.ndarray, float]:
-    """Probabilities (n,) of candidates and that of "none of these"; together 1.
+    """Logarithms (n,) of candidates' probabilities and the probability of none; together 1.
 
     Args:
         weighing: of the candidates.
@@ -114,12 +114,13 @@ def probabilities(
         log_odds_none: from `log_odds`.
     """
     total = weighing.value + log_prior
-    there = possible(weighing)
-    share = np.exp(total - np.logaddexp.reduce(total))
+    share = total - np.logaddexp.reduce(total)
     none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
     # What cannot be leaves its probability to none, but for a little.
-    kept = np.where(there, share * (1 - none), share * min(1 - none, _AT_MOST))
-    return kept, float(1 - kept.sum())
+    there = possible(weighing)
+    kept = np.where(there, 1 - none, min(1 - none, _AT_MOST))
+    lost = float((np.exp(share) * (1 - none - kept)).sum())
+    return share + np.log(np.maximum(kept, 1e-300)), float(none + lost)
 
 
 @functools.cache
