@@ -6,6 +6,9 @@ ones and the best wrong ones fit was learnt: a logistic function of a few number
 candidate (`features`), fitted to patterns of C2DB's training part with their crystal in the library
 and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
 
+A structure of any kind, random intensities about a smooth envelope, is a second way to be absent
+(`log_odds_of_any`): it rules where nothing in the library is like the pattern's crystal.
+
 Beside that stands what never happened: a crystal whose R1, strain or shear is larger than that of
 any true crystal among these patterns has a few per cent at most.
 """
@@ -91,6 +94,12 @@ def log_odds(features: np.ndarray) -> float:
     """Natural logarithm of P(not in the library) / P(in it)."""
     told = _told()
     return float(np.asarray(features) @ np.array([told["weights"][name] for name in NAMES]))
+
+
+def log_odds_of_any(weighing: Weighing, log_prior: np.ndarray, log_none: float) -> float:
+    """The same for a structure of any kind; `log_none` from `rerank.log_none`."""
+    crystals = np.log1p(-NONE) + np.logaddexp.reduce(weighing.value + log_prior)
+    return float(log_none / TEMPERATURE + np.log(NONE) - crystals)
 
 
 def possible(weighing: Weighing) -> np.ndarray:

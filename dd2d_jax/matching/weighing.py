@@ -12,7 +12,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.absent import NONE, features, log_odds, log_probabilities
+from dd2d_jax.matching.absent import NONE, features, log_odds, log_odds_of_any, log_probabilities
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
@@ -91,13 +91,14 @@ def weigh_library(
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     prior = log_prior[short.rows]
     about = features(weighing, prior, short.crystals.formula, query, _near(library, query, allowed))
-    log_p, none = log_probabilities(weighing, prior, log_odds(about))
+    nothing = log_none(query) + math.log(scales)
+    unseen = np.logaddexp(log_odds(about), log_odds_of_any(weighing, prior, nothing))
+    log_p, none = log_probabilities(weighing, prior, float(unseen))
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))
     # Of a library in which all crystals are as likely, so that the score is the pattern's alone.
     value = odds - prior + math.log(NONE / (1 - NONE))
-    nothing = log_none(query) + math.log(scales)
     either = np.append(weighing.value + prior, nothing / TEMPERATURE + math.log(NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
