@@ -39,7 +39,6 @@ from dd2d_jax.matching import absent  # noqa: E402
 from dd2d_jax.matching.hypotheses import measured  # noqa: E402
 from dd2d_jax.matching.rerank import Query, Weighing, weigh  # noqa: E402
 from dd2d_jax.matching.shortlist import shortlist  # noqa: E402
-from dd2d_jax.matching.weighing import NEAR  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance  # noqa: E402
 from dd2d_jax.spots import sized  # noqa: E402
@@ -134,7 +133,7 @@ def about(
     weighing = weigh(short.crystals, short.scores, query, conditions, measured())
     crystals = getattr(library.crystals, "whole", library.crystals)
     own = np.append(twins(crystals, truth, crystals), truth)
-    near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
+    near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *absent.NEAR)
     return told_of(weighing, short.rows, short.crystals, query, len(near), own, len(library))
 
 

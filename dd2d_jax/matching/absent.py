@@ -23,10 +23,12 @@ import jax
 import numpy as np
 
 from dd2d_jax.matching.hypotheses import TEMPERATURE
-from dd2d_jax.matching.rerank import Query, Weighing, log_none
+from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
+# Strain and shear within which crystals count as of the pattern's cell.
+NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.
 _AT_MOST = 0.03
 NAMES = (
@@ -96,10 +98,24 @@ def log_odds(features: np.ndarray) -> float:
     return float(np.asarray(features) @ np.array([told["weights"][name] for name in NAMES]))
 
 
-def log_odds_of_any(weighing: Weighing, log_prior: np.ndarray, log_none: float) -> float:
-    """The same for a structure of any kind; `log_none` from `rerank.log_none`."""
+def log_odds_of_any(
+    weighing: Weighing, log_prior: np.ndarray, log_none: float, near: int, size: int
+) -> float:
+    """The same for a structure of any kind, of a cell as frequent as in the library.
+
+    Args:
+        weighing: of the candidates.
+        log_prior: (n,) of each.
+        log_none: from `rerank.log_none`.
+        near: crystals of the library that may be returned and whose cell lies within `NEAR`.
+        size: crystals of the library that may be returned.
+    """
+    stretch, shear = NEAR
+    density = (near + 1) / (size + 1) / (2 * stretch * np.pi * shear**2)
+    # The crystals' densities lack this factor, too.
+    cell = 1.5 * np.log(2 * np.pi) + np.log(density)
     crystals = np.log1p(-NONE) + np.logaddexp.reduce(weighing.value + log_prior)
-    return float(log_none / TEMPERATURE + np.log(NONE) - crystals)
+    return float((log_none - LOG_ANY_CELL) / TEMPERATURE + cell + np.log(NONE) - crystals)
 
 
 def possible(weighing: Weighing) -> np.ndarray:

@@ -12,15 +12,19 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.absent import NONE, features, log_odds, log_odds_of_any, log_probabilities
+from dd2d_jax.matching.absent import (
+    NEAR,
+    NONE,
+    features,
+    log_odds,
+    log_odds_of_any,
+    log_probabilities,
+)
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
-
-# Strain and shear within which crystals count as of the pattern's cell.
-NEAR = 0.03, 0.01
 
 
 class Weighed(NamedTuple):
@@ -90,10 +94,11 @@ def weigh_library(
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     prior = log_prior[short.rows]
-    about = features(weighing, prior, short.crystals.formula, query, _near(library, query, allowed))
+    near = _near(library, query, allowed)
+    about = features(weighing, prior, short.crystals.formula, query, near)
     nothing = log_none(query) + math.log(scales)
-    unseen = np.logaddexp(log_odds(about), log_odds_of_any(weighing, prior, nothing))
-    log_p, none = log_probabilities(weighing, prior, float(unseen))
+    any_kind = log_odds_of_any(weighing, prior, nothing, near, int(allowed.sum()))
+    log_p, none = log_probabilities(weighing, prior, float(np.logaddexp(log_odds(about), any_kind)))
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))
