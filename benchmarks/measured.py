@@ -262,7 +262,7 @@ def relation(found: np.ndarray, true: np.ndarray) -> str:
         return "own"
     for index in range(2, 6):
         for d in (d for d in range(1, index + 1) if index % d == 0):
-            for shift in range(index // d):
+            for shift in range(d):
                 change = np.array([[index // d, shift], [0, d]])
                 if same(change @ found, true):
                     return "half" if index == 2 else "multiple"

@@ -22,7 +22,7 @@ from dd2d_jax.util.errors import UserError
 
 if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 
 def add_pattern(commands: Any) -> None:
@@ -77,7 +77,7 @@ def _pattern(args: argparse.Namespace) -> None:
         from dd2d_jax.reports.diagnostics import plot_steps
         from dd2d_jax.reports.figures import save
 
-        save(plot_steps(measured, found[0]), args.plot)
+        save(plot_steps(measured, found[0], others=found[1:]), args.plot)
     if args.json:
         print_json(_as_json(measured, found))
     else:
@@ -112,7 +112,7 @@ def _as_json(measured: Measured, found: list[Indexed]) -> dict[str, Any]:
         **pattern_dict(measured.pattern),
         "pixels": spots.position.tolist(),
         "saturated": spots.saturated.tolist(),
-        "notes": list(measured.image.notes),
+        "notes": [*measured.image.notes, *(note for one in found for note in one.notes)],
     }
 
 

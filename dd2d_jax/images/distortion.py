@@ -9,14 +9,11 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice
+from dd2d_jax.lattices.stretch import symmetric_stretch
 from dd2d_jax.util.errors import PatternError
-
-# How far from a more symmetric lattice's angle (degrees) and ratio of lengths one counts as it.
-_ANGLE, _RATIO = 5.0, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +93,7 @@ def from_lattice(
     if best is None:
         raise failure
     radial, basis, shift, _ = best
-    stretch = _symmetric_stretch(basis)
+    stretch = symmetric_stretch(basis)
     before = mapping.stretch
     stretch = (before + stretch) / (1 + stretch * np.conj(before))
     turned = dataclasses.replace(mapping, stretch=complex(stretch), radial=float(radial))
@@ -143,37 +140,3 @@ def _straighten(
     hk = np.rint(straight @ np.linalg.inv(basis))
     explained = np.linalg.norm(straight - hk @ basis, axis=1) < 0.5 * near
     return radial, basis, shift / mapping.scale * [1, -1], float(explained.mean())
-
-
-def _symmetric_stretch(basis: np.ndarray) -> complex:
-    """The smallest a for which the lattice of q + a q* (rows of `basis`) is symmetric."""
-    change = lattice.reduce(np.linalg.inv(basis).T)
-    direct = change @ np.linalg.inv(basis).T
-
-    def shape(a: np.ndarray) -> tuple[float, float]:
-        """Logarithm of b / a and angle, degrees, of the direct cell."""
-        # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
-        v = direct @ [1, 1j]
-        v = v - (a[0] + 1j * a[1]) * v.conj()
-        return np.log(abs(v[1]) / abs(v[0])), abs(np.degrees(np.angle(v[1] / v[0])))
-
-    ratio, angle = shape(np.zeros(2))
-    # b + a / 2 stands across a in a centred rectangle.
-    centred = np.degrees(np.arccos(-0.5 * np.exp(-ratio)))
-    if abs(angle - 120) < _ANGLE and ratio < _RATIO:
-        wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 120)]  # noqa: E731
-    elif abs(angle - 90) < _ANGLE and ratio < _RATIO:
-        wrong = lambda a: [shape(a)[0], np.radians(shape(a)[1] - 90)]  # noqa: E731
-    elif abs(angle - 90) < _ANGLE:
-        wrong = lambda a: [np.radians(shape(a)[1] - 90)]  # noqa: E731
-    elif ratio < _RATIO:
-        wrong = lambda a: [shape(a)[0]]  # noqa: E731
-    elif abs(angle - centred) < _ANGLE:
-        wrong = lambda a: [np.cos(np.radians(shape(a)[1])) + 0.5 * np.exp(-shape(a)[0])]  # noqa: E731
-    else:
-        raise PatternError(
-            f"the lattice (angle {angle:.1f} degrees, b / a = {np.exp(ratio):.3f}) has no symmetry "
-            "from which a stretch could be told; calibrate with dd2d calibrate"
-        )
-    fit = optimize.least_squares(lambda a: [*wrong(a), *(1e-4 * a)], np.zeros(2))
-    return complex(*fit.x)

@@ -95,6 +95,9 @@ def measure(
         if seen is not None:
             seen = _measured(image, seen, mapping or Mapping(_likely_scale(seen)))
         raise _refused(f"{where}{error}", error.step or "spots", seen or image) from error
+    if spots.notes:
+        told = tuple(f"{where}{note}" for note in spots.notes)
+        image = dataclasses.replace(image, notes=(*image.notes, *told))
     if mapping is None:
         mapping = Mapping(_likely_scale(spots))
         told = f"about {mapping.scale:.3g} 1/A per pixel is taken"

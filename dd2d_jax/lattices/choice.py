@@ -5,23 +5,30 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import optimize
 
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
-from dd2d_jax.lattices.sets import Explained, explain
+from dd2d_jax.lattices.sets import Explained, explain, sparse
+from dd2d_jax.lattices.stretch import common_stretch, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
+from dd2d_jax.util.errors import PatternError
 
 # Of the strongest spots so many are on the lattices.
 NEEDED = 2 / 3
 # Where more of them are, nothing else is tried.
 _ENOUGH = 0.9
+# Fewer spots would lie on some lattice of a pattern that may be bent and shifted as well.
+_MANY = 16
 # By so much a bent or shifted pattern has to explain more.
 _GAIN = 0.1
 # Spots stronger than the one of this rank count as much as it does.
 _ALIKE = 10
-# Lattices this near to hexagonal or square are so after a common stretch, or are not.
-_RATIO, _ANGLE, _STRETCH = 0.012, 0.8, 0.06
+# A camera that bends rows of spots stretches them by no more than this.
+_STRETCH = 0.04
+# A radial term that moves the outermost spots by this share shows that a camera distorts.
+_DISTORTS = 0.02
+# Lengths that differ by less (logarithm) are equal after a stretch.
+_ALIKE_LENGTHS = 0.015
 # What q may have been multiplied with.
 _FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
 # Reciprocal vectors of usual cells, 1/angstrom, and a q that no pattern in 1/angstrom has.
@@ -31,12 +38,12 @@ _SPACING, _PIXELS = 0.27, 70.0
 def share(found: Explained, intensity: np.ndarray) -> float:
     """Share of the spots on the lattices: of all, or of as many of the strongest as show it best.
 
-    Those judged hold at least half of the intensity, in which the few strongest count alike.
+    Those judged hold a quarter of the intensity at least, in which the few strongest count alike.
     """
     if not found.fits:
         return 0.0
     alike = np.minimum(intensity, intensity[min(_ALIKE, len(intensity)) - 1])
-    judged = [n for n in sizes(len(alike)) if n >= 12 and 2 * alike[:n].sum() >= alike.sum()]
+    judged = [n for n in sizes(len(alike)) if n >= 12 and 4 * alike[:n].sum() >= alike.sum()]
     return max(float(found.spots[:n].mean()) for n in judged or [len(alike)])
 
 
@@ -49,18 +56,21 @@ def best_explanation(
     """
     found, warp = explain(q, tolerance, most), Warp()
     value = share(found, intensity)
-    if value < _ENOUGH or len(found.fits) > 1:
+    empty = any(sparse(f, q) for f in found.fits)
+    if len(q) >= _MANY and (value < _ENOUGH or len(found.fits) > 1 or empty):
         for other in (*_bent(q, tolerance), *_shifted(q, tolerance)):
             if other.plain:
                 continue
             new = explain(other(q), tolerance, most)
             gain = share(new, intensity) - value
             fewer = 0 < len(new.fits) < len(found.fits)
-            if gain > _GAIN or fewer and gain > -0.03:
+            full = empty and len(new.fits) == 1 and 2 * new.fits[0].area < found.fits[0].area
+            if gain > _GAIN or (fewer or full) and gain > -0.03:
                 found, warp, value = new, other, value + gain
+                empty = any(sparse(f, q) for f in found.fits)
     if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
         return Explained([], np.zeros(len(q), bool), 0), warp
-    stretch = _common_stretch([f.basis for f in found.fits])
+    stretch = common_stretch([f.basis for f in found.fits])
     if stretch:
         warp = dataclasses.replace(warp, stretch=stretch)
         flat = warp(q)
@@ -72,6 +82,24 @@ def best_explanation(
         ]
         found = dataclasses.replace(found, fits=fits)
     return found, warp
+
+
+def symmetric(basis: np.ndarray, warp: Warp, q_max: float) -> tuple[np.ndarray, Warp]:
+    """Reciprocal basis and warp with the stretch that makes a nearly symmetric lattice so.
+
+    Of a pattern whose camera is known to distort by its radial term; else nothing is changed.
+    """
+    if warp.stretch or abs(warp.radial) * q_max**2 < _DISTORTS:
+        return basis, warp
+    try:
+        stretch = symmetric_stretch(basis, _ALIKE_LENGTHS)
+    except PatternError:
+        return basis, warp
+    if abs(stretch) > _STRETCH:
+        return basis, warp
+    turned = basis @ [1, 1j]
+    turned = turned + stretch * turned.conj()
+    return np.stack([turned.real, turned.imag], 1), dataclasses.replace(warp, stretch=stretch)
 
 
 def _bent(q: np.ndarray, tolerance: float) -> list[Warp]:
@@ -126,34 +154,6 @@ def _shifted(q: np.ndarray, tolerance: float) -> list[Warp]:
     return out
 
 
-def _common_stretch(bases: list[np.ndarray]) -> complex:
-    """The stretch that makes all of several lattices hexagonal or square; 0 where none does.
-
-    Two numbers for two or more of two conditions each: it is not found by chance.
-    """
-    if len(bases) < 2:
-        return 0.0
-    direct = [np.linalg.inv(b).T for b in bases]
-    direct = [reduce(d) @ d @ [1, 1j] for d in direct]
-
-    def wrong(a: np.ndarray) -> np.ndarray:
-        out = []
-        for v in direct:
-            # Direct vectors turn with the inverse transposed: r - a r*, up to a factor.
-            u = v - (a[0] + 1j * a[1]) * v.conj()
-            angle = abs(np.degrees(np.angle(u[1] / u[0])))
-            out.append([np.log(abs(u[1] / u[0])), np.radians(angle - (120 if angle > 105 else 90))])
-        return np.array(out)
-
-    before = np.abs(wrong(np.zeros(2)))
-    fit = optimize.least_squares(lambda a: wrong(a).ravel(), np.zeros(2), diff_step=1e-4)
-    after = np.abs(wrong(fit.x))
-    limits = np.array([_RATIO, np.radians(_ANGLE)])
-    if (after < limits).all() and (before > limits).any() and np.hypot(*fit.x) < _STRETCH:
-        return complex(*fit.x)
-    return 0.0
-
-
 def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
     """Why spots have no lattice, and where another unit would give one, which."""
     named = []
@@ -166,9 +166,12 @@ def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
         if not fits.fits or share(fits, intensity) < NEEDED:
             continue
         cell = _lengths(fits.fits[0].basis)
-        if cell[0] > SHORTEST and cell[1] < 40:
+        if cell[0] > SHORTEST and cell[1] < 15:
             named.append((name, cell, factor))
     if named:
+        # A cell too short in one unit was doubled there.
+        least = min(np.prod(cell) / factor**2 for _, cell, factor in named)
+        named = [n for n in named if np.prod(n[1]) / n[2] ** 2 < 1.2 * least]
         a, b = named[0][1] / named[0][2]
         if named[0][0] == "pixels":
             return (

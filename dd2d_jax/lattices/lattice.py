@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.lattices.choice import best_explanation, refusal
+from dd2d_jax.lattices.choice import best_explanation, refusal, symmetric
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.members import settle
-from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.notes import notes
+from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.sets import parent
 from dd2d_jax.lattices.warp import Warp
@@ -22,62 +24,11 @@ from dd2d_jax.util.errors import PatternError
 _FAINT = 1e-5
 # Fewer spots have no lattice that chance would not give.
 _FEWEST = 4
+# A further lattice has so many spots of its own at least.
+_OWN = 5
 # Bases whose lengths differ by less than this, or angles by less than this, are all tried.
 _LENGTH_TOLERANCE = 0.03
 _ANGLE_TOLERANCE = 2.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Indexed:
-    """Those of a pattern's spots that lie on one lattice.
-
-    Attributes:
-        lattice: (2, 2) angstrom, Gauss-reduced, 90 to 120 degrees, in the pattern's frame.
-        q: (K, 2) 1/angstrom.
-        hk: (K, 2) integers.
-        intensity: (K,) relative to the pattern's strongest.
-        explained: share of the pattern's spots, by number, that lie on this lattice.
-        residual: root mean square distance of the spots from the lattice's, 1/angstrom.
-        spots: (K,) their rows in the pattern's unmasked spots, `pattern.q[pattern.mask][spots]`.
-        sigma: (4,) standard uncertainties of a, b (angstrom), the angle between them and
-            `rotation` (degrees), of the fit alone: a wrong scale is not among them.
-        intensity_sigma: (K,) standard uncertainties of `intensity`, in the same units; None where
-            the pattern has none.
-        strength: share of the pattern's spots that lie on this lattice, by intensity.
-        parent: integer matrix (2, 2), None where there is none: `lattice = parent @ main cell`.
-            The strongest spots are those of the main cell, the weak ones satellites of its
-            superlattice, as those of a charge-density wave or of a weak distortion.
-        satellites: (K,) True for spots that the main cell does not explain; None without a parent.
-        alternatives: (2, 2) angstrom each: other cells that the spots do not rule out.
-        warp: by which the pattern was straightened; `q` are straight.
-        notes: lines that a person should read.
-    """
-
-    lattice: np.ndarray
-    q: np.ndarray
-    hk: np.ndarray
-    intensity: np.ndarray
-    explained: float
-    residual: float
-    spots: np.ndarray
-    sigma: np.ndarray
-    intensity_sigma: np.ndarray | None = None
-    strength: float = 1.0
-    parent: np.ndarray | None = None
-    satellites: np.ndarray | None = None
-    alternatives: tuple[np.ndarray, ...] = ()
-    warp: Warp = Warp()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def main(self) -> np.ndarray:
-        """(2, 2) angstrom: the main cell, or the lattice itself where it has no parent."""
-        return self.lattice if self.parent is None else np.linalg.inv(self.parent) @ self.lattice
-
-    @property
-    def rotation(self) -> float:
-        """Of a1 against the pattern's x axis, counter-clockwise, -180 to 180 degrees."""
-        return float(np.rad2deg(np.arctan2(self.lattice[0, 1], self.lattice[0, 0])))
 
 
 def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -169,12 +120,28 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     if sigma is not None:
         noise = sigma / np.maximum(intensity, 1e-12)
         noise = np.clip(noise / max(float(np.median(noise)), 1e-12), 0.7, 3.0)
-    out = []
+    settled = []
     for i, fit in enumerate(found.fits):
         others = np.any([f.good for j, f in enumerate(found.fits) if j != i], axis=0)
         others = np.broadcast_to(others, len(q))
         basis, hk, good, own = settle(fit, warp(q), noise, others, tolerance)
-        out.append(_indexed((basis, hk, good, warp.then(own)), q, intensity, sigma, rows))
+        settled.append((basis, hk, good, warp.then(own)))
+    settled = _distinct(settled)
+    if len(settled) == 1:
+        basis, hk, good, whole = settled[0]
+        furthest = float(np.linalg.norm(hk[good] @ basis, axis=1).max())
+        basis, whole = symmetric(basis, whole, furthest)
+        settled = [(basis, hk, good, whole)]
+    return [_indexed(one, q, intensity, sigma, rows) for one in settled]
+
+
+def _distinct(settled: list[tuple]) -> list[tuple]:
+    """Without further lattices that have become one before them, or have few spots of their own."""
+    out: list[tuple] = []
+    for one in sorted(settled, key=lambda s: -int(s[2].sum())):
+        new = one[2] & ~np.any([s[2] for s in out], axis=0) if out else one[2]
+        if not out or new.sum() >= _OWN:
+            out.append(one)
     return out
 
 
@@ -186,7 +153,7 @@ def _indexed(
     rows: np.ndarray,
 ) -> Indexed:
     basis, hk, good, warp = settled
-    coarse, _ = parent(hk[good])
+    coarse, _ = parent(hk[good], basis)
     good = np.flatnonzero(good)
     good = good[np.argsort(rows[good])]
     direct = np.linalg.inv(basis).T
@@ -209,7 +176,8 @@ def _indexed(
     )
     if coarse is not None:
         out = with_parent(out, np.linalg.inv(coarse @ basis).T)
-    return out
+    out = with_alternatives(out)
+    return dataclasses.replace(out, notes=notes(out, len(rows)))
 
 
 def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:
@@ -291,7 +259,7 @@ def settings(lattice: np.ndarray) -> list[np.ndarray]:
 
 
 def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The cell found and those of twice its area, (2, 2) and the spots' indices there, reduced.
+    """The cell found, those of twice its area and its equals, (2, 2), and the spots' indices.
 
     A superstructure may be too weak to be seen: the crystal's cell is then larger than the one
     that explains the spots.
@@ -301,6 +269,11 @@ def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:
         cell = np.array(change) @ indexed.lattice
         change = reduce(cell) @ change
         out.append((change @ indexed.lattice, indexed.hk @ change.T))
+    for cell in indexed.alternatives:
+        hk = np.rint(indexed.q @ cell.T)
+        # A main cell, which does not hold all spots, has its own retrieval.
+        if abs(np.linalg.det(cell)) > 0.99 * abs(np.linalg.det(indexed.lattice)):
+            out.append((cell, hk.astype(int)))
     return out
 
 

@@ -8,7 +8,7 @@ from dd2d_jax.lattices.search import FINEST, Fit, square
 from dd2d_jax.lattices.warp import Warp, straight
 
 # This share of true spots has an uncertainty larger by this factor: overlaps, saturated cores.
-_SHARE, _WIDER = 0.15, 3.5
+_SHARE, _WIDER = 0.15, 5.0
 # A spot may be this far from its place, as a share of the shortest reciprocal vector.
 _FARTHEST = 0.2
 # No list is so clean or so bad that fewer than these shares are false or true.
@@ -45,7 +45,8 @@ def settle(
         distance = np.sqrt(square(flat - hk @ basis))
         distance[(hk == 0).all(1)] = np.inf
         good = _own(distance, noise, good, others, basis, max(limit, fit.reach), fit.reach)
-        good = _one_each(hk, distance / noise, good)
+        # Those that are near enough without their uncertainty may be measured twice.
+        good = _one_each(hk, distance / noise, good) | (good & (distance < fit.reach))
     return basis, hk, good, warp
 
 

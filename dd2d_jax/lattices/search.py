@@ -224,10 +224,11 @@ def _vectors(some: np.ndarray) -> np.ndarray:
 
 def shortest(basis: np.ndarray) -> float:
     """The shortest vector of the direct lattice, angstrom, of a reciprocal basis (2, 2)."""
-    return float(_shortest(basis[None])[0])
+    return float(shortest_of(basis[None])[0])
 
 
-def _shortest(bases: np.ndarray) -> np.ndarray:
+def shortest_of(bases: np.ndarray) -> np.ndarray:
+    """The same (n,) of many (n, 2, 2)."""
     direct = _inverse(bases).swapaxes(1, 2)
     steps = np.stack(np.meshgrid(*(np.arange(-4, 5),) * 2), -1).reshape(-1, 2)
     lengths = np.sqrt(square(steps[(steps != 0).any(1)] @ direct))
@@ -243,7 +244,7 @@ def lengthened(fit: Fit, q: np.ndarray) -> Fit:
     if shortest(fit.basis) >= SHORTEST:
         return fit
     bases = FRACTIONS @ fit.basis
-    lengths = _shortest(bases)
+    lengths = shortest_of(bases)
     fits = (INDEX <= 4) & (lengths >= SHORTEST)
     if not fits.any():
         return fit

@@ -18,19 +18,22 @@ from dd2d_jax.lattices.search import (
     INDEX,
     MAX_AREA,
     SAME_INDEX,
+    SHORTEST,
     SUPERCELLS,
     Fit,
     chance,
     lengthened,
     polish,
     search,
+    shortest_of,
     sizes,
     square,
     superlattice,
 )
 
-# Logarithms of how unlikely by chance a superlattice and a whole lattice have to be.
-_SUPERLATTICE, _LATTICE = 5.0, 5.0
+# Logarithms of how unlikely by chance a superlattice, a further lattice and the first one have to
+# be: of random lists of 4 to 12 spots fewer than 1 in 100 reach the last.
+_SUPERLATTICE, _LATTICE, _ALONE = 5.0, 5.0, 7.0
 # Of a lattice in a set: its four numbers, each to about a hundredth of its range.
 _COST = 20.0
 # A further lattice is looked for where this many spots and this share of them are left.
@@ -41,6 +44,8 @@ _OVERLAP = 0.012
 _BEAMS = 24
 # A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
 _LARGE, _SEEN = 15.0, 0.4
+# No main cell is smaller, angstrom^2; graphene's has 5.2.
+_SMALLEST = 4.5
 # Places with two spots, as a share, that make one lattice a mean of several.
 _TWOFOLD = 0.05
 
@@ -73,7 +78,7 @@ def explain(q: np.ndarray, tolerance: float, most: int) -> Explained:
     """
     found = [_grow(q, tolerance, most, MAX_AREA)]
     fits = found[0].fits
-    if most > 1 and len(fits) == 1 and _sparse(fits[0], q):
+    if most > 1 and len(fits) == 1 and sparse(fits[0], q):
         # Twisted lattices have a common, large and mostly empty cell.
         found.append(_grow(q, tolerance, most, fits[0].area / 2.5))
     if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
@@ -98,7 +103,8 @@ def _grow(q: np.ndarray, tolerance: float, most: int, max_area: float) -> Explai
         enough = not found.fits or left.sum() >= max(_LEFT, _LEFT_SHARE * len(q))
         if enough and len(found.fits) < most and not refused:
             new = search(q[left], tolerance, max_area)
-            refused = new is None or significance(new, q[left]) < _LATTICE
+            needed = _LATTICE if found.fits else _ALONE
+            refused = new is None or significance(new, q[left]) < needed
             if not refused:
                 # What explains a lattice's spots and others is its superlattice.
                 moves.append([*(f for f in found.fits if not _holds(new, f)), new.on(q)])
@@ -146,7 +152,8 @@ def _twofold(fit: Fit, q: np.ndarray, tolerance: float) -> bool:
     return len(near) - len(np.unique(near, axis=0)) > max(2, _TWOFOLD * len(near))
 
 
-def _sparse(fit: Fit, q: np.ndarray) -> bool:
+def sparse(fit: Fit, q: np.ndarray) -> bool:
+    """Whether a cell is large and few of its places are seen."""
     places = np.pi * square(q).max() * fit.area
     return fit.area > _LARGE and len(np.unique(fit.hk[fit.good], axis=0)) < _SEEN * places
 
@@ -166,7 +173,7 @@ def _worth(found: Explained, q: np.ndarray) -> float:
         left &= ~mine
         kinds.append(mine)
         total += mine.sum() * -np.log(min(np.pi * fit.reach**2 * fit.area, 1.0)) - _COST
-        total += parent(fit.hk[mine])[1]
+        total += parent(fit.hk[mine], fit.basis)[1]
     for i, fit in enumerate(found.fits):
         total -= max((_coincidence(fit, other) for other in found.fits[:i]), default=0.0)
     if found.doubled.any():
@@ -193,11 +200,12 @@ def _choices(kinds: np.ndarray) -> np.ndarray:
     return (number * np.log(np.maximum(number, 1e-9) / every)).sum((1, 2)) - cost
 
 
-def parent(hk: np.ndarray) -> tuple[np.ndarray | None, float]:
+def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]:
     """The coarser reciprocal lattice on which the strongest of spots hk (K, 2) lie.
 
     Args:
         hk: on a lattice, strongest first.
+        basis: (2, 2) its reciprocal vectors, 1/angstrom.
 
     Returns:
         The integer matrix (2, 2) that takes the lattice's reciprocal basis to the coarser one's,
@@ -213,11 +221,17 @@ def parent(hk: np.ndarray) -> tuple[np.ndarray | None, float]:
     value = number * np.log(INDEX) + (len(hk) - number) * np.log(INDEX / (INDEX - 1))
     value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
     spans = np.array([np.linalg.matrix_rank(hk[o]) == 2 if o.sum() > 2 else False for o in on])
-    value[~spans | (number == len(hk))] = -np.inf
+    coarser = SUPERCELLS.swapaxes(1, 2) @ basis
+    short = (shortest_of(coarser) < SHORTEST) | (np.abs(np.linalg.det(coarser)) > 1 / _SMALLEST)
+    value[~spans | (number == len(hk)) | short] = -np.inf
     best = int(np.argmax(value))
     if value[best] <= 0:
         return None, 0.0
-    return SUPERCELLS[best].T, float(value[best])
+    gain = float(value[best])
+    # Of lattices with the same spots the coarsest: satellites may be absent by a rule of their own.
+    alike = np.flatnonzero((on == on[best]).all(1) & np.isfinite(value))
+    best = int(alike[np.argmax(INDEX[alike])])
+    return SUPERCELLS[best].T, gain
 
 
 def _coincidence(fit: Fit, other: Fit) -> float:
@@ -266,5 +280,6 @@ def _on_rings(fit: Fit, q: np.ndarray, reach: float) -> np.ndarray:
     hk = np.stack(np.meshgrid(*(np.arange(-size, size + 1),) * 2), -1).reshape(-1, 2)
     places = np.sqrt(square(hk[(hk != 0).any(1)] @ fit.basis))
     chord = np.sqrt(np.maximum(reach**2 - (places - radius[:, None]) ** 2, 0.0))
-    share = 2 * np.arcsin(np.minimum(chord / (2 * radius[:, None]), 1.0)) / np.pi
+    across = 2 * np.maximum(radius[:, None], FINEST)
+    share = 2 * np.arcsin(np.minimum(chord / across, 1.0)) / np.pi
     return np.clip(share.sum(1), plane, 1.0)

@@ -10,7 +10,9 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
-from dd2d_jax.lattices.lattice import Indexed
+from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.spots import Conditions
 from dd2d_jax.util.errors import PatternError
 from diffraction.kinematic import tilt_matrix
@@ -45,9 +47,7 @@ def untilted(indexed: Indexed, tilt: Sequence[float], conditions: Conditions) ->
     return dataclasses.replace(indexed, q=in_plane(indexed.q, tilt, wavelength))
 
 
-def from_tilts(
-    patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]
-) -> list[Indexed]:
+def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]) -> list[Indexed]:
     """Every pattern's spots, q as measured, on the lattice of the one with the least tilt.
 
     Args:
@@ -80,6 +80,7 @@ def from_tilts(
     limit = min(_TOLERANCE, _SHARE * np.linalg.norm(basis, axis=1).min())
     out = []
     for number, ((q, intensity, sigma), places) in enumerate(zip(spots, flat, strict=True)):
+        places = reference.warp(places)
         hk = np.rint(places @ reference.lattice.T).astype(int)
         good = (np.linalg.norm(places - hk @ basis, axis=1) < limit) & (hk != 0).any(1)
         if good.sum() < 3:
@@ -87,15 +88,18 @@ def from_tilts(
                 f"pattern {number} at tilt {tuple(values[number].tolist())}: {int(good.sum())} of "
                 f"its spots lie on the lattice of pattern {first}; are the tilts and axes right?"
             )
-        out.append(
-            dataclasses.replace(
-                reference,
-                q=q[good],
-                hk=hk[good],
-                intensity=intensity[good] / intensity[good].max(),
-                intensity_sigma=None if sigma is None else sigma[good] / intensity[good].max(),
-                spots=np.flatnonzero(good),
-                explained=float(good.mean()),
-            )
+        seen = dataclasses.replace(
+            reference,
+            parent=None,
+            satellites=None,
+            warp=Warp(),
+            q=q[good],
+            hk=hk[good],
+            intensity=intensity[good] / intensity[good].max(),
+            intensity_sigma=None if sigma is None else sigma[good] / intensity[good].max(),
+            spots=np.flatnonzero(good),
+            explained=float(good.mean()),
+            strength=float(intensity[good].sum() / intensity.sum()),
         )
+        out.append(with_parent(seen, reference.main))
     return out

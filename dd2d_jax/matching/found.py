@@ -11,7 +11,7 @@ import ase
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.lattices import indexed
 from dd2d_jax.spots import Spots
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Found(Sequence[Candidate]):
     """
 
     candidates: tuple[Candidate, ...]
-    indexed: lattices.Indexed
+    indexed: indexed.Indexed
     searched: int
     none: float = float("nan")
     others: tuple[Found, ...] = ()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.matching.evidence import SOFT
 from dd2d_jax.refinement.fit_model import respond
 from dd2d_jax.refinement.refine import tilt_in_setting
@@ -17,8 +19,13 @@ from dd2d_jax.spots import atom_slots, power_of_two
 from diffraction.crystal import reciprocal
 from diffraction.kinematic import ewald_qz
 
-if TYPE_CHECKING:
-    from dd2d_jax.matching.found import Found
+
+class _Found(Protocol):
+    """What is needed of a `found.Found`, which asks this module."""
+
+    candidates: Sequence[Any]
+    indexed: Indexed
+
 
 # Directions of a tilt that are compared.
 _DIRECTIONS = 24
@@ -50,7 +57,7 @@ class NextTilt:
 
 
 def next_tilt(
-    found: Found, radiation: dx.Electrons | dx.Xrays, size: float = 20.0, q_max: float = 1.25
+    found: _Found, radiation: dx.Electrons | dx.Xrays, size: float = 20.0, q_max: float = 1.25
 ) -> NextTilt:
     """The tilt of `size` degrees whose pattern would separate the first candidates best.
 
@@ -94,7 +101,7 @@ def next_tilt(
 
 
 def _patterns(
-    found: Found, radiation: dx.Electrons | dx.Xrays, flat: np.ndarray, tilts: np.ndarray
+    found: _Found, radiation: dx.Electrons | dx.Xrays, flat: np.ndarray, tilts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log intensities (n, D, K) of all candidates on one scale, at rods `flat` (K, 2) of the
     pattern, and the first one's slopes by its heights (D, K, N), 1/angstrom."""

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.lattices.lattice import Indexed, canonical_spots
+from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.lattices.lattice import canonical_spots
 from dd2d_jax.matching.evidence import SOFT, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strain_between

@@ -14,6 +14,7 @@ import numpy as np
 
 from dd2d_jax.data.duplicates import groups
 from dd2d_jax.images.patterns import as_pattern
+from dd2d_jax.lattices import indexed
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
 from dd2d_jax.libraries.elements import allowed_rows, weights_of
@@ -162,7 +163,7 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
     return next((float(x) for x in known if x is not None), None)
 
 
-def _search(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
+def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     """Candidates for one lattice, seen at one tilt or at several."""
     view = _view(indexed, asked)
     one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
@@ -212,15 +213,15 @@ class _View:
         weighed: the crystals.
     """
 
-    indexed: Sequence[lattices.Indexed]
-    at: lattices.Indexed
+    indexed: Sequence[indexed.Indexed]
+    at: indexed.Indexed
     query: Query
     axes: np.ndarray
     conditions: Conditions
     weighed: Weighed
 
 
-def _view(indexed: Sequence[lattices.Indexed], asked: _Asked) -> _View:
+def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
     library, tilts = asked.library, asked.tilts
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = conditions_at(asked.model, asked.energy)
@@ -279,7 +280,7 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
     return found
 
 
-def _parents(indexed: Sequence[lattices.Indexed], asked: _Asked) -> Found:
+def _parents(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     """Crystals of any elements: what they show is the structure type of a proposal."""
     from dd2d_jax.matching.propose import PARENTS
 
@@ -311,7 +312,7 @@ def _scales(scale_error: float) -> np.ndarray:
 
 
 def _queries(
-    indexed: Sequence[lattices.Indexed],
+    indexed: Sequence[indexed.Indexed],
     setting: np.ndarray,
     query: Query,
     conditions: Conditions,

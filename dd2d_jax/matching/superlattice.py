@@ -12,7 +12,8 @@ import itertools
 import jax
 import numpy as np
 
-from dd2d_jax.lattices.lattice import Indexed, reduce, settings
+from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.lattices.lattice import reduce, settings
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 

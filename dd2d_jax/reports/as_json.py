@@ -9,7 +9,7 @@ from dd2d_jax.lattices.lattice import twist
 from dd2d_jax.util.text import finite
 
 if TYPE_CHECKING:
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate, Found
 
 
@@ -58,6 +58,14 @@ def lattice_dict(found: Indexed) -> dict[str, Any]:
         "explained": found.explained,
         "residual": found.residual,
         "spots": len(found.q),
+        "strength": found.strength,
+        "parent": None if found.parent is None else found.parent.tolist(),
+        "satellites": 0 if found.satellites is None else int(found.satellites.sum()),
+        "alternatives": [one.tolist() for one in found.alternatives],
+        "shift": found.warp.shift.tolist(),
+        "ellipticity": found.warp.ellipticity,
+        "radial": found.warp.radial,
+        "notes": list(found.notes),
     }
 
 

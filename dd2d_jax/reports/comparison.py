@@ -14,7 +14,7 @@ from dd2d_jax.spots import Conditions, both_sides, half_plane, power_of_two
 
 if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate
 
 # Predicted spots weaker than this share of the strongest are left out where none was found.
@@ -124,7 +124,7 @@ def predict(
         for values in (indexed.intensity, indexed.intensity_sigma)
     )
     calculated = np.array([by_hk[i] for i in spots])
-    inside, hidden = _on_image(measured, q)
+    inside, hidden = _on_image(measured, indexed.warp.measured(q))
     kept = inside | seen
     return Predicted(
         *(x[kept] for x in (hk, q, calculated, rows, observed, sigma, hidden & ~seen))

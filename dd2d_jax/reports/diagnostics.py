@@ -9,29 +9,38 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 # Okabe and Ito's colours, which people tell apart whatever colours they see.
 _FOUND, _DOUBTFUL, _REJECTED, _MISSED = "#56b4e9", "#f0e442", "#d55e00", "#cc79a7"
+_LATTICES = ("#0072b2", "#009e73", "#e69f00", "#cc79a7")
 
 
-def plot_steps(measured: Measured, found: Indexed | None = None, note: str = "") -> Figure:
+def plot_steps(
+    measured: Measured,
+    found: Indexed | None = None,
+    note: str = "",
+    others: Sequence[Indexed] = (),
+) -> Figure:
     """Image, spots, radial profile and lattice of a measured pattern.
 
     Args:
         measured: from `measure.measure`.
         found: the lattice, whose places without a spot are shown; None where there is none.
         note: a line for the title, such as why there is no lattice.
+        others: further lattices of the pattern.
     """
     figure = Figure(figsize=(13, 13), layout="constrained")
     axes = figure.subplots(2, 2)
     _image(axes[0, 0], measured)
     _spots(axes[0, 1], measured, found)
     _profile(axes[1, 0], measured)
-    _lattice(axes[1, 1], measured, found)
+    _lattice(axes[1, 1], measured, [*([] if found is None else [found]), *others])
     if note:
         figure.suptitle(note, fontsize=11, parse_math=False, wrap=True)
     return figure
@@ -50,13 +59,14 @@ def missed(measured: Measured, found: Indexed) -> np.ndarray:
     q = grid @ reciprocal
     length = np.linalg.norm(q, axis=1)
     q = q[(length > 0) & (length <= q_max)]
-    place = spots.centre + measured.mapping.pixels(q)
+    seen = found.warp.measured(q)
+    place = spots.centre + measured.mapping.pixels(seen)
     pixel = np.rint(place[:, ::-1]).astype(int)
     inside = ((pixel >= 0) & (pixel < np.array(spots.measured.shape))).all(1)
     inside[inside] &= spots.measured[tuple(pixel[inside].T)]
     near = 0.25 * min(np.linalg.norm(reciprocal, axis=1))
     own = np.asarray(measured.pattern.q, float)
-    away = np.linalg.norm(q[:, None] - own[None], axis=-1).min(1)
+    away = np.linalg.norm(seen[:, None] - own[None], axis=-1).min(1)
     return place[inside & (away > near)]
 
 
@@ -116,33 +126,45 @@ def _profile(ax: Axes, measured: Measured) -> None:
     ax.set_title(f"radial profile, spots {spots.width:.1f} pixels wide (sigma)", fontsize=10)
 
 
-def _lattice(ax: Axes, measured: Measured, found: Indexed | None) -> None:
+def _lattice(ax: Axes, measured: Measured, found: Sequence[Indexed]) -> None:
     q = np.asarray(measured.pattern.q, float)
     root = np.sqrt(np.asarray(measured.pattern.intensity, float))
     limit = 1.08 * np.linalg.norm(q, axis=1).max()
     area = 4 + 120 * root / root.max()
-    on = np.zeros(len(q), bool)
-    title = "no lattice"
-    if found is not None:
-        on = (np.abs(q[:, None] - found.q[None]) < 1e-5).all(-1).any(1)
-        for vector in np.linalg.inv(found.lattice).T:
-            ax.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d55e00"})
+    left = np.ones(len(q), bool)
+    titles = []
+    for number, one in enumerate(found):
         from dd2d_jax.crystals.cell import cell
 
-        a, b, gamma = cell(found.lattice)
-        title = f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees"
-    ax.scatter(*q[on].T, s=area[on], color="#0072b2", label=f"on the lattice ({on.sum()})")
-    if (~on).any():
-        ax.scatter(*q[~on].T, s=area[~on], color="#d55e00", label=f"not on it ({(~on).sum()})")
-    if found is not None:
-        ideal = found.hk @ np.linalg.inv(found.lattice).T
+        color = _LATTICES[number % len(_LATTICES)]
+        # Where they were measured, a distortion or a wrong centre included.
+        for vector in np.linalg.inv(one.lattice).T:
+            tip, origin = one.warp.measured(np.stack([vector, 0 * vector]))
+            ax.annotate("", tip, origin, arrowprops={"arrowstyle": "->", "color": color})
+        mine = np.zeros(len(q), bool)
+        mine[one.spots] = True
+        weak = np.zeros(len(q), bool)
+        if one.satellites is not None:
+            weak[one.spots[one.satellites]] = True
+        name = "on the lattice" if len(found) == 1 else f"on lattice {number + 1}"
+        ax.scatter(*q[mine & ~weak].T, s=area[mine & ~weak], color=color,
+                   label=f"{name} ({(mine & ~weak).sum()})")  # fmt: skip
+        if weak.any():
+            ax.scatter(*q[weak].T, s=area[weak] + 8, fc="none", ec=color,
+                       label=f"satellites ({weak.sum()})")  # fmt: skip
+        left &= ~mine
+        ideal = one.warp.measured(one.hk @ np.linalg.inv(one.lattice).T)
         ax.scatter(*ideal.T, s=14, marker="+", color="black", linewidths=0.6)
+        a, b, gamma = cell(one.lattice)
+        titles.append(f"a = {a:.3f} A, b = {b:.3f} A, gamma = {gamma:.1f} degrees")
+    if left.any():
+        ax.scatter(*q[left].T, s=area[left], color="#d55e00", label=f"not on it ({left.sum()})")
     ax.plot(0, 0, "+", color="black", markersize=9)
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.set_xlabel("q$_x$ (1/Å)")
     ax.set_ylabel("q$_y$ (1/Å)")
     ax.legend(fontsize=8, loc="upper right")
-    ax.set_title(title, fontsize=10)
+    ax.set_title("\n".join(titles) or "no lattice", fontsize=10)
 
 
 def show(ax: Axes, values: np.ndarray, colors: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ase
 
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
 
 # Predicted spots of one candidate that are drawn, the strongest.
 SPOTS = 500
@@ -36,7 +36,7 @@ class Frame:
     """
 
     def __init__(self, indexed: Indexed, measured: Measured | None):
-        self._measured = measured
+        self._measured, self._warp = measured, indexed.warp
         if measured is None:
             self._limit = 1.08 * float(np.linalg.norm(indexed.q, axis=1).max())
             self.height, self.pictures = _ACROSS, ()
@@ -55,7 +55,7 @@ class Frame:
         """Places q (M, 2) in the overlay."""
         if self._measured is None:
             return _ACROSS / 2 * (1 + np.asarray(q) / self._limit * [1, -1])
-        return self.of_pixels(pixels(self._measured, q))
+        return self.of_pixels(pixels(self._measured, self._warp.measured(q)))
 
 
 def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import diffraction as dx
     from dd2d_jax.images.calibration import Calibration
     from dd2d_jax.images.measurement import Measured
-    from dd2d_jax.lattices.lattice import Indexed
+    from dd2d_jax.lattices.indexed import Indexed
     from dd2d_jax.matching.found import Candidate, Found
 
 
@@ -263,6 +263,7 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
         "a, b (A)": f"{a:.3f}, {b:.3f}",
         "gamma (degrees)": f"{gamma:.2f}",
         "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice",
+        "intensity on it": f"{100 * found.strength:.0f} %",
         "from its places (1/A, rms)": f"{found.residual:.4f}",
         "saturated, rejected": f"{spots.saturated.sum()}, {len(spots.rejected)}",
         "centre (pixels)": f"{spots.centre[0]:.2f}, {spots.centre[1]:.2f}",
@@ -281,6 +282,9 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
         rows["radial term (1/pixel^2)"] = f"{mapping.radial:.3g}"
     if energy is not None:
         rows["energy (keV)"] = f"{energy:g}"
+    notes = dict.fromkeys(note for one in lattices for note in one.notes)
+    if notes:
+        rows["note"] = "\n".join(notes)
     return _facts(rows)
 
 

@@ -181,7 +181,7 @@ def test_an_image_without_spots_is_one_clear_line(image, says):
 @pytest.mark.parametrize("name", ["chelsea.png", "camera.png", "gravel.png"])
 def test_a_photograph_is_no_lattice(name):
     image = read_image(Path(skimage.data.__file__).parent / name)
-    with pytest.raises(PatternError, match="lattice"):
+    with pytest.raises(PatternError, match="lattice|spot"):
         lattice.find(measure(image, 0.01).pattern)
 
 
@@ -293,8 +293,8 @@ def test_a_truncated_image_is_refused(tmp_path):
 
 
 def test_the_measured_spots_of_moo3_lie_on_its_rectangle(shared_data):
-    pattern = read_pattern(shared_data / "experiment" / "moo3_20cm.tif", scale=0.01)
-    assert 70 < int(pattern.mask.sum()) < 110
+    pattern = read_pattern(shared_data / "experiment" / "moo3_20cm.tif", scale=0.0106)
+    assert 60 < int(pattern.mask.sum()) < 110
     # The image is sheared and stretched: spots stray by up to 0.03 1/angstrom, the cell by 5 %.
     found = lattice.find(pattern, tolerance=0.025)
-    np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), [3.70, 3.96], rtol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), [3.70, 3.96], rtol=0.03)

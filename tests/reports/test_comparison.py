@@ -12,12 +12,12 @@ from found_example import make_found
 import diffraction as dx
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
-from dd2d_jax.lattices import lattice
+from dd2d_jax.lattices import indexed, lattice
 from dd2d_jax.reports import comparison
 from dd2d_jax.reports.comparison import Predicted, families
 
 
-def janus() -> tuple[ase.Atoms, dx.Pattern, lattice.Indexed]:
+def janus() -> tuple[ase.Atoms, dx.Pattern, indexed.Indexed]:
     """A layer whose pattern has few symmetries, turned."""
     atoms = mx2("MoS2", vacuum=8)
     atoms.positions[1, :2] += (0.3, 0.2)

@@ -1,0 +1,49 @@
+"""Lines about a lattice that a person should read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dd2d_jax.lattices.reduction import reduce
+
+if TYPE_CHECKING:
+    from dd2d_jax.lattices.indexed import Indexed
+
+
+def notes(found: Indexed, spots: int) -> tuple[str, ...]:
+    """What a person should know of a lattice found among so many spots."""
+    lines, warp = [], found.warp
+    away = float(np.hypot(*warp.shift))
+    shortest = float(np.linalg.norm(np.linalg.inv(found.lattice), axis=0).min())
+    if away > 0.1 * shortest:
+        doubt = "; the next places of the lattice may be the beam as well" * (away > 0.3 * shortest)
+        lines.append(
+            f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
+            f"centre that was told: it was moved there{doubt}"
+        )
+    if warp.stretch or warp.radial:
+        furthest = float(np.square(found.q).sum(1).max())
+        lines.append(
+            f"the pattern is distorted: {100 * warp.ellipticity:.1f} % elliptic, "
+            f"{100 * warp.radial * furthest:+.1f} % radially at its outermost spot; the lattice is "
+            "that of the straightened pattern (calibrate the camera to be sure)"
+        )
+    if found.alternatives:
+        sizes = [np.linalg.norm(c, axis=1) for c in found.alternatives]
+        cells = ", ".join(f"{a:.2f} x {b:.2f} A" for a, b in sizes[:3])
+        lines.append(f"the spots do not rule out other cells: {cells}")
+    if found.parent is not None:
+        a, b = np.sort(np.linalg.norm(reduce(found.main) @ found.main, axis=1))
+        lines.append(
+            f"{int(found.satellites.sum())} weak spots are those of a superlattice, "
+            f"{round(abs(np.linalg.det(found.parent)))} times the main cell of {a:.3f} x {b:.3f} A"
+        )
+    elsewhere = spots - len(found.q)
+    if found.explained < 0.5:
+        lines.append(
+            f"{elsewhere} of {spots} spots are not on this lattice, with "
+            f"{100 * (1 - found.strength):.0f} % of the intensity"
+        )
+    return tuple(lines)

@@ -1,0 +1,42 @@
+"""The centre is where mates of like intensity are opposite of each other."""
+
+import drawn
+import numpy as np
+import pytest
+
+from dd2d_jax.images.centre import find_centre
+from dd2d_jax.images.spot_finding import find_spots
+
+
+def found(places, strength, centre, halo=20.0):
+    image = drawn.expected(places, strength, centre=centre, halo=halo)
+    return find_centre(image, np.ones(image.shape, bool), places, strength, 1.6)
+
+
+@pytest.mark.parametrize("centre", [(128.4, 126.7), (90.2, 160.5), (60.0, 75.0)])
+def test_like_intensities_say_which_lattice_point_is_the_centre(centre):
+    places, strength = drawn.lattice(centre=centre)
+    centre_found = found(places, strength, centre)
+    np.testing.assert_allclose(centre_found.place, centre, atol=0.05)
+    assert centre_found.support > 0.9 and not len(centre_found.others)
+
+
+def test_without_halo_or_intensities_the_centre_is_not_sure():
+    places, strength = drawn.lattice(centre=(100.0, 128.0))
+    assert len(found(places, np.ones(len(strength)), (100.0, 128.0), halo=0.0).others)
+
+
+def test_a_beam_near_the_edge_is_found_in_the_image_itself():
+    places, strength = drawn.lattice(centre=(45.3, 60.8))
+    image = drawn.expected(places, strength, centre=(45.3, 60.8), halo=60.0)
+    spots = find_spots(drawn.counted(image))
+    np.testing.assert_allclose(spots.centre, (45.3, 60.8), atol=0.5)
+
+
+def test_a_beam_outside_of_the_image_can_be_told():
+    places, strength = drawn.lattice(centre=(-20.0, 128.0))
+    image = drawn.counted(drawn.expected(places, 5 * strength, centre=(-20.0, 128.0)))
+    spots = find_spots(image, centre=(-20.0, 128.0))
+    missed, none = drawn.matched(spots.position, places[strength > 0.1])
+    np.testing.assert_array_equal(spots.centre, (-20.0, 128.0))
+    assert missed == 0 and len(spots.position) >= 4
