@@ -6,6 +6,9 @@ ones and the best wrong ones fit was learnt: a logistic function of a few number
 candidate (`features`), fitted to patterns of C2DB's training part with their crystal in the library
 and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
 
+A structure of any kind, random intensities about a smooth envelope, is a second way to be absent
+(`log_odds_of_any`): it rules where nothing in the library is like the pattern's crystal.
+
 Beside that stands what never happened: a crystal whose R1, strain or shear is larger than that of
 any true crystal among these patterns has a few per cent at most.
 """
@@ -20,10 +23,12 @@ import jax
 import numpy as np
 
 from dd2d_jax.matching.hypotheses import TEMPERATURE
-from dd2d_jax.matching.rerank import Query, Weighing, log_none
+from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
+# Strain and shear within which crystals count as of the pattern's cell.
+NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.
 _AT_MOST = 0.03
 NAMES = (
@@ -93,6 +98,26 @@ def log_odds(features: np.ndarray) -> float:
     return float(np.asarray(features) @ np.array([told["weights"][name] for name in NAMES]))
 
 
+def log_odds_of_any(
+    weighing: Weighing, log_prior: np.ndarray, log_none: float, near: int, size: int
+) -> float:
+    """The same for a structure of any kind, of a cell as frequent as in the library.
+
+    Args:
+        weighing: of the candidates.
+        log_prior: (n,) of each.
+        log_none: from `rerank.log_none`.
+        near: crystals of the library that may be returned and whose cell lies within `NEAR`.
+        size: crystals of the library that may be returned.
+    """
+    stretch, shear = NEAR
+    density = (near + 1) / (size + 1) / (2 * stretch * np.pi * shear**2)
+    # The crystals' densities lack this factor, too.
+    cell = 1.5 * np.log(2 * np.pi) + np.log(density)
+    crystals = np.log1p(-NONE) + np.logaddexp.reduce(weighing.value + log_prior)
+    return float((log_none - LOG_ANY_CELL) / TEMPERATURE + cell + np.log(NONE) - crystals)
+
+
 def possible(weighing: Weighing) -> np.ndarray:
     """(n,) False where a crystal fits as no true one ever did."""
     most = _told()["limits"]
@@ -103,10 +128,10 @@ def possible(weighing: Weighing) -> np.ndarray:
     )
 
 
-def probabilities(
+def log_probabilities(
     weighing: Weighing, log_prior: np.ndarray, log_odds_none: float
 ) -> tuple[np.ndarray, float]:
-    """Probabilities (n,) of candidates and that of "none of these"; together 1.
+    """Logarithms (n,) of candidates' probabilities and the probability of none; together 1.
 
     Args:
         weighing: of the candidates.
@@ -114,12 +139,13 @@ def probabilities(
         log_odds_none: from `log_odds`.
     """
     total = weighing.value + log_prior
-    there = possible(weighing)
-    share = np.exp(total - np.logaddexp.reduce(total))
+    share = total - np.logaddexp.reduce(total)
     none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
     # What cannot be leaves its probability to none, but for a little.
-    kept = np.where(there, share * (1 - none), share * min(1 - none, _AT_MOST))
-    return kept, float(1 - kept.sum())
+    there = possible(weighing)
+    kept = np.where(there, 1 - none, min(1 - none, _AT_MOST))
+    lost = float((np.exp(share) * (1 - none - kept)).sum())
+    return share + np.log(np.maximum(kept, 1e-300)), float(none + lost)
 
 
 @functools.cache

@@ -32,6 +32,8 @@ _ALL = 512
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
 # likely as another, the probability that a spot is missed, and the range of strain and shears.
 _LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
+# Log-density of any cell, without the factor that the crystals' lack.
+LOG_ANY_CELL = 1.5 * np.log(2 * np.pi) - np.log(_CELLS)
 
 
 @jax.tree_util.register_dataclass
@@ -208,4 +210,4 @@ def log_none(query: Query) -> float:
     value += measured.sum() * np.log1p(-_MISSING)
     # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
     value += 0.5 * measured.sum() * np.log(2 * np.pi)
-    return float(value + 1.5 * np.log(2 * np.pi) - np.log(_CELLS))
+    return float(value + LOG_ANY_CELL)

@@ -12,15 +12,19 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.absent import NONE, features, log_odds, probabilities
+from dd2d_jax.matching.absent import (
+    NEAR,
+    NONE,
+    features,
+    log_odds,
+    log_odds_of_any,
+    log_probabilities,
+)
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
-
-# Strain and shear within which crystals count as of the pattern's cell.
-NEAR = 0.03, 0.01
 
 
 class Weighed(NamedTuple):
@@ -90,17 +94,20 @@ def weigh_library(
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     prior = log_prior[short.rows]
-    about = features(weighing, prior, short.crystals.formula, query, _near(library, query, allowed))
-    probability, none = probabilities(weighing, prior, log_odds(about))
-    order = np.argsort(-probability, kind="stable")
-    odds = _log(probability) - _log(none)
+    near = _near(library, query, allowed)
+    about = features(weighing, prior, short.crystals.formula, query, near)
+    nothing = log_none(query) + math.log(scales)
+    any_kind = log_odds_of_any(weighing, prior, nothing, near, int(allowed.sum()))
+    log_p, none = log_probabilities(weighing, prior, float(np.logaddexp(log_odds(about), any_kind)))
+    # Also where they are too small for a number.
+    order = np.argsort(-log_p, kind="stable")
+    odds = log_p - math.log(max(none, 1e-300))
     # Of a library in which all crystals are as likely, so that the score is the pattern's alone.
     value = odds - prior + math.log(NONE / (1 - NONE))
-    nothing = log_none(query) + math.log(scales)
     either = np.append(weighing.value + prior, nothing / TEMPERATURE + math.log(NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        weighing.setting[order], value[order], probability[order], odds[order], none,
+        weighing.setting[order], value[order], np.exp(log_p[order]), odds[order], none,
         nothing, float(np.logaddexp.reduce(either)),
     )  # fmt: skip
 
@@ -109,7 +116,3 @@ def _near(library: Library, query: Query, allowed: np.ndarray) -> int:
     """Number of crystals that may be returned and whose cell is nearly the pattern's."""
     rows = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
     return int(allowed[rows].sum())
-
-
-def _log(probability: np.ndarray | float) -> np.ndarray:
-    return np.log(np.maximum(probability, 1e-300))
