@@ -1,5 +1,6 @@
 """The names that users type, as they type them."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import graphene, mx2
 from paths import ROOT
+from rich.console import Console
 
 import dd2d_jax
 import diffraction as dx
@@ -63,7 +65,7 @@ def test_every_public_name_is_there():
         for name in module.__all__:
             assert getattr(module, name).__doc__, name
         assert sorted(module.__all__) == sorted(set(module.__all__))
-    with pytest.raises(AttributeError, match="no attribute 'retreive'"):
+    with pytest.raises(AttributeError, match="retreive"):
         dd2d_jax.retreive  # noqa: B018
 
 
@@ -104,7 +106,9 @@ def test_retrieval_as_the_users_type_it(model, tmp_path):
     assert isinstance(first, dd2d_jax.Candidate) and isinstance(found, dd2d_jax.Found)
     assert isinstance(first.structure, Atoms)
     assert first.r_factor < 1e-3 < first.score
-    assert found.table().row_count == 3
+    text = io.StringIO()
+    Console(file=text, width=160).print(found.table(every=True))
+    assert len(found) == 3 and all(one.uid in text.getvalue() for one in found)
     assert found.plot().axes
     found.write(tmp_path / "found")
     assert list((tmp_path / "found").rglob("*.cif"))
@@ -160,7 +164,7 @@ def test_what_is_known_of_a_pattern_counts(defaults):
         best = dd2d_jax.retrieve(flat, library, model, k=1, scale_error=error)[0]
         assert best.uid == "1H-MoS2"
         sure.append(best.probability)
-    assert sure[0] > sure[1] > sure[2] - 0.05
+    assert sure[0] > sure[1] > sure[2] - 0.1
 
 
 @pytest.mark.parametrize("formula", TEXTBOOK)

@@ -11,12 +11,12 @@ from paths import ROOT
 
 import dd2d_jax
 import diffraction
-from configs import base, paper, smoke
+from configs import base, paper, smoke, twin
 from dd2d_jax.commands import main as cli
 from train import main
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CONFIGS = {"base": base, "paper": paper, "smoke": smoke}
+CONFIGS = {"base": base, "paper": paper, "smoke": smoke, "twin": twin}
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?:    .*\n|\n(?=    ))+")
 

@@ -212,7 +212,7 @@ _atom_site_fract_z
         ("s.xyz", "1000000000000\n\nC 0 0 0\n", "says 1000000000000 atoms"),
         ("s.xyz", "1\nProperties=species:S:1:pos:R:99999999\nC 0 0 0\n", "1000 columns"),
         ("s.cif", CIF + "<" * 10**6, "a line of more than 10000 bytes"),
-        ("s.cif", CIF + "C 0.1 0.1 0.5\n" * 1001, "1001 sites"),
+        ("s.cif", CIF + "C 0.1 0.1 0.5\n" * 4001, "4001 sites"),
         ("s.cif", "data_x\n" * 100_001, "100001 blocks"),
         ("s.xyz", "1\n\nC 0 0 0\n" * 1001, "more than 1000 structures"),
         ("s.xsf", "ANIMSTEPS 1000000000000\nCRYSTAL\n" + "[" * 10**5, "a line of more than"),

@@ -15,7 +15,8 @@ import tiny
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from train import accuracy, hosts, loop, step
+from dd2d_jax.networks.disturbances import LEVELS
+from train import hosts, loop, step
 
 TABLE = {"clean": {"split": {}, "full": {}}}
 
@@ -33,16 +34,16 @@ def train(folder: Path, settings: ConfigDict, validation) -> None:
     rows = np.random.default_rng(0).permutation(32)
     splits = {"train": rows[:24], "validation": rows[24:28], "test": rows[28:]}
     loop.inputs.load_crystals = lambda _: (tiny.crystals(), splits)
-    accuracy.split_accuracy = validation
-    accuracy.test_table = lambda *_: TABLE
-    accuracy.print_table = lambda *_: None
+    loop.split_accuracy = validation
+    loop.test_table = lambda *_: TABLE
+    loop.print_table = lambda *_: None
     folder.mkdir(exist_ok=True)
     loop.train_and_evaluate(settings, folder, Console(quiet=True))
 
 
 def found(top1: float) -> dict:
     """What an evaluation finds."""
-    return {level: {f"top{k}": top1 for k in (1, 3, 5, 10)} for level in ("clean", "perturbed")}
+    return {level: {f"top{k}": top1 for k in (1, 3, 5, 10)} for level in LEVELS}
 
 
 def refused(action) -> str:

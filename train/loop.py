@@ -72,6 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
         Stopped: SIGTERM or Ctrl-C came; the same call goes on.
         FloatingPointError: the loss or the gradient is no number.
     """
+    _check_config(config)
     crystals, splits = hosts.together(lambda: inputs.load_crystals(config))
     hosts.check_same("crystals", crystals.uid, crystals.crystal.positions, *splits.values())
     _check_sizes(config, splits)
@@ -262,6 +263,13 @@ def _stopped(config: ConfigDict, best: Best) -> bool:
     return bool(config.train.patience) and best.waited >= config.train.patience
 
 
+def _check_config(config: ConfigDict) -> None:
+    train = config.train
+    for name, least in (("batch", 1), ("steps", 0), ("evaluate_every", 1), ("patience", 0)):
+        if train[name] < least:
+            raise ValueError(f"config.train.{name} = {train[name]} must be at least {least}")
+
+
 def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
     for name, rows in splits.items():
         if len(rows) == 0:
@@ -270,9 +278,6 @@ def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:
                 "are needed"
             )
     train = config.train
-    for name, least in (("batch", 1), ("steps", 0), ("evaluate_every", 1), ("patience", 0)):
-        if train[name] < least:
-            raise ValueError(f"config.train.{name} = {train[name]} must be at least {least}")
     if train.batch > len(splits["train"]):
         raise ValueError(
             f"config.train.batch = {train.batch} is more than the {len(splits['train'])} crystals "

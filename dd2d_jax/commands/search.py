@@ -207,6 +207,7 @@ def add_propose(commands: Any) -> None:
 
 
 def _propose(args: argparse.Namespace) -> None:
+    from dd2d_jax.libraries.elements import allowed_rows
     from dd2d_jax.libraries.library import Library
     from dd2d_jax.matching.propose import PARENTS, propose
     from dd2d_jax.matching.retrieval import retrieve
@@ -223,7 +224,8 @@ def _propose(args: argparse.Namespace) -> None:
         try:
             parents = retrieve(pattern, library, model, max(args.k, PARENTS))
             found = parents
-            if any(limits.values()) or args.no_prior:
+            held = allowed_rows(library, **limits, needed=False).any()
+            if held and (any(limits.values()) or args.no_prior):
                 found = retrieve(
                     pattern, library, model, args.k, prior=not args.no_prior, **limits
                 )

@@ -169,7 +169,8 @@ def _scatter(
         return _squares(filtered, used, width, tail)
     ring = _rings(filtered, used, radius, max(2.0, 1.5 * width), tail)
     # Where the surroundings are more uneven than others at like radius, theirs counts.
-    scale = ring + 1e-3 * np.median(ring) + 1e-30
+    # A floor without any noise has no unevenness that could be told.
+    scale = ring + 1e-3 * np.median(ring) + 1e-7 * np.ptp(filtered) + 1e-30
     return ring * np.maximum(0.9 * _squares(filtered / scale, used, width, tail), 1.0)
 
 
@@ -336,12 +337,19 @@ def spot_width(residual: np.ndarray, outer: np.ndarray) -> float:
 
 
 def stopped(
-    image: np.ndarray, measured: np.ndarray, level: np.ndarray, radius: np.ndarray, width: float
+    image: np.ndarray,
+    measured: np.ndarray,
+    level: np.ndarray,
+    radius: np.ndarray,
+    width: float,
+    gain: float | None,
 ) -> np.ndarray:
     """(H, W) True behind the beam stop, and near its edge: far darker than like radii."""
     residual = ndimage.gaussian_filter(np.where(measured, image - level, 0), width)
     # Of whole rings: the stop takes a small part of each.
     spread = _rings(residual, measured, radius, max(2.0, 1.5 * width), False)
+    if gain:  # where hardly an electron came, none is no sign of a stop
+        spread = np.maximum(spread, passed(width) * np.sqrt(np.maximum(level, 0) * gain))
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
     slope = np.hypot(*np.gradient(level))
     level = level - np.quantile(image[measured], 0.001)

@@ -43,6 +43,8 @@ _USUAL = (2.0, 2.0, 0.02, 0.02)
 # Share of the variance that noise is taken for at most, and, of the rest, that the rings of a
 # powder without texture explain at least: 25 to 40 % of strongly textured rings, 3 % of spots.
 _NOISE, _POWDER = 0.7, 0.1
+# Angstrom^2: what is left of the rings' fall-off where the detector's own is the other way.
+_LEAST_B = -2.0
 # Pixels along the longer side of the image in which the rings' centre is looked for.
 _SIDE = 192
 
@@ -363,7 +365,9 @@ class _Fit:
         spotty = self.sectors.powder_share(self.rings(x)) < _POWDER * (1 - noise / whole)
         if spotty:
             raise PatternError(f"no rings of {material} in the image: what lies on them is spots")
-        if explained < _EXPLAINED or abs(x[2]) > 0.1 or np.hypot(x[3], x[4]) > 0.2:
+        # No powder's outer rings are that much stronger than its inner ones.
+        far = abs(x[2]) > 0.1 or np.hypot(x[3], x[4]) > 0.2 or x[6] < _LEAST_B
+        if explained < _EXPLAINED or far:
             raise PatternError(
                 f"no rings of {material} in the image: where they fit best they explain only "
                 f"{max(explained, 0):.0%} of what is above background and noise"

@@ -258,7 +258,7 @@ def _around(
     level = background.level_of(image, measured, radius, pixels.gain)
     beam = background.beam_radius(level, radius)
     if beam_stop:
-        hidden = background.stopped(image, measured, level, radius, width)
+        hidden = background.stopped(image, measured, level, radius, width, pixels.gain)
         if hidden.any():
             measured = measured & ~hidden
             level = background.level_of(image, measured, radius, pixels.gain)

@@ -22,6 +22,8 @@ from dd2d_jax.util.errors import PatternError
 
 # Spots weaker than this, relative to the strongest, say nothing about the lattice.
 _FAINT = 1e-5
+# The strongest of so many spots say what the lattice is; more take minutes.
+_MOST = 1500
 # Fewer spots have no lattice that chance would not give.
 _FEWEST = 4
 # A further lattice has so many spots of its own at least.
@@ -104,7 +106,7 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
         raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
     q, intensity, sigma, rows = checked(pattern)
     keep = np.flatnonzero(intensity > _FAINT)
-    order = keep[np.argsort(-intensity[keep], kind="stable")]
+    order = keep[np.argsort(-intensity[keep], kind="stable")][:_MOST]
     q, intensity, rows = q[order], intensity[order], rows[order]
     sigma = sigma if sigma is None else sigma[order]
     if len(q) < _FEWEST:
@@ -132,7 +134,11 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
         furthest = float(np.linalg.norm(hk[good] @ basis, axis=1).max())
         basis, whole = symmetric(basis, whole, furthest)
         settled = [(basis, hk, good, whole)]
-    return [_indexed(one, q, intensity, sigma, rows) for one in settled]
+    out = [_indexed(one, q, intensity, sigma, rows) for one in settled]
+    if len(keep) > _MOST:
+        note = f"of {len(keep)} spots the strongest {_MOST} were used"
+        out = [dataclasses.replace(one, notes=(note, *one.notes)) for one in out]
+    return out
 
 
 def _distinct(settled: list[tuple]) -> list[tuple]:

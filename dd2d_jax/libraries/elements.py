@@ -28,6 +28,7 @@ def allowed_rows(
     contains: str | Sequence[str] | None = None,
     excludes: str | Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
+    needed: bool = True,
 ) -> np.ndarray:
     """(n,) True for crystals made only of `elements`, with all of `contains`, none of `excludes`.
 
@@ -37,9 +38,10 @@ def allowed_rows(
         contains: each of these must be there.
         excludes: none of these may be.
         weights: see `weights_of`.
+        needed: that there is none is an error.
 
     Raises:
-        ValueError: an unknown element, or no such crystal.
+        ValueError: an unknown element, or no such crystal where one is needed.
     """
     allowed = np.ones(len(library), bool)
     said = []
@@ -56,7 +58,7 @@ def allowed_rows(
         without = element_symbols(excludes)
         allowed &= _rows(bits, lambda mask: (mask & _mask(without)) == 0)
         said.append(f"without {_list(without)}")
-    if not allowed.any():
+    if needed and not allowed.any():
         raise ValueError(f"the library has no crystal {', '.join(said)}")
     return allowed
 

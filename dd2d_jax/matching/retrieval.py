@@ -119,7 +119,9 @@ def retrieve(
     if not isinstance(library, Library):
         library = _default_library() if library is None else Library.load(library)
     library.check(model)
-    allowed = allowed_rows(library, elements, contains, excludes, weights)
+    allowed = allowed_rows(library, elements, contains, excludes, weights, needed=not propose)
+    if not allowed.any():  # proposals may be of other elements than all of the library's
+        allowed = np.ones(len(library), bool)
     asked = _Asked(
         library, model, allowed,
         log_prior(library, allowed, weights_of(library, weights), prior),

@@ -131,8 +131,9 @@ def _profile(ax: Axes, measured: Measured) -> None:
 def _lattice(ax: Axes, measured: Measured, found: Sequence[Indexed]) -> None:
     q = np.asarray(measured.pattern.q, float)
     root = np.sqrt(np.asarray(measured.pattern.intensity, float))
-    limit = 1.08 * np.linalg.norm(q, axis=1).max()
-    area = 4 + 120 * root / root.max()
+    # An image may be refused for having no spot at all.
+    limit = 1.08 * np.linalg.norm(q, axis=1).max(initial=1e-3)
+    area = 4 + 120 * root / root.max(initial=1e-30)
     left = np.ones(len(q), bool)
     titles = []
     for number, one in enumerate(found):

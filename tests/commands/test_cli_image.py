@@ -85,7 +85,7 @@ def test_pattern_json_holds_lattice_and_spots(dd2d):
         ("pattern plain.npy", "plain.npy: an image needs its scale"),
         ("pattern nowhere.tif --scale 0.01", "nowhere.tif: no such file"),
         ("pattern black.png --scale 0.01", "black.png: the image has no spots: every pixel is 0"),
-        ("pattern cat.png --scale 0.01", "cat.png: this is no diffraction pattern of a lattice"),
+        ("pattern cat.png --scale 0.01", "cat.png: no spot in the image stands above the noise"),
         ("pattern graphene.tif --mask cat.png", "a mask of shape"),
         ("pattern graphene.tif --mask hidden.npy", "the mask leaves 0.61 % of the pixels"),
         ("pattern graphene.tif --calibration c.json", "c.json: no such file"),
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_one_line(dd2d, line, says):
     ("line", "step"),
     [
         ("black.png --scale 0.01", "spots"),
-        ("cat.png --scale 0.01", "symmetry"),
+        ("cat.png --scale 0.01", "spots"),
         ("plain.npy", "scale"),
         ("pairs.tif", "lattice"),
     ],

@@ -66,7 +66,7 @@ def test_a_turned_setting_gets_the_same_tilt_of_the_pattern():
     for one in pair:
         one.axes = np.eye(2)
     assert distance(pair, np.array(there.tilt) @ turn.T) >= 0.9 * distance(pair, plain.tilt)
-    assert there.separation == pytest.approx(plain.separation, rel=0.02)
+    assert there.separation == pytest.approx(plain.separation, rel=0.05)
 
 
 def test_of_one_candidate_the_heights_decide():

@@ -102,7 +102,8 @@ def test_two_processes_of_two_devices_train_as_one_device(pair):
 def test_only_the_first_writes_and_it_writes_all(pair):
     names = {path.name for path in (pair[0] / "run").iterdir()}
     assert names == {
-        "config.json", "metrics.jsonl", "test.json", "validation.db", "test.db", "latest", "best",
+        "config.json", "data.json", "metrics.jsonl", "test.json", "validation.db", "test.db",
+        "latest", "best",
     }  # fmt: skip
     assert json.loads((pair[0] / "run" / "test.json").read_text()) == two_hosts.TABLE
 
