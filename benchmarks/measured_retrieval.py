@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 from rich.console import Console
 from rich.table import Table
 
@@ -177,7 +178,7 @@ def _asked(
     for mode in modes:
         options: dict[str, Any] = {"k": 100, "energy": case.energy}
         if mode == "elements":
-            options["elements"] = [dx.form_factors.SYMBOLS[z] for z in numbers]
+            options["elements"] = [chemical_symbols[z] for z in numbers]
         searched = library.without(own) if mode == "absent" else library
         begin = time.perf_counter()
         try:
