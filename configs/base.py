@@ -30,6 +30,36 @@ def get_config() -> ConfigDict:
     # Spot pairs (q and -q) that the encoders read, the strongest first.
     config.diffraction.tokens = 48
 
+    _disturb(config)
+    config.microscope = _microscope()
+
+    # For networks that read atoms: a crystal's origin, cell and frame are free, and each time it
+    # is described another way.
+    config.redescription = ConfigDict()
+    # Share of the crystals whose origin is anywhere.
+    config.redescription.origin = 0.0
+    # Share of the crystals with another cell of the same lattice.
+    config.redescription.cell = 0.0
+    # Most that a crystal is turned in the plane, either way.
+    config.redescription.rotation = 0.0  # degrees
+
+    config.model = ConfigDict()
+    # default (reads spots), atoms (configs/twin.py) or paper (configs/paper.py).
+    config.model.name = "default"
+    config.model.width = 128
+    config.model.layers = 3
+    config.model.heads = 4
+    config.model.embedding = 128
+    # Of residuals, embeddings and keys, in networks that read atoms.
+    config.model.dropout = 0.0
+    # Compute type; parameters stay float32.
+    config.model.dtype = "float32"
+
+    config.train = _train()
+    return config
+
+
+def _disturb(config: ConfigDict) -> None:
     # The most that disturbs a training query (see dd2d_jax.networks.disturbances); each sample
     # draws its own share of it, from none to all.
     config.disturbance = ConfigDict()
@@ -60,82 +90,65 @@ def get_config() -> ConfigDict:
     config.measured.missing = 0.25
     config.measured.floor = 0.003
 
+
+def _microscope() -> ConfigDict:
     # And so many as cameras and real flakes give them: everything that `measured` is and what
     # follows, each by itself from nothing to the most that is seen.
-    config.microscope = ConfigDict()
-    config.microscope.share = 0.0
+    part = ConfigDict()
+    part.share = 0.0
     # The optics, as for `measured`.
-    config.microscope.scale = 0.025
-    config.microscope.ellipticity = 0.012
-    config.microscope.wedge = 24.0  # degrees
-    config.microscope.missing = 0.25
+    part.scale = 0.025
+    part.ellipticity = 0.012
+    part.wedge = 24.0  # degrees
+    part.missing = 0.25
     # A flake lies on its support as it fell, and is bent: zone axes are off by a few degrees.
-    config.microscope.tilt = 6.0  # degrees
+    part.tilt = 6.0  # degrees
     # Multiple scattering: kinematic intensities are off by 20 to 60 % even for one layer.
-    config.microscope.noise = 0.4
+    part.noise = 0.4
     # Soft layers at room temperature and beam damage; the library is simulated at 0.5.
-    config.microscope.b_iso = 0.5  # angstrom^2
-    config.microscope.b_more = 2.5  # angstrom^2
+    part.b_iso = 0.5  # angstrom^2
+    part.b_more = 2.5  # angstrom^2
     # A background taken off too far or too little, and the detector's own falling off.
-    config.microscope.slope = 0.6  # angstrom^2
+    part.slope = 0.6  # angstrom^2
     # Tilt, thickness and multiple scattering part mates by 3 to 30 times.
-    config.microscope.friedel = 1.7
+    part.friedel = 1.7
     # From exfoliated single layers to flakes of 20 nm.
-    config.microscope.layers = 30.0
+    part.layers = 30.0
     # From 60 keV, which spares carbon, to 300; the program is told one or nothing.
-    config.microscope.energy = 1.0
+    part.energy = 1.0
     # Charge density waves, ordered vacancies: few per cent of the main spots. In training, where
     # every spot is indexed, nobody sees them.
-    config.microscope.satellites = 0.0
+    part.satellites = 0.0
     # Dust, hot pixels, a second flake: what falls on a spot of the lattice changes it.
-    config.microscope.false = 0.12
+    part.false = 0.12
     # From the 200 spots of a long exposure to the 20 of a short one.
-    config.microscope.few = 2.3
+    part.few = 2.3
     # What lies below the camera's noise, or below one grey value of an 8-bit export.
-    config.microscope.floor = 0.004
+    part.floor = 0.004
     # Exports for the screen are stretched (a power of 0.5 to 2); strong spots are saturated.
-    config.microscope.gamma = 0.7
-    config.microscope.clip = 2.3
+    part.gamma = 0.7
+    part.clip = 2.3
+    return part
 
-    # For networks that read atoms: a crystal's origin, cell and frame are free, and each time it
-    # is described another way.
-    config.redescription = ConfigDict()
-    # Share of the crystals whose origin is anywhere.
-    config.redescription.origin = 0.0
-    # Share of the crystals with another cell of the same lattice.
-    config.redescription.cell = 0.0
-    # Most that a crystal is turned in the plane, either way.
-    config.redescription.rotation = 0.0  # degrees
 
-    config.model = ConfigDict()
-    # default (reads spots), atoms (configs/twin.py) or paper (configs/paper.py).
-    config.model.name = "default"
-    config.model.width = 128
-    config.model.layers = 3
-    config.model.heads = 4
-    config.model.embedding = 128
-    # Of residuals, embeddings and keys, in networks that read atoms.
-    config.model.dropout = 0.0
-    # Compute type; parameters stay float32.
-    config.model.dtype = "float32"
-
-    config.train = ConfigDict()
+def _train() -> ConfigDict:
+    part = ConfigDict()
     # Over all devices of all hosts.
-    config.train.batch = 256
+    part.batch = 256
     # Parts in which a device embeds its share: less memory, same gradient, one more forward pass.
-    config.train.accumulate = 1
+    part.accumulate = 1
     # Compute each block again on the way back instead of keeping what is in it: less memory on
     # GPU and TPU.
-    config.train.remat = False
-    config.train.steps = 1000
-    config.train.learning_rate = 1e-3
-    config.train.warmup = 50
+    part.remat = False
+    part.steps = 1000
+    part.learning_rate = 1e-3
+    part.warmup = 50
     # How fast the optimiser forgets the size of gradients.
-    config.train.b2 = 0.98
-    config.train.weight_decay = 0.05
-    config.train.clip = 1.0
+    part.b2 = 0.98
+    part.weight_decay = 0.05
+    part.clip = 1.0
     # Steps between evaluations on the validation split; each saves a checkpoint.
-    config.train.evaluate_every = 100
+    part.evaluate_every = 100
     # Stop after this many evaluations without a better top-1; 0 never stops early.
-    config.train.patience = 5
-    return config
+    part.patience = 5
+    return part

@@ -23,7 +23,10 @@ PACKAGES = ("diffraction", "dd2d_jax", "train", "configs")
 OURS = {*PACKAGES, "benchmarks", "tests"}
 # What was found shows itself: `found.table()`. Reports are loaded when they are asked for, since
 # matplotlib and the pages take a while to start.
-LOOKS_UP = {("dd2d_jax.matching.found", "dd2d_jax.reports")}
+LOOKS_UP = {
+    ("dd2d_jax.matching.found", "dd2d_jax.reports"),
+    ("dd2d_jax.matching.found", "dd2d_jax.matching.next_tilt"),
+}
 
 
 def modules(package: str):

@@ -48,15 +48,7 @@ def simulate_batch(config: ConfigDict, source: Source, index: jax.Array, key: ja
         # A share of none to all: clean queries and the worst ones are both learned.
         share = jax.random.uniform(share_key)
         kind = jax.random.uniform(kind_key)
-        amount = jax.tree.map(
-            lambda *amounts: share * jnp.select(_kinds(config, kind), amounts[1:], amounts[0]),
-            Disturbance(**config.disturbance),
-            Disturbance(displacement=config.thermal.displacement),
-            *(
-                Disturbance(**{**config.disturbance, **_without_share(config[name])})
-                for name in ("microscope", "measured")
-            ),
-        )
+        amount = _amount(config, kind, share)
         single = jax.tree.map(lambda x: x[None], one)
         spots = observe(observe_key, single.crystal, single.hk, conditions, amount)
         return jax.tree.map(lambda x: x[0], spots)
@@ -71,14 +63,23 @@ def simulate_batch(config: ConfigDict, source: Source, index: jax.Array, key: ja
     return redescribed, None, seen
 
 
-def _kinds(config: ConfigDict, kind: jax.Array) -> list[jax.Array]:
-    """Whether a sample with `kind` from 0 to 1 is thermal, of a microscope, measured."""
+def _amount(config: ConfigDict, kind: jax.Array, share: jax.Array) -> Disturbance:
+    """`share` of the most that disturbs a sample, whose kind is drawn from 0 to 1."""
     thermal, microscope = config.thermal.share, config.microscope.share
-    return [
+    kinds = [
         kind < thermal,
         kind < thermal + microscope,
         kind >= 1 - config.measured.share,
     ]
+    return jax.tree.map(
+        lambda *amounts: share * jnp.select(kinds, amounts[1:], amounts[0]),
+        Disturbance(**config.disturbance),
+        Disturbance(displacement=config.thermal.displacement),
+        *(
+            Disturbance(**{**config.disturbance, **_without_share(config[name])})
+            for name in ("microscope", "measured")
+        ),
+    )
 
 
 def _without_share(part: ConfigDict) -> dict:

@@ -107,7 +107,7 @@ def _retrieve(args: argparse.Namespace) -> None:
         reading["likely_scale"] = True
     with watched(say):
         patterns, images, notes = zip(*read_patterns(args.pattern, reading), strict=True)
-        stage("searching")
+        stage("loading the network and the library")
         model = load_model(args.checkpoint)
         pattern = patterns[0] if args.tilts is None else patterns
         try:
@@ -219,7 +219,7 @@ def _propose(args: argparse.Namespace) -> None:
     with watched(say):
         ((pattern, image, notes),) = read_patterns([args.pattern], image_options(args))
         model, library = load_model(args.checkpoint), Library.load(args.library)
-        stage("searching")
+        stage("loading the network and the library")
         try:
             parents = retrieve(pattern, library, model, max(args.k, PARENTS))
             found = parents

@@ -22,11 +22,13 @@ from dd2d_jax.data.prototypes.unique import MIN_CONTACT, distances, nearest_cont
 from dd2d_jax.lattices.lattice import frames
 from dd2d_jax.libraries.elements import element_symbols
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.absent import NONE
 from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
+from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.matching.score import score, simulate_table, strain_between
 from dd2d_jax.matching.weighing import conditions_at
@@ -114,7 +116,8 @@ def propose(
     either.
 
     Args:
-        found: from `retrieve` with this library and model: the library's own answers.
+        found: from `retrieve` with this library and model: the library's own answers, of which
+            those of other elements are left out.
         library: that was searched.
         model: that searched it.
         k: number of candidates to return.
@@ -143,13 +146,18 @@ def propose(
     rows = np.array([place[candidate.uid] for candidate in tried], int)
     made = rank(library.crystals, rows, query, conditions, allowed, count, must)
     chosen = distinct(made.crystals, library.crystals, k)
-    odds, none = _odds(made, found)
+    own = [c for c in found if _is_allowed(c, allowed, must)]
+    # Odds against none of the library's are milder than the evidence alone has them.
+    against = np.log((1 - NONE) / NONE)
+    if own:
+        against = _beyond(own[0], place[own[0].uid], library, query, conditions)
+    odds, none = _odds(made, found, own, against)
     # Of a library's crystal: none of them is half as likely as before.
     kept = [
         dataclasses.replace(
             c, score=c.score + np.log(2), probability=none * np.exp(c.score + np.log(2))
         )
-        for c in found
+        for c in own
     ]
     merged = sorted(
         [*((c.score, c) for c in kept), *((odds[i], int(i)) for i in chosen)],
@@ -177,14 +185,39 @@ def _allowed(elements: Any, excludes: Any) -> list[str] | None:
     return [symbol for symbol in some if symbol not in without]
 
 
-def _odds(made: Proposals, found: Found) -> tuple[np.ndarray, float]:
-    """Log odds (n,) of proposals against "none of these either", and the probability of that."""
+def _is_allowed(candidate: Candidate, allowed: list[str] | None, must: frozenset[str]) -> bool:
+    symbols = set(candidate.structure.get_chemical_symbols())
+    return (allowed is None or symbols <= set(allowed)) and must <= symbols
+
+
+def _odds(
+    made: Proposals, found: Found, own: Sequence[Candidate], against: float
+) -> tuple[np.ndarray, float]:
+    """Log odds (n,) of proposals against "none of these either", and the probability of that.
+
+    `own` are those of the library's candidates that are of the elements asked for; `against` is
+    what the first one's score has beyond its evidence and its prior probability.
+    """
     evidence = made.log_evidence - made.log_share - np.log(max(made.simulated, 1))
-    odds = evidence + made.log_share
+    # Of "none of the library's" half is with the proposals.
+    odds = evidence + made.log_share + np.log(NONE / (1 - NONE)) + against
     least = max(found.none, 1e-300)
     library = np.log(2) + np.log(max(1 - found.none, 1e-300)) - np.log(least)
+    if len(own) < len(found):
+        library = np.logaddexp.reduce([-np.inf, *(c.score + np.log(2) for c in own)])
     total = np.logaddexp.reduce([0.0, library, *odds])
     return odds, float(np.exp(-total))
+
+
+def _beyond(
+    candidate: Candidate, row: int, library: Library, query: Query, conditions: Conditions
+) -> float:
+    """What a candidate's score has beyond the evidence as proposals have it, and its prior."""
+    crystals = library.crystals.take([row])
+    _, setting = compare(crystals, query.settings, conditions)
+    evidence = evidence_of(crystals, setting, query, conditions, _ERRORS)[0]
+    prior = log_prior(library, np.ones(len(library), bool))[row]
+    return float(candidate.score - evidence - prior)
 
 
 def rank(

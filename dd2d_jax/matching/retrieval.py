@@ -30,6 +30,7 @@ from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
+from dd2d_jax.util.progress import stage
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
@@ -192,6 +193,11 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     weighed = [uid for one in views for uid in one.weighed.crystals.uid]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
+    # A crystal may be read in two ways: the likelier one is shown.
+    likeliest: dict[str, Candidate] = {}
+    for c in candidates:
+        likeliest.setdefault(c.uid, c)
+    candidates = list(likeliest.values())
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
     return Found(
@@ -223,6 +229,7 @@ class _View:
 
 def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
     library, tilts = asked.library, asked.tilts
+    stage(f"comparing the pattern with {int(asked.allowed.sum()):,} crystals")
     first = 0 if tilts is None else least_tilt(tilts)
     conditions = conditions_at(asked.model, asked.energy)
     at = indexed[first] if tilts is None else untilted(indexed[first], tilts[first], conditions)
@@ -260,6 +267,8 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
     queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
+    if asked.refine:
+        stage(f"refining {len(rows)} candidates")
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
 
@@ -274,6 +283,7 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
 
     found = [made(i, fits) for i in range(len(members))]
     if asked.refine == "multislice" and found:
+        stage("refining the first candidate by multislice")
         alone = jax.tree.map(lambda x: x[:1], (queries, options))
         best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
         found[0] = made(0, best)

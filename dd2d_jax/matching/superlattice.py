@@ -61,7 +61,20 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
             whole = len(settings(reduce(lattice) @ lattice)) >= symmetry
             found.append((whole, _apart(indexed.intensity, main), matrix))
     found.sort(key=lambda one: one[:2], reverse=True)
-    return [_superlattice(indexed, matrix) for _, _, matrix in found[:_TRIED]]
+    matrices = [matrix for _, _, matrix in found]
+    if indexed.parent is not None:
+        # What the lattice's own search found goes first.
+        others = [m for m in matrices if not _same(m, indexed.parent)]
+        matrices = [indexed.parent, *others]
+    return [_superlattice(indexed, matrix) for matrix in matrices[:_TRIED]]
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two matrices lead to one parent lattice."""
+    # lattice = one @ P = other @ Q: the lattices P and Q are the same where P = change @ Q.
+    change = np.linalg.inv(one) @ other
+    whole = np.abs(change - np.rint(change)).max() < 1e-6
+    return bool(whole and abs(round(np.linalg.det(change))) == 1)
 
 
 def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
@@ -78,6 +91,9 @@ def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
         intensity=indexed.intensity[main],
         spots=indexed.spots[main],
         intensity_sigma=None if sigma is None else sigma[main],
+        parent=None,
+        satellites=None,
+        alternatives=(),
     )
     whole = np.rint(matrix @ np.linalg.inv(change)).astype(int)
     return Superlattice(_name(whole, parent.lattice), parent, int((~main).sum()), whole)

@@ -97,18 +97,21 @@ def difference(candidate: Candidate) -> Difference:
 
 
 def predict(
-    candidate: Candidate, indexed: Indexed, measured: Measured | None = None
+    candidate: Candidate,
+    indexed: Indexed,
+    measured: Measured | None = None,
+    energy: float | None = None,
 ) -> Predicted:
     """The spots of a candidate: those that were found, and those that are missing.
 
     Intensities at the spots that the candidate was compared with are those of the comparison; all
-    others are simulated for electrons of 80 keV without tilt, as relative intensities of a layer
-    hardly depend on the energy, and brought to the same scale. Spots that were not found are left
-    out where they are faint (`FAINT`) or not on the image.
+    others are simulated without tilt for electrons of this energy (80 keV where it is not known:
+    relative intensities of a layer hardly depend on it) and brought to the same scale. Spots that
+    were not found are left out where they are faint (`FAINT`) or not on the image.
     """
     query = candidate.query
     reciprocal = np.linalg.inv(np.asarray(query.lattice, float)).T @ candidate.axes
-    hk, intensity = _simulated(candidate, indexed, reciprocal)
+    hk, intensity = _simulated(candidate, indexed, reciprocal, energy or 80.0)
     by_hk = {tuple(i): value for i, value in zip(hk.tolist(), intensity.tolist(), strict=True)}
     compared = _compared(candidate)
     factor = _factor(compared, by_hk)
@@ -124,31 +127,33 @@ def predict(
         for values in (indexed.intensity, indexed.intensity_sigma)
     )
     calculated = np.array([by_hk[i] for i in spots])
-    inside, hidden = _on_image(measured, indexed.warp.measured(q))
+    inside, hidden = _on_image(measured, indexed, q)
     kept = inside | seen
     return Predicted(
         *(x[kept] for x in (hk, q, calculated, rows, observed, sigma, hidden & ~seen))
     )
 
 
-def _on_image(measured: Measured | None, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_image(
+    measured: Measured | None, indexed: Indexed, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Which places q (M, 2) are on the image, and which of these it does not measure."""
     inside, hidden = np.ones(len(q), bool), np.zeros(len(q), bool)
     if measured is not None:
-        pixel = np.rint(pixels(measured, q)[:, ::-1]).astype(int)
+        pixel = np.rint(pixels(measured, indexed, q)[:, ::-1]).astype(int)
         area = measured.spots.measured
         inside = ((pixel >= 0) & (pixel < area.shape)).all(1)
         hidden[inside] = ~area[tuple(pixel[inside].T)]
     return inside, hidden
 
 
-def pixels(measured: Measured, q: np.ndarray) -> np.ndarray:
-    """Column and row (M, 2) of places q (M, 2) on an image."""
-    return measured.spots.centre + measured.mapping.pixels(q)
+def pixels(measured: Measured, indexed: Indexed, q: np.ndarray) -> np.ndarray:
+    """Column and row (M, 2) of places q (M, 2) on an image, where it is bent, too."""
+    return measured.spots.centre + measured.mapping.pixels(indexed.warp.measured(q))
 
 
 def _simulated(
-    candidate: Candidate, indexed: Indexed, reciprocal: np.ndarray
+    candidate: Candidate, indexed: Indexed, reciprocal: np.ndarray, energy: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (M, 2) and intensities (M,) out to the last found spot."""
     reach = 1.01 * np.linalg.norm(indexed.q, axis=1).max()
@@ -163,7 +168,7 @@ def _simulated(
         jnp.pad(crystal.positions, [(0, atoms), (0, 0)]),
         jnp.pad(crystal.numbers, (0, atoms)),
     )
-    conditions = Conditions(dx.Electrons(80.0), reach, candidate.b_iso, 1)
+    conditions = Conditions(dx.Electrons(energy), reach, candidate.b_iso, 1)
     _, pairs = both_sides(padded, jnp.asarray(np.pad(hk, [(0, room), (0, 0)])), conditions)
     pairs = np.asarray(pairs, float)[: len(hk)]
     return np.concatenate([hk, -hk]), np.concatenate([pairs[:, 0], pairs[:, 1]])

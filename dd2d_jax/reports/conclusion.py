@@ -66,5 +66,5 @@ def conclusion(found: Found) -> str:
 def _name(candidate: Candidate) -> str:
     formula, uid = printable(candidate.formula), printable(candidate.uid)
     name = formula if formula == uid or not uid else f"{formula} ({uid})"
-    superlattice = getattr(candidate, "superlattice", "")
-    return f"{name} with a weak {superlattice} superlattice" if superlattice else name
+    over = candidate.superlattice
+    return f"{name} with a weak {over} superlattice" if over else name

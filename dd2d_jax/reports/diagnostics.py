@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dd2d_jax.crystals.cell import cell
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -134,8 +136,6 @@ def _lattice(ax: Axes, measured: Measured, found: Sequence[Indexed]) -> None:
     left = np.ones(len(q), bool)
     titles = []
     for number, one in enumerate(found):
-        from dd2d_jax.crystals.cell import cell
-
         color = _LATTICES[number % len(_LATTICES)]
         # Where they were measured, a distortion or a wrong centre included.
         for vector in np.linalg.inv(one.lattice).T:

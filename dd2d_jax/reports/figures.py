@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import chemical_symbols
+from ase.data.colors import jmol_colors
 from matplotlib import rcParams
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 from matplotlib.patheffects import withStroke
 
-from dd2d_jax.reports.comparison import Difference, difference
+from dd2d_jax.crystals.cell import cell
+from dd2d_jax.lattices.lattice import check
+from dd2d_jax.reports.comparison import Difference, difference, pixels
 from dd2d_jax.reports.image_view import around_spots, grey
 from dd2d_jax.reports.layer_view import View, common_window, side_view, top_view
 from dd2d_jax.util.files import new_file
+from dd2d_jax.util.text import change, percent, printable
 
 if TYPE_CHECKING:
     import ase
@@ -51,8 +57,6 @@ def plot_pattern(pattern: dx.Pattern, ax: Axes | None = None, title: str | None 
     Raises:
         PatternError: see `lattice.check`.
     """
-    from dd2d_jax.lattices.lattice import check
-
     q, intensity = check(pattern)
     ax = _axes((5, 5)) if ax is None else ax
     limit = 1.08 * np.linalg.norm(q, axis=1).max()
@@ -196,8 +200,6 @@ def _discs(ax: Axes, q: np.ndarray, relative: np.ndarray, limit: float, colour: 
 
 
 def _plot_query(found: Found, measured: Measured | None, ax: Axes) -> None:
-    from dd2d_jax.crystals.cell import cell
-
     indexed = found.indexed
     if measured is None:
         limit = 1.08 * np.linalg.norm(indexed.q, axis=1).max()
@@ -210,8 +212,7 @@ def _plot_query(found: Found, measured: Measured | None, ax: Axes) -> None:
         tip, place = vector, vector * (1 + 0.28 / max(np.linalg.norm(vector), 0.28) * 0.35)
         origin = np.zeros(2)
         if measured is not None:
-            origin = measured.spots.centre
-            tip, place = origin + measured.mapping.pixels(np.array([tip, place]))
+            origin, tip, place = pixels(measured, indexed, np.array([origin, tip, place]))
         ax.annotate(
             "", xy=tip, xytext=origin, arrowprops={"arrowstyle": "-|>", "color": "#ffffff"}
         )
@@ -233,8 +234,6 @@ def _plot_image(ax: Axes, found: Found, measured: Measured) -> None:
 
 
 def _heading(candidate: Candidate, rank: int) -> str:
-    from dd2d_jax.util.text import change, percent
-
     r1 = change(candidate.r_before, candidate.r_factor).replace("->", "→")
     known = np.isfinite(candidate.probability)
     how = f"{percent(candidate.probability)} %" if known else f"score {candidate.score:.3f}"
@@ -257,8 +256,6 @@ def _plot_difference(one: Difference, most: float, ax: Axes) -> None:
 
 
 def _difference_legend(figure: Figure, most: float) -> None:
-    from matplotlib.lines import Line2D
-
     marks = [
         Line2D([], [], marker="o", ls="", color=colour, label=name)
         for colour, name in (
@@ -279,15 +276,11 @@ def _formula(formula: str) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
-    from dd2d_jax.util.text import printable
-
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _balls(ax: Axes, seen: View) -> None:
-    from ase.data.colors import jmol_colors
-
     colours = jmol_colors[seen.numbers]
     halves = LineCollection(seen.halves, colors=0.75 * colours[seen.owner], linewidths=2.2)
     ax.add_collection(halves).set_zorder(5)
@@ -298,9 +291,6 @@ def _balls(ax: Axes, seen: View) -> None:
 
 def _elements(ax: Axes, numbers: np.ndarray) -> None:
     """A legend of the elements."""
-    from ase.data import chemical_symbols
-    from ase.data.colors import jmol_colors
-
     for number in np.unique(numbers):
         ax.plot(
             [], [], "o", color=jmol_colors[number], markeredgecolor="#333333",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dd2d_jax.reports import figures, query_page
 from dd2d_jax.reports.as_json import candidate_dict, found_dict
 from dd2d_jax.reports.structure_files import cif, poscar
 from dd2d_jax.util.files import new_folder
@@ -42,9 +43,6 @@ def write_found(
         FileExistsError: something is there already.
         OSError: the folder cannot be written.
     """
-    from dd2d_jax.reports.figures import plot_found, save
-    from dd2d_jax.reports.query_page import page
-
     about = {**({} if source is None else {"file": source["file"]}), **(about or {})}
     with new_folder(directory) as part:
         for number, one in enumerate((found, *found.others), 1):
@@ -54,12 +52,12 @@ def write_found(
                 stem = part / f"{folder}{rank:02d}_{safe_name(candidate.formula)}"
                 stem.with_name(stem.name + ".cif").write_bytes(cif(candidate))
                 stem.with_name(stem.name + ".vasp").write_bytes(poscar(candidate))
-            save(plot_found(one, measured), part / f"{folder}found.png")
+            figures.save(figures.plot_found(one, measured), part / f"{folder}found.png")
         data = found_dict(found) if source is None else {"source": source, **found_dict(found)}
         text = json.dumps(data, indent=2, allow_nan=False)
         (part / "found.json").write_text(text + "\n")
         _write_csv(found, part / "found.csv")
-        (part / "page.html").write_text(page(found, measured, about), "utf-8")
+        (part / "page.html").write_text(query_page.page(found, measured, about), "utf-8")
 
 
 def _write_csv(found: Found, path: Path) -> None:

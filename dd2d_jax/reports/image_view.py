@@ -7,6 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def embedded(measured: Measured, box: tuple[int, int, int, int]) -> tuple[str, s
 
 
 def _link(pixels: np.ndarray, mode: str, kind: str, **options) -> str:
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(pixels, mode).save(file, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import covalent_radii
+from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
     import ase
@@ -97,9 +99,6 @@ def corners(atoms: ase.Atoms) -> np.ndarray:
 
 def bonds(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Pairs (M, 2) of atoms that are bonded; of metals only where all atoms are metals."""
-    from ase.data import covalent_radii
-    from scipy.spatial import cKDTree
-
     if len(positions) < 2:
         return np.zeros((0, 2), int)
     radius = covalent_radii[numbers]
@@ -118,8 +117,6 @@ def _around(
     atoms: ase.Atoms, middle: np.ndarray, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Atoms within a square of half side `reach`, and as far beyond it as a bond reaches."""
-    from ase.data import covalent_radii
-
     reach = reach + 2 * _BOND * float(covalent_radii[atoms.numbers].max()) + 1.5
     lattice = atoms.cell.array[:2, :2]
     far = reach * np.sqrt(2) + np.linalg.norm(lattice, axis=1).sum()
@@ -141,8 +138,6 @@ def _view(
     window: tuple[float, float],
 ) -> View:
     """Atoms in order of depth, with their halves of bonds to all others, shown or not."""
-    from ase.data import covalent_radii
-
     order = np.flatnonzero(shown)[np.argsort(positions[shown, depth], kind="stable")]
     place = np.full(len(positions), -1)
     place[order] = np.arange(len(order))

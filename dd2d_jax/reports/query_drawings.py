@@ -9,6 +9,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.data import chemical_symbols
+from ase.data.colors import jmol_colors
+from scipy.spatial import cKDTree
 
 from dd2d_jax.reports.comparison import Predicted, pixels
 from dd2d_jax.reports.image_view import around_spots, embedded
@@ -36,7 +39,7 @@ class Frame:
     """
 
     def __init__(self, indexed: Indexed, measured: Measured | None):
-        self._measured, self._warp = measured, indexed.warp
+        self._measured, self._indexed = measured, indexed
         if measured is None:
             self._limit = 1.08 * float(np.linalg.norm(indexed.q, axis=1).max())
             self.height, self.pictures = _ACROSS, ()
@@ -55,7 +58,7 @@ class Frame:
         """Places q (M, 2) in the overlay."""
         if self._measured is None:
             return _ACROSS / 2 * (1 + np.asarray(q) / self._limit * [1, -1])
-        return self.of_pixels(pixels(self._measured, self._warp.measured(q)))
+        return self.of_pixels(pixels(self._measured, self._indexed, q))
 
 
 def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> dict[str, Any]:
@@ -131,8 +134,6 @@ def difference_map(predicted: Predicted, most: float, limit: float) -> list[dict
 
 def _spacing(places: np.ndarray) -> float:
     """Usual distance between neighbours; large for a single place."""
-    from scipy.spatial import cKDTree
-
     if len(places) < 2:
         return _MAP
     return float(np.median(cKDTree(places).query(places, 2)[0][:, 1]))
@@ -140,8 +141,6 @@ def _spacing(places: np.ndarray) -> float:
 
 def drawn(seen: View) -> dict[str, Any]:
     """A layer's balls and bonds for the macro `layer`, the farthest first."""
-    from ase.data.colors import jmol_colors
-
     ends = np.searchsorted(seen.owner, np.arange(len(seen.flat) + 1))
     atoms = []
     for i, (place, number) in enumerate(zip(seen.flat, seen.numbers, strict=True)):
@@ -170,17 +169,11 @@ def drawn(seen: View) -> dict[str, Any]:
 
 def legend(atoms: ase.Atoms) -> list[tuple[str, str]]:
     """Symbols and colours of the elements."""
-    from ase.data import chemical_symbols
-    from ase.data.colors import jmol_colors
-
     return [(chemical_symbols[z], _hex(jmol_colors[z])) for z in np.unique(atoms.numbers)]
 
 
 def model(atoms: ase.Atoms, width: float) -> dict[str, Any]:
     """Atoms, bonds and cell as the page's script gives them to 3Dmol.js."""
-    from ase.data import chemical_symbols
-    from ase.data.colors import jmol_colors
-
     numbers, positions, pairs, stubs, cell = solid(atoms, width)
     return {
         "symbols": [chemical_symbols[z] for z in numbers],

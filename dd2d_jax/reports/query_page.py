@@ -75,7 +75,7 @@ def _facts(
     if measured is not None:
         scale = " × ".join(f"{x:.6g}" for x in np.atleast_1d(measured.mapping.scale))
         rows.append(("scale", f"{scale} 1/Å per pixel"))
-    energy = getattr(found, "energy", None)
+    energy = found.energy
     if energy is None and measured is not None:
         energy = measured.image.energy
     rows.append(("energy", "not given" if energy is None else f"{energy:g} keV"))
@@ -89,7 +89,7 @@ def _drawn(found: Found, measured: Measured | None, marks: int) -> list[Predicte
     """The spots of the first candidates, as many as so many marks show; of one at least."""
     out: list[Predicted] = []
     for candidate in found.candidates[:DRAWN]:
-        one = predict(candidate, found.indexed, measured)
+        one = predict(candidate, found.indexed, measured, found.energy)
         atoms, cell_area = candidate.structure, abs(np.linalg.det(candidate.structure.cell[:2, :2]))
         window = common_window([atoms])[0]
         marks -= 3 * min(len(one.hk), drawings.SPOTS) + int(2 * len(atoms) * window**2 / cell_area)
@@ -119,7 +119,7 @@ def _lattice(
         "name": name,
         "conclusion": conclusion(found),
         "cell": _measured_cell(found),
-        "superlattice": _superlattice(found),
+        "further": _further_cells(found),
         "none": _none(found),
         "table": table(
             f"{place}candidates, the most probable first".capitalize(),
@@ -164,15 +164,26 @@ def _measured_cell(found: Found) -> str:
     )
 
 
-def _superlattice(found: Found) -> str:
-    """What is said of a superlattice whose parent the candidates are."""
-    seen = getattr(found, "superlattice", None)
-    if seen is None:
-        return ""
-    return (
-        f"{seen.satellites} of its spots are weak: they belong to a {seen.name} superlattice of a "
-        "smaller cell."
-    )
+def _further_cells(found: Found) -> str:
+    """What else is said of the measured cell: a superlattice, other cells, notes."""
+    indexed, out = found.indexed, []
+    satellites, main, name = 0, indexed.main, "superlattice"
+    if found.superlattice is not None:
+        satellites, main = found.superlattice.satellites, found.superlattice.parent.lattice
+        name = f"{found.superlattice.name} superlattice"
+    elif indexed.satellites is not None:
+        satellites = int(indexed.satellites.sum())
+    if satellites:
+        a, b, gamma = cell(main)
+        out.append(
+            f"{satellites} of its spots are weak satellites: the cell is a {name} of a main cell "
+            f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°."
+        )
+    if indexed.alternatives:
+        cells = (f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°" for a, b, gamma in
+                 map(cell, indexed.alternatives))  # fmt: skip
+        out.append(f"Other cells that the spots do not rule out: {'; '.join(cells)}.")
+    return " ".join([*out, *indexed.notes])
 
 
 def _none(found: Found) -> str:
@@ -201,19 +212,17 @@ def _described(rank: int, candidate: Candidate) -> dict[str, Any]:
 
 def _further(candidate: Candidate) -> list[str]:
     """What else is known of a candidate; nothing is said of what is not."""
-    known = {name: getattr(candidate, name, None) for name in
-             ("layer_group", "ehull", "strain", "entries", "superlattice")}  # fmt: skip
     out = [f"B {text.number(candidate.b_iso, 2)} Å²"] if math.isfinite(candidate.b_iso) else []
-    if known["layer_group"]:
-        out.append(f"layer group {known['layer_group']}")
-    if known["ehull"] is not None and math.isfinite(known["ehull"]):
-        out.append(f"{known['ehull']:.3f} eV/atom above the convex hull")
-    if known["strain"] is not None and math.isfinite(known["strain"]):
-        out.append(f"strained by {_signed(100 * known['strain'])} % from the library's cell")
-    if known["superlattice"]:
-        out.append(f"with a weak {known['superlattice']} superlattice")
-    if known["entries"] and len(known["entries"]) > 1:
-        out.append(f"{len(known['entries'])} entries: {', '.join(known['entries'])}")
+    if candidate.layer_group:
+        out.append(f"layer group {candidate.layer_group}")
+    if math.isfinite(candidate.ehull):
+        out.append(f"{candidate.ehull:.3f} eV/atom above the convex hull")
+    if math.isfinite(candidate.strain):
+        out.append(f"strained by {_signed(100 * candidate.strain)} % from the library's cell")
+    if candidate.superlattice:
+        out.append(f"with a weak {candidate.superlattice} superlattice")
+    if len(candidate.entries) > 1:
+        out.append(f"{len(candidate.entries)} entries: {', '.join(candidate.entries)}")
     return out
 
 

@@ -383,7 +383,7 @@ def test_a_folder_goes_on_where_it_was_ended(dd2d, monkeypatch):
     assert status == 0 and len(calls) == 2
     assert [row["error"] is None for row in json.loads(out)] == [True, True, False]
     status, out, err = dd2d(f"{line} part --elements Mo,S")
-    assert (status, out) == (1, "") and "part: begun with elements None, not ['Mo', 'S']" in err
+    assert (status, out) == (1, "") and "part: begun with elements None, not Mo,S" in err
     Path("in/a.csv").write_text("0.1 0.2 1\n")
     status, out, _ = dd2d(f"{line} part")
     assert status == 0 and "a.csv was changed after its results were made" in out

@@ -13,6 +13,7 @@ import diffraction as dx
 from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
 from dd2d_jax.lattices import indexed, lattice
+from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.reports import comparison
 from dd2d_jax.reports.comparison import Predicted, families
 
@@ -82,6 +83,22 @@ def test_a_spot_that_is_missing_is_told_from_one_that_was_not_measured():
     area[tuple(np.rint(pixel[0][::-1]).astype(int))] = False
     blind = dataclasses.replace(measured, spots=dataclasses.replace(measured.spots, measured=area))
     assert comparison.predict(candidate, fewer, blind).hidden[gone]
+
+
+def test_a_bent_image_has_its_spots_where_it_is_bent():
+    atoms, pattern, indexed = janus()
+    candidate = candidate_of(atoms, indexed)
+    scale, size = 0.01, 256
+    image = np.array(dx.render(pattern, (size, size), scale, fwhm=0.03))
+    image = image / image.max() * 1e4 + 20
+    measured = measure(Image(np.random.default_rng(0).poisson(image).astype(float)), scale)
+    bent = dataclasses.replace(indexed, warp=Warp(shift=np.array([0.05, -0.02])))
+    straight, moved = (
+        comparison.pixels(measured, one, np.array([[0.3, 0.1]])) for one in (indexed, bent)
+    )
+    np.testing.assert_allclose(moved - straight, [[5, 2]], atol=1e-6)
+    predicted = comparison.predict(candidate, bent, measured)
+    assert len(predicted.q) > 10
 
 
 def test_every_predicted_spot_knows_the_found_one_and_what_was_measured():

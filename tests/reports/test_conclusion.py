@@ -31,6 +31,13 @@ def test_names_from_files_move_no_cursor():
     assert "\x1b" not in conclusion(make_found(uid="a\x1b[2J", formula="b\x1b"))
 
 
+def test_a_superlattice_is_told():
+    found = make_found(probability=0.95, none=0.01, count=1)
+    over = dataclasses.replace(found[0], superlattice="3 x 3")
+    made = conclusion(dataclasses.replace(found, candidates=(over,)))
+    assert "MoS2 (mp-1) with a weak 3 x 3 superlattice, with a probability" in made
+
+
 def test_nothing_found_is_said():
     nothing = dataclasses.replace(make_found(), candidates=())
     assert conclusion(nothing) == "No crystal of the library was compared with this pattern."

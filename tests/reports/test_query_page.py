@@ -32,7 +32,8 @@ def test_every_candidate_is_there_with_its_numbers():
     for name in names:
         assert text.count(name) >= 2  # in the table and beside its pictures
     for part in ("42.1", "0.90", "0.200 → 0.100", "0.250 → 0.150", "made this pattern: 15.8 %",
-                 "z of S1, S2; B", "3.180", "The first is", "{1 0}"):  # fmt: skip
+                 "z of S1, S2; B", "3.180", "{1 0}", "layer group p-6m2",
+                 "0.012 eV/atom above", "strained by +1.00 %"):  # fmt: skip
         assert part.lower() in text.lower(), part
 
 
@@ -43,6 +44,19 @@ def test_the_head_says_where_it_all_comes_from():
     assert text.index("The crystal is MoS2 (mp-1), with a probability of 95.0 %.") > start
     assert "command dd2d retrieve mine.csv" in text
     assert "library my library; 42 crystals searched" in text and "energy not given" in text
+
+
+def test_a_superlattice_and_other_cells_are_told():
+    found = make_found(count=1)
+    satellites = np.arange(len(found.indexed.q)) % 3 > 0
+    indexed = dataclasses.replace(
+        found.indexed, parent=3 * np.eye(2, dtype=int), satellites=satellites,
+        alternatives=(np.diag([4.0, 5.0]),), notes=("the beam is off the centre",),
+    )  # fmt: skip
+    text = words(page(dataclasses.replace(found, indexed=indexed)))
+    assert f"{satellites.sum()} of its spots are weak satellites" in text
+    assert "superlattice of a main cell 1.060 × 1.060 Å, 120.0°" in text
+    assert "do not rule out: 4.000 × 5.000 Å, 90.0°. the beam is off the centre" in text
 
 
 def test_structures_are_in_the_page_as_files_to_save():

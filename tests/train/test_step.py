@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -207,3 +208,21 @@ def test_remat_keeps_less_of_the_same_network_for_the_way_back(name):
         back = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
         kept.append(sum(x.size for x in jax.tree.leaves(back)))
     assert kept[1] < kept[0] / 3
+
+
+def test_samples_are_of_each_kind_as_often_as_its_share_says():
+    config = tiny.config()
+    config.thermal.share, config.microscope.share, config.measured.share = 0.1, 0.2, 0.3
+    kind = (jnp.arange(1000) + 0.5) / 1000
+    found = jax.vmap(lambda kind: step._amount(config, kind, jnp.asarray(0.5)))(kind)
+    tilt, few, moved = (np.asarray(x) for x in (found.tilt, found.few, found.displacement))
+    hot, plain = config.thermal.displacement / 2, config.disturbance.displacement / 2
+    # Thermal, microscope, plain, measured: each with its own knobs, all by half.
+    for rows, expected in (
+        (slice(0, 100), (0, 0, hot)),
+        (slice(100, 300), (config.microscope.tilt / 2, config.microscope.few / 2, plain)),
+        (slice(300, 700), (0, 0, plain)),
+        (slice(700, 1000), (config.measured.tilt / 2, 0, plain)),
+    ):
+        for values, one in zip((tilt, few, moved), expected, strict=True):
+            np.testing.assert_allclose(values[rows], one, rtol=1e-6)
