@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dd2d_jax.data.crystal_set import CrystalSet, digest
+from dd2d_jax.libraries.shards import digest as file_digest
 from dd2d_jax.networks import checkpoint
 from dd2d_jax.util.files import alone
 from dd2d_jax.util.limits import read_json
@@ -90,7 +91,7 @@ def describe(
     names = ("validation", "test")
     for name in names:
         crystals.take(splits[name]).write_db(workdir / f"{name}.db")
-    files = {f"{name}.db": _sha256(workdir / f"{name}.db") for name in names}
+    files = {f"{name}.db": file_digest(workdir / f"{name}.db") for name in names}
     checkpoint.write_json(path, {**_fingerprint(crystals, splits), "files": files})
 
 
@@ -119,12 +120,8 @@ def _check_same_data(
             "the test would be trained on; choose another --workdir"
         )
     for name, value in before.get("files", {}).items():
-        if not (workdir / name).is_file() or _sha256(workdir / name) != value:
+        if not (workdir / name).is_file() or file_digest(workdir / name) != value:
             raise ValueError(
                 f"{workdir / name}: not the file that this run wrote; put it back or choose "
                 "another --workdir"
             )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
