@@ -19,7 +19,7 @@ from dd2d_jax.commands.common import one_line, say
 from dd2d_jax.commands.images import add_calibrate, add_pattern
 from dd2d_jax.commands.libraries import add_enumerate, add_index, add_merge
 from dd2d_jax.commands.measuring import add_evaluate, add_report, add_snapshots
-from dd2d_jax.commands.search import add_propose, add_retrieve
+from dd2d_jax.commands.retrieve import add_propose, add_retrieve
 from dd2d_jax.commands.simulate import add_simulate
 from dd2d_jax.commands.weights import add_import_weights
 from dd2d_jax.util.cache import keep_compilations

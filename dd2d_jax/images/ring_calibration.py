@@ -14,7 +14,7 @@ from dd2d_jax.images import background
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
-from dd2d_jax.images.values import unmeasured
+from dd2d_jax.images.pixel_values import unmeasured
 from dd2d_jax.util.errors import PatternError
 
 # Lattice parameters at room temperature, angstrom: Pearson's and the Handbook of Chemistry and

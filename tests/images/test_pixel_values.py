@@ -4,7 +4,7 @@ import drawn
 import numpy as np
 import pytest
 
-from dd2d_jax.images import values
+from dd2d_jax.images import pixel_values as values
 
 PLACES, STRENGTH = drawn.lattice()
 IMAGE = drawn.counted(drawn.expected(PLACES, STRENGTH))
