@@ -11,6 +11,7 @@ import tiny
 
 import diffraction as dx
 from configs import paper
+from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.networks import trained
 from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.networks.loss import contrastive_loss
@@ -295,7 +296,7 @@ def test_a_model_that_cannot_be_is_refused(change, says):
 
 def test_it_is_trained_as_any_other(tmp_path, monkeypatch):
     # Tables of accuracy are made from embeddings, whatever the network.
-    found = {level: {"top1": 1.0} for level in LEVELS}
+    found = {level: {f"top{k}": 1.0 for k in TOP} for level in LEVELS}
     monkeypatch.setattr(loop, "split_accuracy", lambda *_: found)
     monkeypatch.setattr(loop, "test_table", lambda *_: {})
     monkeypatch.setattr(loop, "print_table", lambda *_: None)
