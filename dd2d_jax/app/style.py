@@ -1,0 +1,23 @@
+"""How the window looks. Every widget of panel has a style of its own: these are given to each."""
+
+_COLOURS = """
+  --ink: #1d2127; --soft: #565d68; --line: #c9ced6; --panel: #f5f6f8; --link: #0b5cad;
+  --warn: #8a3b00;
+"""
+SHEET = (
+    ":host {" + _COLOURS + " font-size: 14px; color: var(--ink); }"
+    """
+:host, :host * { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; }
+h2 { font-size: 15px; font-weight: 600; margin: 0; }
+label { color: var(--ink); }
+:host(.conclusion) { font-size: 21px; line-height: 1.3; margin: 0 5px; min-height: 1.3em; }
+:host(.about) { font-size: 13px; color: var(--soft); }
+.busy { color: var(--soft); } .problem { color: var(--warn); font-weight: 600; }
+.saved { color: var(--link); }
+.key { display: inline-block; margin-right: 14px; font-size: 13px; color: var(--soft); }
+.key i { display: inline-block; width: 8px; height: 8px; border-radius: 50%; margin-right: 5px; }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 1px; }
+"""
+)
+# Of the page around them.
+PAGE = "body { background: #ffffff; margin: 0; }"
