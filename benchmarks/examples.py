@@ -21,6 +21,8 @@ from dd2d_jax.data.prototypes.reference import references
 from dd2d_jax.images.examples import EXAMPLES
 
 _SHAPE, _SCALE, _CENTRE = (448, 448), 0.0062, (231.6, 217.3)
+# Electrons of an image.
+_DOSE = 3e6
 # The camera: counts an electron, width of an electron's blob (pixels), dark level, noise.
 _GAIN, _BLUR, _OFFSET, _READOUT = 12.0, 0.8, 100.0, 4.0
 
@@ -29,10 +31,10 @@ def main() -> None:
     """Write all of them."""
     selenide = next(one.atoms for one in references() if one.uid == "SnSe")
     layers = {
-        "MoS2": [(ase.build.mx2("MoS2", a=3.16, thickness=3.13, vacuum=10), 17.0, 1.0)],
+        "MoS2": [(ase.build.mx2("MoS2", a=3.18, thickness=3.13, vacuum=10), 17.0, 1.0)],
         "twisted": [
-            (ase.build.mx2("MoS2", a=3.16, thickness=3.13, vacuum=10), 8.0, 1.0),
-            (ase.build.mx2("WSe2", a=3.28, thickness=3.35, vacuum=10), 29.5, 0.7),
+            (ase.build.graphene(a=2.46, vacuum=10), 8.0, 1.0),
+            (ase.build.graphene("BN", a=2.504, vacuum=10), 29.5, 1.0),
         ],
         "SnSe": [(selenide, -33.0, 1.0)],
     }
@@ -60,7 +62,7 @@ def taken(layers: Sequence[tuple[Atoms, float, float]], energy: float, seed: int
         )
     image = image + 0.02 / image.size
     image *= np.asarray(dx.beam_stop(**view, radius=0.09, angle=-118.0, width=0.045))
-    electrons = np.asarray(dx.counts(jax.random.key(seed), image / image.sum(), 1.5e6))
+    electrons = np.asarray(dx.counts(jax.random.key(seed), image / image.sum(), _DOSE))
     blobs = ndimage.gaussian_filter(_GAIN * electrons.astype(float), _BLUR)
     noise = np.random.default_rng(seed).normal(_OFFSET, _READOUT, _SHAPE)
     return np.rint(blobs + noise).clip(0, 65535).astype(np.uint16)

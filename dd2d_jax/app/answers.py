@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import panel as pn
 
+from dd2d_jax.app.locked import locked
 from dd2d_jax.app.style import SHEET
 from dd2d_jax.app.view import LAYERS, View
 from dd2d_jax.reports.comparison import predict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Half a period of blinking, ms.
 _BLINK = 500
+_ASKED = "Which crystal made this pattern?"
 # Height of a structure, pixels.
 _SOLID = 340
 _BLINKS = f"""
@@ -40,8 +42,10 @@ class Answers:
         self._found: Found | None = None
         self._measured: Measured | None = None
         sheet = {"stylesheets": [SHEET]}
-        self.conclusion = pn.pane.HTML("", css_classes=["conclusion"], **sheet)
-        self.lattices = pn.widgets.RadioButtonGroup(label="Lattice", visible=False, **sheet)
+        self.conclusion = pn.pane.HTML(f"<h1>{_ASKED}</h1>", css_classes=["conclusion"], **sheet)
+        self.lattices = pn.widgets.RadioButtonGroup(
+            label="Lattice", orientation="vertical", visible=False, width=370, **sheet
+        )
         self.candidates = pn.widgets.RadioBoxGroup(
             label="Candidates", options=[], css_classes=["candidates"], **sheet
         )
@@ -56,9 +60,12 @@ class Answers:
         self._quiet = False
         self.candidates.param.watch(lambda _: self._quiet or self._draw(), "value")
         self.lattices.param.watch(lambda _: self._quiet or self._list(), "value")
-        self.layers.param.watch(lambda event: view.switch(event.new), "value")
+        self.layers.param.watch(
+            lambda event: locked(lambda: view.switch(event.new), self._pane), "value"
+        )
+        self._pane = pn.pane.Bokeh(view.figure, sizing_mode="scale_width", aspect_ratio=1)
         self.picture = pn.Column(
-            pn.pane.Bokeh(view.figure, sizing_mode="scale_width", aspect_ratio=1),
+            self._pane,
             pn.Row(self.layers, self.blink),
             pn.pane.HTML(_LEGEND, css_classes=["legend"], **sheet),
             sizing_mode="stretch_width",
@@ -87,7 +94,8 @@ class Answers:
 
     def _list(self) -> None:
         found = self._one()
-        self.conclusion.object = "" if found is None else escape(conclusion(found))
+        line = _ASKED if found is None else conclusion(found)
+        self.conclusion.object = f"<h1>{escape(line)}</h1>"
         options = {} if found is None else {_line(i, c): i for i, c in enumerate(found)}
         quiet, self._quiet = self._quiet, True
         self.candidates.param.update(options=options, value=0 if options else None)
@@ -97,18 +105,22 @@ class Answers:
     def _draw(self) -> None:
         found, row = self._one(), self.candidates.value
         if found is None or row is None or row >= len(found):
-            self.view.show_predicted(None, None, None)
+            locked(lambda: self.view.show_predicted(None, None, None), self._pane)
             self.about.object = self.solid.object = ""
             return
         candidate = found[row]
         predicted = predict(candidate, found.indexed, self._measured, found.energy)
-        self.view.show_predicted(predicted, found.indexed, self._measured)
+        measured = self._measured
+        locked(
+            lambda: self.view.show_predicted(predicted, found.indexed, measured), self._pane
+        )
         self.about.object = _about(candidate, found)
         self.solid.object = solid_frame(candidate, _SOLID)
 
 
 def show(found: Found, measured: Measured | None = None) -> pn.viewable.Viewable:
     """What was found, alive in a notebook: candidates over their pattern, structures that turn."""
+    pn.extension(inline=True)  # nothing is loaded from elsewhere
     view = View()
     if measured is None:
         view.show_spots(None, [found.indexed], found.indexed.q)

@@ -26,7 +26,7 @@ class Asked:
         undistort, beam_stop: as in `read_pattern`.
         calibration: file from `dd2d calibrate`.
         mask: file, 0 where not to look.
-        elements, contains, excludes: as in `retrieve`, symbols or names of groups.
+        elements, contains, excludes: as in `retrieve`, such as "Mo,S"; "" for any.
         scale_error: how wrong the scale may be, relative.
         k: candidates.
         refine, propose: as in `retrieve`.
@@ -43,9 +43,9 @@ class Asked:
     beam_stop: bool = True
     calibration: str | None = None
     mask: str | None = None
-    elements: tuple[str, ...] = ()
-    contains: tuple[str, ...] = ()
-    excludes: tuple[str, ...] = ()
+    elements: str = ""
+    contains: str = ""
+    excludes: str = ""
     scale_error: float = _SCALE_ERROR
     k: int = _K
     refine: bool = False
@@ -70,7 +70,7 @@ class Asked:
     def searching(self) -> dict[str, Any]:
         """What `retrieve` is told besides pattern, library and model, defaults left out."""
         told: dict[str, Any] = {
-            name: ",".join(getattr(self, name))
+            name: getattr(self, name)
             for name in ("elements", "contains", "excludes")
             if getattr(self, name)
         }

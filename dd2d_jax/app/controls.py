@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import panel as pn
-from ase.data import chemical_symbols
 
 from dd2d_jax.app.folder import MAX_DROPPED
+from dd2d_jax.app.locked import locked
+from dd2d_jax.app.periodic_table import PeriodicTable
 from dd2d_jax.app.session import Region, Seen, Session
-from dd2d_jax.app.style import SHEET
+from dd2d_jax.app.style import BOX, SHEET
 from dd2d_jax.app.view import CENTRE, LOOK, MASK
 from dd2d_jax.images.examples import EXAMPLES
 from dd2d_jax.images.image import HIGHEST_ENERGY, LOWEST_ENERGY
 from dd2d_jax.images.spot_finding import THRESHOLD
-from dd2d_jax.libraries.elements import GROUPS
+from dd2d_jax.libraries.elements import element_symbols
 
-_ELEMENTS = [*GROUPS, *chemical_symbols[1:104]]
 _SCALE_ERRORS = {
     "0.2 %": 0.002, "1 %": 0.01, "2 %": 0.02, "5 %": 0.05, "20 %": 0.2, "a factor 2": 1.0,
 }  # fmt: skip
@@ -83,16 +83,19 @@ class Controls:
         self.undistort = pn.widgets.Checkbox(label="Fit the distortion", **sheet)
         self.beam_stop = pn.widgets.Checkbox(label="There is a beam stop", value=True, **sheet)
         self.mouse = pn.widgets.RadioButtonGroup(
-            label="The mouse", options=[LOOK, CENTRE, MASK], value=LOOK, **sheet
+            label="Dragging the mouse", options=[LOOK, CENTRE, MASK], value=LOOK, **sheet
         )
         self.regions = pn.widgets.TextAreaInput(
-            label="Masked regions: corners, one region a line", rows=2, width=280,
+            label="Masked regions, one a line", rows=2, width=280,
             placeholder="10,10 90,10 90,40 10,40", **sheet,
         )  # fmt: skip
-        choice = {**sheet, "options": _ELEMENTS, "solid": False, "width": 280}
-        self.elements = pn.widgets.MultiChoice(label="Made only of", **choice)
-        self.contains = pn.widgets.MultiChoice(label="Contains", **choice)
-        self.excludes = pn.widgets.MultiChoice(label="Contains none of", **choice)
+        words = {**sheet, "width": 280}
+        self.elements = pn.widgets.TextInput(
+            label="Made only of", placeholder="Mo,S or MoS2 or nonmetals,Mo", **words
+        )
+        self.contains = pn.widgets.TextInput(label="Contains", placeholder="Mo", **words)
+        self.excludes = pn.widgets.TextInput(label="Contains none of", placeholder="O,Cl", **words)
+        self.table = PeriodicTable(lambda symbols: change(elements=",".join(symbols)))
         self._watch(mouse)
         self.column = self._laid_out()
 
@@ -129,20 +132,23 @@ class Controls:
             if not self._filling:
                 self._change(**options)
 
-        for name in ("scale", "energy", "undistort", "beam_stop", "scale_error"):
+        for name in ("scale", "energy"):
+            widget = getattr(self, name)
+            widget.param.watch(lambda e, name=name: told(**{name: _float(e.new)}), "value")
+        for name in ("undistort", "beam_stop", "scale_error"):
             widget = getattr(self, name)
             widget.param.watch(lambda e, name=name: told(**{name: e.new}), "value")
         for name in ("elements", "contains", "excludes"):
             widget = getattr(self, name)
-            widget.param.watch(lambda e, name=name: told(**{name: tuple(e.new)}), "value")
+            widget.param.watch(lambda e, name=name: told(**{name: e.new.strip()}), "value")
         self.threshold.param.watch(
-            lambda e: told(threshold=None if e.new in (None, THRESHOLD) else e.new), "value"
+            lambda e: told(threshold=None if e.new == THRESHOLD else _float(e.new)), "value"
         )
         for widget in (self.column_x, self.row_y):
             widget.param.watch(lambda _: told(**self._centre()), "value")
         self.automatic.on_click(lambda _: told(centre=None))
         self.regions.param.watch(lambda e: told(regions=regions_of(e.new)), "value")
-        self.mouse.param.watch(lambda e: mouse(e.new), "value")
+        self.mouse.param.watch(lambda e: locked(lambda: mouse(e.new)), "value")
 
     def _centre(self) -> dict[str, Any]:
         x, y = self.column_x.value, self.row_y.value
@@ -151,19 +157,19 @@ class Controls:
     def _laid_out(self) -> pn.Column:
         def titled(title: str, *widgets: Any) -> pn.Column:
             head = pn.pane.HTML(f"<h2>{title}</h2>", stylesheets=[SHEET])
-            return pn.Column(head, *widgets, css_classes=["box"], width=300)
+            return pn.Column(head, *widgets, styles=BOX, width=304, margin=(0, 0, 10, 0))
 
-        self._of_image = titled(
-            "Image", pn.Row(self.scale, self.energy), pn.Row(self.threshold, self.scale_error),
-            pn.Row(self.column_x, self.row_y), self.automatic, self.beam_stop, self.undistort,
-            self.mouse, self.regions,
-        )  # fmt: skip
         return pn.Column(
             titled("Pattern", self.drop, self.example, self.file),
-            self._of_image,
-            titled("What is known", self.elements, self.contains, self.excludes),
-            width=310,
-        )
+            titled("What is known", self.elements, pn.pane.Bokeh(self.table.figure),
+                   self.contains, self.excludes),
+            titled(
+                "Image", pn.Row(self.scale, self.energy),
+                pn.Row(self.threshold, self.scale_error), pn.Row(self.column_x, self.row_y),
+                self.automatic, self.beam_stop, self.undistort, self.mouse, self.regions,
+            ),
+            width=312,
+        )  # fmt: skip
 
     def fill(self) -> None:
         """Show what is set."""
@@ -178,7 +184,8 @@ class Controls:
             self.threshold.value = THRESHOLD if asked.threshold is None else asked.threshold
             self.undistort.value, self.beam_stop.value = asked.undistort, asked.beam_stop
             for name in ("elements", "contains", "excludes"):
-                getattr(self, name).value = list(getattr(asked, name))
+                getattr(self, name).value = getattr(asked, name)
+            locked(lambda: self.table.show(_symbols(asked.elements)))
             self.regions.value = "\n".join(
                 " ".join(f"{x:g},{y:g}" for x, y in region) for region in session.regions
             )
@@ -220,3 +227,16 @@ def regions_of(text: str) -> tuple[Region, ...]:
         if len(numbers) > 2:
             out.append(tuple((float(x), float(y)) for x, y in numbers))
     return tuple(out)
+
+
+def _float(value: float | None) -> float | None:
+    """Browsers send whole numbers as such; commands are to be alike."""
+    return None if value is None else float(value)
+
+
+def _symbols(elements: str) -> list[str]:
+    """As far as they are understood: what is wrong with the others is said by the search."""
+    try:
+        return element_symbols(elements)
+    except ValueError:
+        return []

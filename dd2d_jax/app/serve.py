@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import threading
@@ -40,6 +41,7 @@ def serve(
         options: library, checkpoint and calibration, see `Session`.
     """
     pn.extension("filedropper", raw_css=[PAGE])
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
     port = port or _free_port()
     token = secrets.token_urlsafe(24)
 

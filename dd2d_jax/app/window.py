@@ -13,7 +13,7 @@ import panel as pn
 from dd2d_jax.app.answers import Answers
 from dd2d_jax.app.controls import Controls
 from dd2d_jax.app.session import Session
-from dd2d_jax.app.style import SHEET
+from dd2d_jax.app.style import BOX, SHEET
 from dd2d_jax.app.view import View
 from dd2d_jax.util.errors import UserError
 from dd2d_jax.util.progress import telling
@@ -45,9 +45,13 @@ class Window:
             stylesheets=[SHEET], sizing_mode="stretch_width",
         )  # fmt: skip
         buttons = {"stylesheets": [SHEET], "disabled": True, "sizing_mode": "stretch_width"}
-        self.refine = pn.widgets.Button(label="Refine", **buttons)
-        self.propose = pn.widgets.Button(label="Propose others", **buttons)
-        self.save = pn.widgets.Button(label="Save report", **buttons)
+        self.refine = pn.widgets.Button(
+            label="Refine", description="fit cell, atoms and B of these candidates", **buttons
+        )
+        self.propose = pn.widgets.Button(
+            label="Propose others", description="crystals that the library does not hold", **buttons
+        )
+        self.save = pn.widgets.Button(label="Save report", color="primary", **buttons)
         self.command = pn.widgets.Button(label="Copy as command", **buttons)
         self.python = pn.widgets.Button(label="Copy as Python", **buttons)
         self.recipe = pn.widgets.TextAreaInput(
@@ -71,11 +75,11 @@ class Window:
             self.save,
             pn.Row(self.command, self.python, sizing_mode="stretch_width"),
             self.recipe,
-            css_classes=["answers"], width=390,
+            width=392, styles=BOX,
         )  # fmt: skip
         middle = pn.Column(
             self.answers.conclusion, self.status, self.answers.picture,
-            sizing_mode="stretch_width", min_width=320, max_width=860,
+            sizing_mode="stretch_width", min_width=320, max_width=880, margin=(0, 12),
         )  # fmt: skip
         return pn.Row(self.controls.column, middle, right, sizing_mode="stretch_width")
 

@@ -20,7 +20,7 @@ class Example:
         what: one line for a menu.
         path: of the image, which knows its scale.
         energy: of the electrons, keV, which the file does not say.
-        answer: formula of each lattice's crystal.
+        answer: reduced formula of each crystal in it.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Example:
 EXAMPLES = (
     Example("MoS2", "one layer of MoS2", _FOLDER / "mos2.tif", 80.0, ("MoS2",)),
     Example(
-        "twisted", "MoS2 on WSe2, twisted", _FOLDER / "twisted.tif", 80.0, ("MoS2", "WSe2")
+        "twisted", "graphene on h-BN, twisted", _FOLDER / "twisted.tif", 80.0, ("C", "BN")
     ),
     Example("SnSe", "one layer of SnSe", _FOLDER / "snse.tif", 200.0, ("SnSe",)),
 )

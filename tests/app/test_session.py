@@ -48,7 +48,7 @@ def test_command_and_python_reproduce_what_is_on_the_screen(here, capsys):
     assert first["candidates"][0]["formula"] == "MoS2"
     session.change(
         threshold=8.0, centre=(115.5, 108.5), scale=0.0122, energy=100.0, scale_error=0.01,
-        elements=("Mo", "W", "S"), excludes=("Se",), k=2,
+        elements="Mo,W,S", excludes="Se", k=2,
         regions=[((150.0, 10.0), (220.0, 10.0), (220.0, 80.0))],
     )  # fmt: skip
     shown = searched(session)
@@ -61,7 +61,7 @@ def test_a_list_of_spots_is_reproduced_too(here, capsys):
     write_pattern(read("small.tif", energy=80.0).pattern, here / "spots.csv")
     session = Session(".", **OWN)
     session.open_named("spots.csv")
-    session.change(contains=("Mo",))
+    session.change(contains="Mo")
     shown = searched(session)
     assert [c["formula"] for c in shown["candidates"]] == ["MoS2"]
     assert same(shown, by_command(session, capsys))
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_said_and_shown(here):
 def test_no_crystal_of_the_elements_is_a_problem_not_an_error(here):
     session = Session(".", **OWN)
     session.open_named("small.tif")
-    session.change(elements=("Au",))
+    session.change(elements="Au")
     session.look()
     assert session.search() is None and "Au" in session.seen.problem
 
