@@ -7,7 +7,6 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -23,19 +22,19 @@ _MESSAGE = 2**25
 
 def serve(
     file: str | None,
-    folder: str | Path,
+    told: dict[str, Any],
     port: int | None,
     ready: Callable[[str], None],
     **options: Any,
 ) -> None:
-    """Serve until the process is ended.
+    """Serve until the process is ended; the window works in the current folder.
 
     The address has a token that nobody can guess, so that other programs and pages on this machine
     cannot use the window. Scripts and styles come from the installed packages.
 
     Args:
         file: pattern to begin with.
-        folder: that the window works in.
+        told: options of `Asked` for this file.
         port: None takes a free one.
         ready: is told the address once the window can be opened.
         options: library, checkpoint and calibration, see `Session`.
@@ -46,9 +45,9 @@ def serve(
     token = secrets.token_urlsafe(24)
 
     def page() -> pn.viewable.Viewable:
-        window = Window(Session(folder, **options))
+        window = Window(Session(**options))
         if file is not None:
-            pn.state.onload(lambda: window.open(file))
+            pn.state.onload(lambda: window.open(file, **told))
         return window.layout
 
     server = pn.serve(

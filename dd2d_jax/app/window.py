@@ -83,9 +83,9 @@ class Window:
         )  # fmt: skip
         return pn.Row(self.controls.column, middle, right, sizing_mode="stretch_width")
 
-    def open(self, name: str) -> None:
-        """Begin with a file as `dd2d app` was given it."""
-        self._open(self.session.open, name)
+    def open(self, name: str, **options: Any) -> None:
+        """Begin with a file as `dd2d app` was given it, and options of `Asked`."""
+        self._open(lambda: self.session.open(name, **options))
 
     def _asked(self, name: str) -> Any:
         return getattr(self.session.asked, name, None)

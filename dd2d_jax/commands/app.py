@@ -7,7 +7,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from dd2d_jax.commands.common import add_checkpoint, at_least_one, command, say
+from dd2d_jax.commands.common import (
+    add_checkpoint,
+    at_least_one,
+    command,
+    energy,
+    open_in_browser,
+    positive,
+    say,
+)
 from dd2d_jax.util.errors import UserError
 
 
@@ -22,6 +30,12 @@ def add_app(commands: Any) -> None:
     )
     parser.add_argument(
         "file", nargs="?", help="image or spot list to begin with; others are opened in the window"
+    )
+    parser.add_argument(
+        "--scale", type=positive, metavar="S", help="of FILE, 1/angstrom per pixel (the file's)"
+    )
+    parser.add_argument(
+        "--energy", type=energy, metavar="KEV", help="of FILE's electrons, keV (the file's)"
     )
     parser.add_argument(
         "--calibration", metavar="FILE", help="of the images, from `dd2d calibrate`"
@@ -48,11 +62,9 @@ def _app(args: argparse.Namespace) -> None:
     def ready(address: str) -> None:
         say(f"{address}\nopen this address in a browser on this machine; Ctrl-C ends it")
         if not args.no_browser:
-            import webbrowser
-
-            webbrowser.open(address)
+            open_in_browser(address)
 
     serve(
-        args.file, Path.cwd(), args.port, ready, library=args.library,
-        checkpoint=args.checkpoint, calibration=args.calibration,
+        args.file, {"scale": args.scale, "energy": args.energy}, args.port, ready,
+        library=args.library, checkpoint=args.checkpoint, calibration=args.calibration,
     )  # fmt: skip

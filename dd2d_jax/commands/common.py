@@ -224,6 +224,15 @@ def check_above(problem: str, above: Path) -> None:
         raise UserError(f"{problem}, {above} is no writable folder")
 
 
+def open_in_browser(address: str) -> None:
+    """Show a page where there is a screen; elsewhere a browser of the terminal would take over."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if screen or sys.platform in ("darwin", "win32"):
+        import webbrowser
+
+        webbrowser.open(address)
+
+
 def say(line: str) -> None:
     """Tell how far it is, beside the results."""
     print(line, file=sys.stderr)

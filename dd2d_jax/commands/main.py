@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dd2d_jax import __version__
 from dd2d_jax.commands.app import add_app
 from dd2d_jax.commands.common import one_line, say
+from dd2d_jax.commands.demo import add_demo
 from dd2d_jax.commands.images import add_calibrate, add_pattern
 from dd2d_jax.commands.libraries import add_enumerate, add_index, add_merge
 from dd2d_jax.commands.measuring import add_evaluate, add_report, add_snapshots
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dd2d-jax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
+        add_demo,
         add_app,
         add_simulate,
         add_pattern,
