@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
+from dd2d_jax.lattices.copies import copies
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
-from dd2d_jax.lattices.sets import Explained, explain, sparse
+from dd2d_jax.lattices.sets import Explained, double_diffraction, explain, sparse, worth
 from dd2d_jax.lattices.stretch import common_stretch, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
 from dd2d_jax.util.errors import PatternError
@@ -65,12 +66,19 @@ def best_explanation(
             gain = share(new, intensity) - value
             fewer = 0 < len(new.fits) < len(found.fits)
             full = empty and len(new.fits) == 1 and 2 * new.fits[0].area < found.fits[0].area
-            if gain > _GAIN or (fewer or full) and gain > -0.03:
-                found, warp, value = new, other, value + gain
-                empty = any(sparse(f, q) for f in found.fits)
+            if not (gain > _GAIN or (fewer or full) and gain > -0.03):
+                # A bent lattice whose outer spots stray is easily taken for two.
+                new = explain(other(q), tolerance, 1)
+                alone = len(found.fits) > 1 and new.spots.mean() > _ENOUGH
+                if not alone or worth(new, other(q)) < worth(found, warp(q)):
+                    continue
+            found, warp, value = new, other, share(new, intensity)
+            empty = any(sparse(f, q) for f in found.fits)
+    found, warp = _with_copies(found, warp, q, most)
+    value = share(found, intensity)
     if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
         return Explained([], np.zeros(len(q), bool), 0), warp
-    stretch = common_stretch([f.basis for f in found.fits])
+    stretch = 0.0 if warp.stretch else common_stretch([f.basis for f in found.fits])
     if stretch:
         warp = dataclasses.replace(warp, stretch=stretch)
         flat = warp(q)
@@ -82,6 +90,24 @@ def best_explanation(
         ]
         found = dataclasses.replace(found, fits=fits)
     return found, warp
+
+
+def _with_copies(
+    found: Explained, warp: Warp, q: np.ndarray, most: int
+) -> tuple[Explained, Warp]:
+    """The same with turned copies of a single lattice, for spots that are not on it."""
+    if len(found.fits) != 1 or most < 2:
+        return found, warp
+    flat = warp(q)
+    stretch, more = copies(found.fits[0], flat, ~found.spots, most - 1)
+    if not more:
+        return found, warp
+    first = found.fits[0].basis @ [1, 1j]
+    first = first + stretch * first.conj()
+    warp = dataclasses.replace(warp, stretch=stretch)
+    flat = warp(q)
+    main = dataclasses.replace(found.fits[0], basis=np.stack([first.real, first.imag], 1))
+    return double_diffraction([main.on(flat), *more], flat), warp
 
 
 def symmetric(basis: np.ndarray, warp: Warp, q_max: float) -> tuple[np.ndarray, Warp]:

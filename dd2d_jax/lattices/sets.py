@@ -84,13 +84,13 @@ def explain(q: np.ndarray, tolerance: float, most: int) -> Explained:
     if most > 1 and any(_twofold(f, q, tolerance) for f in fits):
         # Lattices that are nearly the same have a mean, from which spots stray.
         found += [_grow(q, tolerance / s, most, MAX_AREA) for s in (2, 4)]
-    best = max(found, key=lambda f: _worth(f, q))
+    best = max(found, key=lambda f: worth(f, q))
     return dataclasses.replace(best, fits=sorted(best.fits, key=lambda f: -int(f.good.sum())))
 
 
 def _grow(q: np.ndarray, tolerance: float, most: int, max_area: float) -> Explained:
-    """Take the better of a superlattice and a further lattice while there is one."""
-    found = Explained([], np.zeros(len(q), bool), 0)
+    """Take the better of a superlattice and a further lattice, and keep the best on the way."""
+    found = best = Explained([], np.zeros(len(q), bool), 0)
     refused = False
     for _ in range(4 * most):
         left = ~found.spots
@@ -110,8 +110,9 @@ def _grow(q: np.ndarray, tolerance: float, most: int, max_area: float) -> Explai
                 moves.append([*(f for f in found.fits if not _holds(new, f)), new.on(q)])
         if not moves:
             break
-        found = max((_double(fits, q) for fits in moves), key=lambda f: _worth(f, q))
-    return found
+        found = max((double_diffraction(fits, q) for fits in moves), key=lambda f: worth(f, q))
+        best = max(best, found, key=lambda f: worth(f, q))
+    return best
 
 
 def _holds(fine: Fit, coarse: Fit) -> bool:
@@ -121,7 +122,7 @@ def _holds(fine: Fit, coarse: Fit) -> bool:
     return bool((np.linalg.norm(apart, axis=1) < fine.reach).all())
 
 
-def _double(fits: list[Fit], q: np.ndarray) -> Explained:
+def double_diffraction(fits: list[Fit], q: np.ndarray) -> Explained:
     """Find which spots on none of the lattices lie at the sum of two lattices' vectors."""
     out = np.zeros(len(q), bool)
     alone = ~np.any([f.good for f in fits], axis=0)
@@ -158,7 +159,7 @@ def sparse(fit: Fit, q: np.ndarray) -> bool:
     return fit.area > _LARGE and len(np.unique(fit.hk[fit.good], axis=0)) < _SEEN * places
 
 
-def _worth(found: Explained, q: np.ndarray) -> float:
+def worth(found: Explained, q: np.ndarray) -> float:
     """Logarithm of the odds against random spots, each at one of the places explained.
 
     A spot explained costs the choice of its place, one that is not that of any point of the plane;
