@@ -144,6 +144,13 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self._send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
+    def drag(self, places):
+        """The mouse pressed at the first of these places (x, y), moved along and let go."""
+        for i, (x, y) in enumerate([*places, places[-1]]):
+            kind = "mouseReleased" if i == len(places) else "mouseMoved" if i else "mousePressed"
+            self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
+                       buttons=int(i < len(places)), clickCount=1)  # fmt: skip
+
     def picture(self, path):
         """What is seen, as a PNG."""
         data = self._send("Page.captureScreenshot", format="png")["data"]

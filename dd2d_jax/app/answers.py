@@ -141,7 +141,7 @@ def _line(row: int, candidate: Candidate) -> str:
         f"{row + 1}. {text.printable(candidate.formula)}",
         f"{text.percent(candidate.probability)} %",
         origin(candidate),
-        f"R1 {text.change(candidate.r_before, candidate.r_factor)}",
+        f"R1 {text.number(candidate.r_factor, 3)}",
     ]
     return " · ".join(parts)
 
@@ -154,6 +154,9 @@ def _about(candidate: Candidate, found: Found) -> str:
         f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°",
         f"B {text.number(candidate.b_iso, 2)} Å²",
     ]  # fmt: skip
+    if candidate.r_before != candidate.r_factor:
+        change = text.change(candidate.r_before, candidate.r_factor)
+        facts.append(f"R1 {change.replace('->', '→')} by refinement")
     if candidate.superlattice:
         facts.append(f"with a weak {candidate.superlattice} superlattice")
     lines = [" · ".join(filter(None, facts)), not_in_library(found)]

@@ -9,15 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.events import DoubleTap, SelectionGeometry
 from bokeh.models import (
     ColumnDataSource,
+    CustomJS,
     GlyphRenderer,
     HoverTool,
-    LassoSelectTool,
     LinearColorMapper,
     PanTool,
-    PointDrawTool,
     Range1d,
     ResetTool,
     WheelZoomTool,
@@ -25,6 +23,7 @@ from bokeh.models import (
 from bokeh.palettes import gray
 from bokeh.plotting import figure
 from scipy import ndimage
+from skimage.measure import approximate_polygon
 
 from dd2d_jax.reports import query_drawings
 from dd2d_jax.reports.comparison import Predicted, pixels
@@ -43,6 +42,27 @@ _RING = {"both": (_BOTH, "solid"), "lost": (_LOST, "solid"), "blind": (_BOTH, "d
 _NIGHT = "#0d1321"
 # What the mouse does, by what a person reads.
 LOOK, CENTRE, MASK = "look", "move the centre", "mask a region"
+# Of a drag with the mouse, in the browser: what is drawn follows it at once, and is told when it
+# ends. The mode stands in the tags of `line`.
+_DRAGGED = """
+const [mode, kind, here] = [line.tags[0], cb_obj.event_name, [cb_obj.x, cb_obj.y]];
+if (mode == "look" || here.some(value => value == null)) return;
+if (mode == "move the centre") {
+  centre.data.x = [here[0]];
+  centre.data.y = [here[1]];
+  centre.change.emit();
+  if (kind == "panend" || kind == "tap") placed.data = {x: [here[0]], y: [here[1]]};
+} else if (kind != "tap") {
+  if (kind == "panstart") { line.data.x = []; line.data.y = []; }
+  line.data.x.push(here[0]);
+  line.data.y.push(here[1]);
+  line.change.emit();
+  if (kind == "panend") {
+    region.data = {x: [...line.data.x], y: [...line.data.y]};
+    line.data = {x: [], y: []};
+  }
+}
+"""
 # Layers that can be switched, by what a person reads.
 LAYERS = {"image": "image", "spots": "spots found", "predicted": "predicted spots"}
 
@@ -60,7 +80,7 @@ class View:
         moved: Callable[[float, float], None] | None = None,
         masked: Callable[[tuple[tuple[float, float], ...]], None] | None = None,
     ):
-        """`moved` is told where the centre was put, `masked` a region, both in pixels."""
+        """`moved` is told where the centre was put, `masked` a region's corners, in pixels."""
         self._x, self._y = Range1d(0, 1), Range1d(1, 0)
         self.figure = figure(
             x_range=self._x, y_range=self._y, tools="", toolbar_location=None, match_aspect=True,
@@ -74,7 +94,8 @@ class View:
             for name, columns in {
                 "image": "image x y w h", "hidden": "image x y w h", "found": "x y tip",
                 "others": "x y tip", "rejected": "x y", "predicted": "x y size colour dash tip",
-                "centre": "x y", "regions": "xs ys",
+                "centre": "x y", "regions": "xs ys", "line": "x y", "region": "x y",
+                "placed": "x y",
             }.items()
         }  # fmt: skip
         drawn = self._drawn()
@@ -96,6 +117,7 @@ class View:
             "hidden": f.image(image="image", source=s["hidden"], color_mapper=veil, **place),
             "regions": f.patches(xs="xs", ys="ys", source=s["regions"], fill_color=_REJECTED,
                                  fill_alpha=0.35, line_color=_REJECTED),
+            "line": f.line(x="x", y="y", source=s["line"], line_color=_REJECTED, line_width=2),
             "rejected": f.scatter(x="x", y="y", source=s["rejected"], marker="x", size=8,
                                   line_color=_REJECTED),
             "others": f.scatter(**ring, source=s["others"], size=13, line_color=_OTHERS,
@@ -104,7 +126,7 @@ class View:
                                line_width=1.6),
             "predicted": f.scatter(**ring, source=s["predicted"], line_width=2, size="size",
                                    line_color="colour", line_dash="dash"),
-            "centre": f.scatter(x="x", y="y", source=s["centre"], marker="cross", size=22,
+            "centre": f.scatter(x="x", y="y", source=s["centre"], marker="cross", size=26,
                                 line_color="#ffffff", line_width=2),
         }  # fmt: skip
 
@@ -112,41 +134,38 @@ class View:
         wheel = WheelZoomTool()
         tips = [drawn[name] for name in ("found", "others", "predicted")]
         hover = HoverTool(renderers=tips, tooltips=[("", "@tip")], point_policy="follow_mouse")
-        self._tools = {LOOK: PanTool(), MASK: LassoSelectTool(continuous=False)}
+        self._pan = PanTool()
+        self.figure.add_tools(wheel, hover, ResetTool(), self._pan)
+        self.figure.toolbar.active_scroll = wheel
+        names = ("line", "centre", "region", "placed")
+        follow = CustomJS(args={name: self._sources[name] for name in names}, code=_DRAGGED)
+        for kind in ("panstart", "pan", "panend", "tap"):
+            self.figure.js_on_event(kind, follow)
         if moved is not None:
-            self._tools[CENTRE] = PointDrawTool(renderers=[drawn["centre"]], add=False)
-            self._sources["centre"].on_change(
+            self._sources["placed"].on_change(
                 "data", lambda attr, old, new: self._told_centre(moved)
             )
-            self.figure.on_event(
-                DoubleTap, lambda e: moved(e.x, e.y) if self._mode == CENTRE else None
-            )
         if masked is not None:
-            self.figure.on_event(SelectionGeometry, lambda e: self._told_region(e, masked))
-        self.figure.add_tools(wheel, hover, ResetTool(), *self._tools.values())
-        self.figure.toolbar.active_scroll = wheel
+            self._sources["region"].on_change(
+                "data", lambda attr, old, new: self._told_region(masked)
+            )
         self.mouse(LOOK)
 
     def mouse(self, mode: str) -> None:
         """What dragging does: one of `LOOK`, `CENTRE`, `MASK`."""
-        self._mode = mode
-        self.figure.toolbar.active_drag = self._tools[mode]
-        # Only a tap takes hold of points.
-        self.figure.toolbar.active_tap = self._tools[mode] if mode == CENTRE else None
+        self.figure.toolbar.active_drag = self._pan if mode == LOOK else None
+        self._sources["line"].tags = [mode]
 
     def _told_centre(self, moved: Callable) -> None:
-        data = self._sources["centre"].data
-        if len(data["x"]) == 1 and (data["x"][0], data["y"][0]) != self._centre:
+        data = self._sources["placed"].data
+        if len(data["x"]) == len(data["y"]) == 1:
             moved(float(data["x"][0]), float(data["y"][0]))
 
-    def _told_region(self, event: SelectionGeometry, masked: Callable) -> None:
-        geometry = event.geometry
-        if event.final and geometry.get("type") == "poly" and len(geometry["x"]) > 2:
-            masked(tuple((round(float(x), 1), round(float(y), 1))
-                         for x, y in zip(geometry["x"], geometry["y"], strict=True)))  # fmt: skip
-
-    _centre: tuple | None = None
-    _mode = LOOK
+    def _told_region(self, masked: Callable) -> None:
+        corners = zip(*(self._sources["region"].data[name] for name in "xy"), strict=True)
+        region = tuple((round(float(x), 1), round(float(y), 1)) for x, y in corners)
+        if len(region) > 2:
+            masked(_fewer(region))
 
     def show_image(self, image: Image | None, measured: Measured | None) -> None:
         """The image, and where it is not measured; None clears both."""
@@ -172,7 +191,7 @@ class View:
                    q: np.ndarray | None = None) -> None:  # fmt: skip
         """Spots that were found, of an image or of a list (q (K, 2)): those of a lattice apart."""
         if measured is None:
-            places, rejected, self._centre = np.zeros((0, 2)) if q is None else q, [], (0.0, 0.0)
+            places, rejected, centre = np.zeros((0, 2)) if q is None else q, [], np.zeros((1, 2))
             if len(places):
                 limit = 1.08 * float(np.linalg.norm(places, axis=1).max())
                 self._x.update(start=-limit, end=limit, reset_start=-limit, reset_end=limit)
@@ -182,7 +201,7 @@ class View:
         else:
             spots = measured.spots
             places, rejected = spots.position, spots.rejected
-            self._centre = tuple(float(x) for x in spots.centre)
+            centre = np.reshape(spots.centre, (1, 2))
             unit, digits = "px", 1
         on = np.zeros(len(places), bool)
         for one in lattices:
@@ -192,7 +211,7 @@ class View:
             tips = [f"{what} at {x:.{digits}f}, {y:.{digits}f} {unit}" for x, y in places[rows]]
             self._set(name, **_columns(places[rows]), tip=tips)
         self._set("rejected", **_columns(np.reshape(rejected, (-1, 2))))
-        self._set("centre", **_columns(np.array([self._centre])))
+        self._set("centre", **_columns(centre))
 
     def show_predicted(
         self, predicted: Predicted | None, indexed: Indexed | None, measured: Measured | None
@@ -243,3 +262,9 @@ def _picture(values: np.ndarray, smooth: bool = False) -> dict[str, list]:
         values = ndimage.zoom(blurred, zoom, order=1 if smooth else 0)
     levels = np.clip(values + 0.5, 0, 255).astype(np.uint8)
     return {"image": [levels], "x": [-0.5], "y": [-0.5], "w": [width], "h": [height]}
+
+
+def _fewer(region: tuple, near: float = 1.0) -> tuple:
+    """Without corners that hardly matter, `near` in pixels: a mouse tells of hundreds."""
+    kept = approximate_polygon(np.array([*region, region[0]]), near)[:-1]
+    return tuple(map(tuple, kept.tolist())) if len(kept) > 2 else region

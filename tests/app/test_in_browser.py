@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -91,6 +92,25 @@ def test_a_dropped_image_becomes_a_saved_report(chromium, address, made, work, t
     command = "dd2d retrieve dd2d-app/mine.tif"
     chromium.wait(f"deep('textarea').some(e => e.value.startsWith('{command}'))")
     assert [one for one in chromium.complaints if "favicon" not in one] == []
+
+
+def test_the_mouse_masks_a_region_and_moves_the_centre(chromium, address):
+    # The page before, whose image is small.tif of 224 x 224 pixels.
+    chromium.ask("deep('iframe').forEach(e => e.remove())")  # 3D drawn without a card is slow
+    box = "(r => [r.x, r.y, r.width])(deep('.bk-Figure')[1].getBoundingClientRect())"
+
+    def drag(*places):
+        x, y, width = chromium.ask(box)
+        chromium.drag([(x + u * width, y + v * width) for u, v in places])
+
+    chromium.ask(BUTTON.format("mask a region") + ".click()")
+    chromium.wait("Bokeh.documents[0].get_model_by_name('pattern').toolbar.active_drag == null")
+    drag((0.05, 0.05), (0.1, 0.05), (0.3, 0.05), (0.3, 0.3), (0.05, 0.3))
+    chromium.wait("deep('textarea').some(e => /^1[01][.,]/.test(e.value))", 60)
+    chromium.ask(BUTTON.format("move the centre") + ".click()")
+    time.sleep(0.5)
+    drag((0.5, 0.5), (0.51, 0.49), (0.52, 0.48))
+    chromium.wait("deep('input').some(e => e.value.startsWith('116.'))", 60)
 
 
 def test_nothing_is_loaded_from_elsewhere(chromium, address):

@@ -46,7 +46,7 @@ def test_another_candidate_is_laid_over_the_image(window):
 
 def test_the_centre_follows_the_mouse_and_the_keyboard(window):
     window.view.mouse(CENTRE)
-    window.view._sources["centre"].data = {"x": [115.0], "y": [108.0]}  # as a drag does
+    window.view._sources["placed"].data = {"x": [115.0], "y": [108.0]}  # as a drag does
     assert window.session.asked.centre == (115.0, 108.0)
     window.controls.column_x.value = 115.5
     assert window.session.asked.centre == (115.5, 108.0)
@@ -56,13 +56,9 @@ def test_the_centre_follows_the_mouse_and_the_keyboard(window):
 
 
 def test_a_region_is_masked_by_the_mouse_and_unmasked_by_the_keyboard(window):
-    from bokeh.events import SelectionGeometry
-
     window.view.mouse(MASK)
-    square = {"type": "poly", "x": [150, 200, 200, 150], "y": [150, 150, 200, 200]}
-    window.view.figure._trigger_event(
-        SelectionGeometry(window.view.figure, geometry=square, final=True)
-    )
+    square = {"x": [150, 175, 200, 200, 150], "y": [150, 150, 150, 200, 200]}
+    window.view._sources["region"].data = square  # as a drag does
     assert window.controls.regions.value == "150,150 200,150 200,200 150,200"
     assert len(data(window, "regions")["xs"]) == 1
     assert window.session.asked.mask.startswith("dd2d-app/mask-")
