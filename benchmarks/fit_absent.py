@@ -12,14 +12,16 @@ Half of the queries are fitted and the other half checked, then all of them are 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ase.data import chemical_symbols
 from scipy.optimize import minimize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,20 +39,27 @@ from dd2d_jax.lattices import lattice as lattices  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.matching import absent  # noqa: E402
 from dd2d_jax.matching.hypotheses import measured  # noqa: E402
-from dd2d_jax.matching.rerank import Query, Weighing, weigh  # noqa: E402
+from dd2d_jax.matching.isotypes import log_isotypes  # noqa: E402
+from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh  # noqa: E402
 from dd2d_jax.matching.shortlist import shortlist  # noqa: E402
+from dd2d_jax.matching.weighing import conditions_at  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 from dd2d_jax.networks.disturbances import LEVELS, Disturbance  # noqa: E402
-from dd2d_jax.spots import sized  # noqa: E402
+from dd2d_jax.spots import Conditions, sized  # noqa: E402
 from dd2d_jax.util import cache  # noqa: E402
 from dd2d_jax.util.errors import PatternError  # noqa: E402
 
-KINDS = ("measured", "microscope", "perfect", "multislice")
+KINDS = ("measured", "microscope", "perfect", "multislice", "few")
+# Crystals that may be returned: any, or those of the true one's elements.
+MODES = ("all", "elements")
 PERFECT = Disturbance(noise=0.01, scale=0.003, tilt=0.1, floor=1e-3)
-# Weights are drawn to 0 by so much a row.
-_SHRINK = 1e-2
-# Limits are not tighter than this: the measured flake of MoO3 has an R1 of 0.45.
-LIMITS = {"r1": 0.5, "stretch": 0.04, "shear": 0.012}
+# Weights are drawn to 0 by so much a row; few rows are of absent crystals of known elements.
+_SHRINK = {"all": 1e-3, "elements": 1e-2}
+# Limits are not tighter than this: the measured flake of MoO3 has an R1 of 0.45, and cameras are
+# elliptic. The stretch is in standard deviations of `hypotheses.measured`.
+LIMITS = {"r1": 0.5, "stretch": 5.0, "shear": 0.035}
+# That patterns are weighed with.
+SCALE_ERROR = 0.02
 
 
 def main() -> None:
@@ -89,18 +98,56 @@ def _read(path: Path | None) -> list[dict[str, Any]]:
     return [] if path is None else json.loads(path.read_text())["rows"]
 
 
-def patterns(kind: str, crystals: CrystalSet, seed: int) -> Iterator[dx.Pattern]:
-    """A pattern of each crystal."""
+def patterns(
+    kind: str, crystals: CrystalSet, seed: int
+) -> Iterator[tuple[dx.Pattern, float | None]]:
+    """A pattern of each crystal, and the energy in keV that is told with it."""
     conditions = dd2d_jax.load().conditions
-    if kind != "multislice":
-        amount = LEVELS.get(kind, PERFECT)
-        yield from make_patterns(crystals, conditions, amount, seed)
-        return
     random = np.random.default_rng(seed)
-    for i in range(len(crystals)):
-        b, energy = random.uniform(0.2, 2.0), random.choice([60.0, 80.0, 200.0, 300.0])
-        beam = dx.Electrons(float(energy))
-        yield dx.simulate(crystals.crystal[i], beam, conditions.q_max, b, method=kind)
+    if kind == "multislice":
+        for i in range(len(crystals)):
+            yield _multislice(crystals.crystal[i], conditions.q_max, random)
+        return
+    amount = {"perfect": PERFECT, "few": LEVELS["measured"]}.get(kind) or LEVELS[kind]
+    for pattern in make_patterns(crystals, conditions, amount, seed):
+        if kind == "few":
+            pattern = _strongest(pattern, int(np.exp(random.uniform(*np.log([6, 25])))))
+        yield pattern if kind == "perfect" else _elliptic(pattern, random), None
+
+
+def _strongest(pattern: dx.Pattern, count: int) -> dx.Pattern:
+    seen = np.where(np.asarray(pattern.mask), np.asarray(pattern.intensity), 0.0)
+    mask = (seen > 0) & (seen >= np.sort(seen)[-min(count, len(seen))])
+    return dataclasses.replace(pattern, mask=mask)
+
+
+def _elliptic(pattern: dx.Pattern, random: np.random.Generator) -> dx.Pattern:
+    """The pattern of a camera that every second time is elliptic, by 0.5 to 6 %."""
+    angle = random.uniform(0, np.pi)
+    axis = np.array([np.cos(angle), np.sin(angle)])
+    ratio = np.exp(random.uniform(*np.log([0.005, 0.06]))) * random.integers(2)
+    stretch = np.eye(2) + ratio * (np.outer(axis, axis) - np.eye(2) / 2)
+    return dataclasses.replace(pattern, q=np.asarray(pattern.q) @ stretch)
+
+
+def _multislice(
+    crystal: dx.Crystal, q_max: float, random: np.random.Generator
+) -> tuple[dx.Pattern, float]:
+    """Electrons that scatter more than once, each element's own B, a little tilt, and noise."""
+    energy = float(random.choice([60.0, 80.0, 120.0, 200.0, 300.0]))
+    symbols = {chemical_symbols[z] for z in np.asarray(crystal.numbers) if z}
+    common = random.uniform(0.2, 2.0)
+    b = {symbol: common * random.lognormal(0.0, 0.3) for symbol in symbols}
+    tilt = tuple(random.normal(0.0, 0.6, 2))
+    exact = dx.simulate(crystal, dx.Electrons(energy), q_max, b, tilt, method="multislice")
+    strain = random.normal(0.0, 0.006) + random.uniform(-0.02, 0.02)
+    intensity = np.asarray(exact.intensity, float)
+    intensity *= random.lognormal(0.0, np.exp(random.uniform(*np.log([0.02, 0.3]))), len(intensity))
+    floor = 10 ** random.uniform(-4.0, -2.5) * intensity.max()
+    seen = np.asarray(exact.mask) & (intensity > floor) & (random.random(len(intensity)) > 0.05)
+    q = np.asarray(exact.q, float) * (1 + strain)
+    made = dx.Pattern(q, intensity, np.asarray(exact.hk), seen)
+    return _elliptic(made, random), energy
 
 
 def _collect(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -111,30 +158,42 @@ def _collect(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     random = np.random.default_rng(args.seed + KINDS.index(kind))
     chosen = source.take(random.permutation(part)[: args.queries])
     rows = []
-    for i, pattern in enumerate(patterns(kind, chosen, args.seed)):
+    for i, (pattern, energy) in enumerate(patterns(kind, chosen, args.seed)):
+        conditions = conditions_at(model, energy)
         try:
             indexed = lattices.find_all(jax.tree.map(np.asarray, pattern))[0]
-            query = Query.indexed(indexed, model.conditions.q_max)
+            query = Query.indexed(indexed, conditions.q_max)
         except PatternError:
             continue
         row = int(np.flatnonzero(library.crystals.uid == chosen.uid[i])[0])
-        made = about(query, library, model, row, args.weighed)
+        made = about(query, library, model, conditions, row, args.weighed)
         rows += [{"kind": kind, "number": i, "uid": str(chosen.uid[i]), **one} for one in made]
     return rows
 
 
 def about(
-    query: Query, library: Library, model: Any, truth: int, count: int
+    query: Query,
+    library: Library,
+    model: Any,
+    conditions: Conditions,
+    truth: int,
+    count: int,
 ) -> list[dict[str, Any]]:
     """A query's features with the crystal in row `truth` in the library, and left out."""
-    conditions, every = model.conditions, np.ones(len(library), bool)
+    every = np.ones(len(library), bool)
     embedded = model.embed_patterns(sized(query.settings, conditions.tokens))
-    short = shortlist(library, query, embedded, every, conditions, count, 0.02)
-    weighing = weigh(short.crystals, short.scores, query, conditions, measured())
+    short = shortlist(library, query, embedded, every, conditions, count, SCALE_ERROR)
+    weighing = weigh(short.crystals, short.scores, query, conditions, measured(SCALE_ERROR))
     crystals = getattr(library.crystals, "whole", library.crystals)
     own = np.append(twins(crystals, truth, crystals), truth)
     near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *absent.NEAR)
-    return told_of(weighing, short.rows, short.crystals, query, len(near), own, len(library))
+
+    def isotypes(first: int, gone: bool) -> float:
+        known = set(library.crystals.formula[near[~np.isin(near, own)] if gone else near])
+        crystal, setting = short.crystals.take([first]), int(weighing.setting[first])
+        return log_isotypes(crystal, setting, query, conditions, measured(SCALE_ERROR), known)
+
+    return told_of(weighing, short.rows, short.crystals, query, near, own, len(library), isotypes)
 
 
 def told_of(
@@ -142,9 +201,10 @@ def told_of(
     rows: np.ndarray,
     crystals: CrystalSet,
     query: Query,
-    near: int,
+    near: np.ndarray,
     own: np.ndarray,
     size: int,
+    isotypes: Callable[[int, bool], float],
 ) -> list[dict[str, Any]]:
     """Present and absent, among all crystals and among those of the true one's elements."""
     true = np.isin(rows, own)
@@ -152,30 +212,54 @@ def told_of(
         return []
     mine = set(crystals.numbers[np.flatnonzero(true)[0]].tolist()) | {0}
     alike = np.array([set(one.tolist()) <= mine for one in crystals.numbers])
+    strain = measured(SCALE_ERROR)[0].stretch
     out = []
-    for mode, some in (("all", np.ones(len(rows), bool)), ("elements", alike)):
+    for mode, some in zip(MODES, (np.ones(len(rows), bool), alike), strict=True):
         for left_out in (False, True):
             keep = some & ~true if left_out else some
             if not keep.any():
                 continue
             few = Weighing(*(x[keep] for x in weighing))
-            prior = np.full(keep.sum(), -math.log(size))
-            share = near if mode == "all" else max(round(near * alike.mean()), 1)
-            values = absent.features(few, prior, crystals.formula[keep], query, share)
-            first = few.value.argmax()
+            # Of the crystals of these elements as many as of those weighed.
+            share = 1.0 if mode == "all" else float(alike.mean())
+            there = float((~np.isin(near, own) if left_out else near >= 0).sum())
+            close, every = max(share * there, 0.0), max(share * size, float(keep.sum()))
+            prior = np.full(keep.sum(), -math.log(every))
+            any_kind = absent.log_odds_of_any(few, prior, log_none(query), close, every)
+            formula = crystals.formula[keep]
+            first = int(few.value.argmax())
+            # Where the elements are known, hardly any isotype is possible.
+            rivals = -math.inf
+            if mode == "all":
+                rivals = isotypes(int(np.flatnonzero(keep)[first]), left_out)
+            values = absent.features(few, prior, formula, query, close, any_kind, rivals, strain)
             share = float(np.exp(few.value[first] - np.logaddexp.reduce(few.value)))
             out.append(
                 {
                     "mode": mode, "absent": left_out, "features": values.tolist(),
                     "right": bool(true[keep][first]), "share": share, "r1": float(few.r1[first]),
-                    "stretch": float(abs(few.stretch[first])), "shear": float(few.shear[first]),
+                    "stretch": float(abs(few.stretch[first])) / strain,
+                    "shear": float(few.shear[first]),
                 }
             )  # fmt: skip
     return out
 
 
 def fit(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Weights of a logistic of "the first is wrong because the right one is absent", and limits."""
+    """Weights for all crystals and for those of known elements, and limits."""
+    true = [row for row in rows if row["right"] and row["mode"] == "all"]
+    most = {name: 1.1 * float(np.quantile([row[name] for row in true], 0.99)) for name in LIMITS}
+    groups = [f"{row['kind']}/{row['mode']}/{row['absent']}" for row in rows]
+    return {
+        "weights": {mode: _weights([r for r in rows if r["mode"] == mode]) for mode in MODES},
+        "limits": {name: max(most[name], least) for name, least in LIMITS.items()},
+        "command": "python benchmarks/fit_absent.py " + " ".join(sys.argv[1:]),
+        "rows": {group: groups.count(group) for group in sorted(set(groups))},
+    }
+
+
+def _weights(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of a logistic of "the first is wrong because the right one is absent"."""
     x = np.array([row["features"] for row in rows])
     absent_ = np.array([row["absent"] for row in rows])
     # As many of each kind, a share of `NONE` of them absent.
@@ -189,25 +273,19 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, Any]:
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         odds = sign * (x @ w)
         slope = -sign * weight / (1 + np.exp(np.clip(odds, -500, 500)))
-        shrunk = _SHRINK * len(rows) * np.append(0, w[1:])
+        shrunk = _SHRINK[rows[0]["mode"]] * len(rows) * np.append(0, w[1:])
         value = (weight * np.logaddexp(0, -odds)).sum() + 0.5 * (shrunk * w).sum()
         return float(value), slope @ x + shrunk
 
     found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
-    true = [row for row in rows if row["right"]]
-    return {
-        "weights": dict(zip(absent.NAMES, map(float, found.x), strict=True)),
-        "limits": {n: max(1.1 * max(row[n] for row in true), x) for n, x in LIMITS.items()},
-        "command": "python benchmarks/fit_absent.py " + " ".join(sys.argv[1:]),
-        "rows": {"/".join(map(str, group)): n for group, n in sorted(count.items())},
-    }
+    return dict(zip(absent.NAMES, map(float, found.x), strict=True))
 
 
-def check(rows: list[dict[str, Any]], weights: dict[str, float]) -> list[dict[str, Any]]:
+def check(rows: list[dict[str, Any]], weights: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """What weights that were fitted to other queries say of these."""
-    w = np.array([weights[name] for name in absent.NAMES])
     out = []
     for kind, mode in sorted({(row["kind"], row["mode"]) for row in rows}):
+        w = np.array([weights[mode][name] for name in absent.NAMES])
         every = [row for row in rows if (row["kind"], row["mode"]) == (kind, mode)]
         here, gone = ([r for r in every if r["absent"] is x] for x in (False, True))
         none = {

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.table import Table
@@ -153,7 +154,9 @@ def _pattern(case: Case, spots: Path | None) -> dx.Pattern:
     kept = None if spots is None else spots / f"{case.pattern.stem}.json"
     if kept is not None and kept.exists():
         return read_pattern(kept)
-    pattern = measure(case.pattern, case.scale).pattern
+    mask = case.pattern.with_name(f"{case.pattern.stem}_mask.png")
+    options = {"mask": np.asarray(PIL.Image.open(mask)) > 0} if mask.exists() else {}
+    pattern = measure(case.pattern, case.scale, **options).pattern
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_pattern(pattern, kept)
@@ -176,7 +179,7 @@ def _asked(
     own = sorted({int(row) for t in true for row in twins(crystals, t, crystals)} | set(true))
     out = []
     for mode in modes:
-        options: dict[str, Any] = {"k": 100, "energy": case.energy}
+        options: dict[str, Any] = {"k": 10, "energy": case.energy}
         if mode == "elements":
             options["elements"] = [chemical_symbols[z] for z in numbers]
         searched = library.without(own) if mode == "absent" else library
@@ -209,6 +212,7 @@ def _about(found: dd2d_jax.Found, right: set[str]) -> dict[str, Any]:
         "r1": first.r_factor,
         "none": found.none,
         "rank": rank,
+        "weighed": not right.isdisjoint(found.weighed),
         "of_true": sum(c.probability for c in found if c.uid in right),
         "score_of_true": None if rank is None else found[rank - 1].score,
         "r1_of_true": None if rank is None else found[rank - 1].r_factor,
@@ -227,8 +231,9 @@ def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         here["refused"] = len(every) - len(there)
         ranks = np.array([r["rank"] or math.inf for r in there])
         stated = np.array([r["probability"] for r in there])
-        for n in (1, 3, 10, 100):
+        for n in (1, 3, 10):
             here[f"top{n}"] = 100 * float((ranks <= n).sum()) / len(every)
+        here["weighed"] = 100 * sum(r["weighed"] for r in there) / len(every)
         right = ranks == 1
         here["wrong_above_80"] = int(((stated > 0.8) & ~right).sum())
         here["wrong_above_90"] = int(((stated > 0.9) & ~right).sum())
@@ -257,7 +262,7 @@ def _table(summary: list[dict[str, Any]]) -> Table:
         loss = row["none"]["log_loss"]
         table.add_row(
             row["group"], row["mode"], str(row["patterns"]), str(row["refused"]),
-            *(f"{row[f'top{n}']:.0f}" for n in (1, 3, 10, 100)),
+            *(f"{row[name]:.0f}" for name in ("top1", "top3", "top10", "weighed")),
             *(str(row[x]) for x in ("wrong_above_80", "wrong_above_90", "right_above_90")),
             f"{stated:.0f}", f"{true:.0f}", "-" if loss is None else f"{loss:.2f}",
             "-" if row["seconds"] is None else f"{row['seconds']:.1f}",

@@ -21,6 +21,8 @@ _LIKE, _MOST = 0.1, 0.045
 _SPOTS, _UNLIKELY = 30, 6.0
 # A copy has so many spots; Friedel mates count once for how unlikely it is.
 _FEWEST = 5
+# Spots this near (share of |q|) to an empty place of the lattice are its own: cameras bend.
+_NEAR = 0.06
 # How far from its place a spot of a copy may lie at most, 1/angstrom.
 _REACH = 0.012
 
@@ -44,7 +46,7 @@ def copies(fit: Fit, q: np.ndarray, left: np.ndarray, most: int) -> tuple[comple
     # A hexagonal or square lattice is its own mirror image.
     hands = [basis] if stretch is not None and stretch != 0 else [basis, basis.conj()]
     out: list[Fit] = []
-    left = left.copy()
+    left = left & ~_strayed(fit, q)
     flat = np.stack([turned.real, turned.imag], 1)
     while len(out) < most and left.sum() >= _FEWEST:
         best = max((_copy(hand, turned[left][:_SPOTS]) for hand in hands), key=lambda x: x[0])
@@ -57,6 +59,13 @@ def copies(fit: Fit, q: np.ndarray, left: np.ndarray, most: int) -> tuple[comple
         out.append(new)
         left &= ~new.good
     return (stretch, out) if out else (0.0, [])
+
+
+def _strayed(fit: Fit, q: np.ndarray) -> np.ndarray:
+    """(K,) True for spots near one of the lattice's places that has no spot of its own."""
+    near = fit.distance < _NEAR * np.sqrt(square(q))
+    taken = {tuple(one) for one in fit.hk[fit.good].tolist()}
+    return near & np.array([tuple(one) not in taken for one in fit.hk.tolist()], bool)
 
 
 def _to_symmetric(basis: np.ndarray) -> complex:

@@ -6,8 +6,10 @@ ones and the best wrong ones fit was learnt: a logistic function of a few number
 candidate (`features`), fitted to patterns of C2DB's training part with their crystal in the library
 and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
 
-A structure of any kind, random intensities about a smooth envelope, is a second way to be absent
-(`log_odds_of_any`): it rules where nothing in the library is like the pattern's crystal.
+One of the numbers is how well such isotypes of the first candidate explain the pattern, elements
+exchanged one at a time, another how likely a structure of any kind is, random intensities about a
+smooth envelope (`log_odds_of_any`): it rules where nothing in the library is like the crystal.
+Where the elements are known, few candidates are left and no isotypes: other weights.
 
 Beside that stands what never happened: a crystal whose R1, strain or shear is larger than that of
 any true crystal among these patterns has a few per cent at most.
@@ -33,7 +35,7 @@ NEAR = 0.03, 0.01
 _AT_MOST = 0.03
 NAMES = (
     "one", "evidence", "evidence_per_spot", "log_r1", "log_spots", "gap", "log_r1_mates",
-    "log_r1_ratio", "stretch", "shear", "log_near",
+    "log_r1_ratio", "stretch", "shear", "log_near", "any", "isotypes",
 )  # fmt: skip
 # R1 and its like are never taken for smaller.
 _LEAST = 3e-3
@@ -44,7 +46,10 @@ def features(
     log_prior: np.ndarray,
     formula: np.ndarray,
     query: Query,
-    near: int,
+    near: float,
+    any_kind: float,
+    isotypes: float,
+    strain: float,
 ) -> np.ndarray:
     """Numbers (len(NAMES),) about the first of n candidates.
 
@@ -53,7 +58,11 @@ def features(
         log_prior: (n,) of each.
         formula: (n,) of each; a rival is one of another formula.
         query: the pattern.
-        near: crystals of the library whose cell fits.
+        near: crystals of the library whose cell fits, those that are unlikely beforehand for less.
+        any_kind: from `log_odds_of_any`.
+        isotypes: of the first candidate, from `isotypes.log_isotypes`; -inf where the elements are
+            known.
+        strain: standard deviation of the strain that crystals may have, the scale's error included.
     """
     total = weighing.value + log_prior
     order = np.argsort(-total, kind="stable")
@@ -74,9 +83,11 @@ def features(
             np.clip(gap, 0, 12) / 4,
             np.log(mates),
             np.clip(ratio, -1, 2),
-            min(abs(weighing.stretch[first]) / 0.015, 3.0),
-            min(weighing.shear[first] / 0.005, 3.0),
+            min(abs(weighing.stretch[first]) / strain, 4.0),
+            min(weighing.shear[first] / 0.01, 4.0),
             np.log1p(near) / 4,
+            np.clip(any_kind, -15, 30) / 5,
+            np.clip(isotypes - weighing.value[first], -12, 6) / 4,
         ]
     )
 
@@ -92,23 +103,28 @@ def likeness(query: Query) -> tuple[int, float]:
     return int(measured.sum()), float(max(apart, _LEAST)) if both.sum() > 2 else 0.05
 
 
-def log_odds(features: np.ndarray) -> float:
-    """Natural logarithm of P(not in the library) / P(in it)."""
-    told = _told()
-    return float(np.asarray(features) @ np.array([told["weights"][name] for name in NAMES]))
+def log_odds(features: np.ndarray, restricted: bool) -> float:
+    """Natural logarithm of P(not in the library) / P(in it).
+
+    Args:
+        features: of the first candidate.
+        restricted: only crystals of some elements may be returned.
+    """
+    weights = _told()["weights"]["elements" if restricted else "all"]
+    return float(np.asarray(features) @ np.array([weights[name] for name in NAMES]))
 
 
 def log_odds_of_any(
-    weighing: Weighing, log_prior: np.ndarray, log_none: float, near: int, size: int
+    weighing: Weighing, log_prior: np.ndarray, log_none: float, near: float, size: float
 ) -> float:
-    """The same for a structure of any kind, of a cell as frequent as in the library.
+    """`log_odds` of a structure of any kind alone, of a cell as frequent as in the library.
 
     Args:
         weighing: of the candidates.
         log_prior: (n,) of each.
         log_none: from `rerank.log_none`.
-        near: crystals of the library that may be returned and whose cell lies within `NEAR`.
-        size: crystals of the library that may be returned.
+        near: crystals of the library that may be returned and whose cell lies within `NEAR`, and
+        size: all that may be returned, see `nearly`.
     """
     stretch, shear = NEAR
     density = (near + 1) / (size + 1) / (2 * stretch * np.pi * shear**2)
@@ -118,18 +134,31 @@ def log_odds_of_any(
     return float((log_none - LOG_ANY_CELL) / TEMPERATURE + cell + np.log(NONE) - crystals)
 
 
-def possible(weighing: Weighing) -> np.ndarray:
-    """(n,) False where a crystal fits as no true one ever did."""
+def nearly(log_prior: np.ndarray, near: np.ndarray) -> tuple[float, float]:
+    """Crystals near a cell, and all of a library, as many as are likely before a pattern is seen.
+
+    Args:
+        log_prior: (n,) from `prior.log_prior`.
+        near: rows of those near.
+    """
+    share = np.exp(log_prior)
+    some = share > 0
+    size = float(np.exp(-(share[some] * log_prior[some]).sum()))
+    return size * float(share[near].sum()), size
+
+
+def possible(weighing: Weighing, strain: float) -> np.ndarray:
+    """(n,) False where a crystal fits as no true one ever did; `strain` as in `features`."""
     most = _told()["limits"]
     return (
         (weighing.r1 <= most["r1"])
-        & (np.abs(weighing.stretch) <= most["stretch"])
+        & (np.abs(weighing.stretch) <= most["stretch"] * strain)
         & (weighing.shear <= most["shear"])
     )
 
 
 def log_probabilities(
-    weighing: Weighing, log_prior: np.ndarray, log_odds_none: float
+    weighing: Weighing, log_prior: np.ndarray, log_odds_none: float, strain: float
 ) -> tuple[np.ndarray, float]:
     """Logarithms (n,) of candidates' probabilities and the probability of none; together 1.
 
@@ -137,12 +166,13 @@ def log_probabilities(
         weighing: of the candidates.
         log_prior: (n,) of each.
         log_odds_none: from `log_odds`.
+        strain: as in `features`.
     """
     total = weighing.value + log_prior
     share = total - np.logaddexp.reduce(total)
     none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
     # What cannot be leaves its probability to none, but for a little.
-    there = possible(weighing)
+    there = possible(weighing, strain)
     kept = np.where(there, 1 - none, min(1 - none, _AT_MOST))
     lost = float((np.exp(share) * (1 - none - kept)).sum())
     return share + np.log(np.maximum(kept, 1e-300)), float(none + lost)

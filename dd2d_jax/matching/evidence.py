@@ -33,7 +33,7 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import FARTHER, HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest
@@ -189,9 +189,17 @@ def _explain(
         response = _response(q, shares, crystal)
 
         def under(h: Hypothesis) -> tuple[jax.Array, ...]:
-            # The shear has two components.
-            cell = -0.5 * ((stretch / h.stretch) ** 2 + (shear / h.shear) ** 2)
-            cell = cell - jnp.log(h.stretch) - 2 * jnp.log(h.shear)
+            cell = jnp.logaddexp(
+                jnp.log1p(-h.stray) - 0.5 * (stretch / h.stretch) ** 2,
+                jnp.log(h.stray / FARTHER) - 0.5 * (stretch / (FARTHER * h.stretch)) ** 2,
+            )
+            cell = cell - jnp.log(h.stretch)
+            # The shear has two components; some cameras add to it.
+            wide = jnp.hypot(h.shear, h.elliptic)
+            cell = cell + jnp.logaddexp(
+                jnp.log1p(-h.often) - 0.5 * (shear / h.shear) ** 2 - 2 * jnp.log(h.shear),
+                jnp.log(h.often) - 0.5 * (shear / wide) ** 2 - 2 * jnp.log(wide),
+            )
             return cell, *_of_intensities(response, query, floor, h)
 
         cell, intensities, r1, b = jax.vmap(under)(hypotheses)

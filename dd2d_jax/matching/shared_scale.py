@@ -17,6 +17,9 @@ import numpy as np
 
 from dd2d_jax.matching.found import Found
 
+# Standard deviations within which stretches are compared.
+_TRUSTED = 3.0
+
 
 def with_one_scale(found: Sequence[Found], scale_error: float, strain: float) -> list[Found]:
     """What was found for several lattices, candidates' probabilities with the scale they share.
@@ -27,16 +30,16 @@ def with_one_scale(found: Sequence[Found], scale_error: float, strain: float) ->
         strain: standard deviation of a crystal's strain.
     """
     stretches = [np.array([c.strain for c in one]) for one in found]
-    shares = [np.array([c.probability for c in one]) for one in found]
+    logs = [np.log(np.maximum([c.probability for c in one], 1e-300)) for one in found]
     out = []
     for a, one in enumerate(found):
         odds = np.array([c.score for c in one])
         for b in range(len(found)):
             if b != a:
                 pairs = log_together(stretches[a][:, None], stretches[b], scale_error, strain)
-                rest = max(1 - shares[b].sum(), 1e-12)
+                rest = np.log(max(1 - np.exp(logs[b]).sum(), 1e-12))
                 # Of what is not among the candidates nothing is known.
-                odds = odds + np.log(np.exp(pairs) @ shares[b] + rest)
+                odds = odds + np.logaddexp(np.logaddexp.reduce(pairs + logs[b], 1), rest)
         out.append(_with_odds(one, odds))
     return out
 
@@ -45,6 +48,8 @@ def log_together(t: np.ndarray, u: np.ndarray, scale_error: float, strain: float
     """log N(t, u; with covariance) - log N(t) - log N(u) of two stretches, which broadcast."""
     shared = scale_error**2 / 3
     each = max(shared + strain**2, 1e-6)
+    # Crystals further off are judged by tails that are wider than the normal distribution's.
+    t, u = (np.clip(x, -_TRUSTED * each**0.5, _TRUSTED * each**0.5) for x in (t, u))
     r = min(shared / each, 1 - 1e-6)
     square = (r * r * (t * t + u * u) - 2 * r * t * u) / (each * (1 - r * r))
     return -0.5 * square - 0.5 * math.log(1 - r * r)

@@ -19,8 +19,10 @@ from dd2d_jax.matching.absent import (
     log_odds,
     log_odds_of_any,
     log_probabilities,
+    nearly,
 )
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
+from dd2d_jax.matching.isotypes import log_isotypes
 from dd2d_jax.matching.rerank import Query, log_none, weigh
 from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
@@ -94,11 +96,22 @@ def weigh_library(
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     prior = log_prior[short.rows]
-    near = _near(library, query, allowed)
-    about = features(weighing, prior, short.crystals.formula, query, near)
+    close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
+    near, size = nearly(np.where(allowed, log_prior, -np.inf), close)
     nothing = log_none(query) + math.log(scales)
-    any_kind = log_odds_of_any(weighing, prior, nothing, near, int(allowed.sum()))
-    log_p, none = log_probabilities(weighing, prior, float(np.logaddexp(log_odds(about), any_kind)))
+    any_kind = log_odds_of_any(weighing, prior, nothing, near, size)
+    first = int(np.argmax(weighing.value + prior))
+    setting = int(weighing.setting[first])
+    restricted = not allowed.all()
+    isotypes = -np.inf
+    if not restricted:
+        crystal, tilt = short.crystals.take([first]), None if tilts is None else tilts[setting]
+        known = set(library.crystals.formula[close])
+        isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt)
+    strain = hypotheses[0].stretch
+    formula = short.crystals.formula
+    about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
+    log_p, none = log_probabilities(weighing, prior, log_odds(about, restricted), strain)
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))
@@ -110,9 +123,3 @@ def weigh_library(
         weighing.setting[order], value[order], np.exp(log_p[order]), odds[order], none,
         nothing, float(np.logaddexp.reduce(either)),
     )  # fmt: skip
-
-
-def _near(library: Library, query: Query, allowed: np.ndarray) -> int:
-    """Number of crystals that may be returned and whose cell is nearly the pattern's."""
-    rows = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
-    return int(allowed[rows].sum())

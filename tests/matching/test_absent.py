@@ -20,6 +20,9 @@ from dd2d_jax.spots import Conditions
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
 
 
+STRAIN = measured()[0].stretch
+
+
 def weighing(value: list[float], **other: list[float]) -> Weighing:
     zeros = np.zeros(len(value))
     fields = {"r1": zeros + 0.05, "stretch": zeros, "shear": zeros}
@@ -28,7 +31,7 @@ def weighing(value: list[float], **other: list[float]) -> Weighing:
 
 
 def probabilities(*told) -> tuple[np.ndarray, float]:
-    logs, none = absent.log_probabilities(*told)
+    logs, none = absent.log_probabilities(*told, STRAIN)
     return np.exp(logs), none
 
 
@@ -62,7 +65,7 @@ def test_probabilities_are_ordered_as_the_evidence_and_add_up_to_one():
 
 def test_the_order_stays_where_probabilities_are_too_small_for_a_number():
     prior = np.zeros(3)
-    logs, _ = absent.log_probabilities(weighing([0.0, -2000.0, -1000.0]), prior, -2.0)
+    logs, _ = absent.log_probabilities(weighing([0.0, -2000.0, -1000.0]), prior, -2.0, STRAIN)
     assert np.argsort(-logs).tolist() == [0, 2, 1]
 
 
@@ -94,12 +97,22 @@ def test_a_structure_of_any_kind_is_likelier_where_no_crystal_has_such_intensiti
 
 def test_numbers_about_the_first_candidate_are_finite_and_bounded(library, queries):
     found, prior = weighed(library, queries[0])
-    about = absent.features(found, prior, library.formula, queries[0], len(library))
-    alone = absent.features(found, prior, np.full(len(library), "A"), queries[0], 1)
+    told = 3.0, -np.inf, STRAIN
+    about = absent.features(found, prior, library.formula, queries[0], len(library), *told)
+    alone = absent.features(found, prior, np.full(len(library), "A"), queries[0], 1, *told)
     for values in (about, alone):
         assert len(values) == len(absent.NAMES) and np.isfinite(values).all()
         assert np.abs(values).max() < 10
-    assert np.isfinite(absent.log_odds(about))
+    for restricted in (False, True):
+        assert np.isfinite(absent.log_odds(about, restricted))
+
+
+def test_crystals_near_a_cell_count_by_how_likely_they_were():
+    even = np.full(8, -np.log(8))
+    assert absent.nearly(even, np.array([1, 4])) == pytest.approx((2, 8))
+    # Half of the crystals have all of the probability.
+    half = np.where(np.arange(8) < 4, -np.log(4), -np.inf)
+    assert absent.nearly(half, np.array([1, 4])) == pytest.approx((1, 4))
 
 
 def test_mates_that_differ_are_measured(queries):
