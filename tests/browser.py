@@ -163,7 +163,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, code, seconds=20):
+    def wait(self, code, seconds=60):
         """Until an expression is true."""
         end = time.monotonic() + seconds
         while not self.ask(code):

@@ -52,7 +52,7 @@ BUTTON = "deep('button').find(e => e.textContent.trim() == '{}')"
 SAYS = "deep('.{}').some(e => e.shadowRoot && e.shadowRoot.textContent.includes({!r}))"
 
 
-def wait_for(chromium, place, text, seconds=60):
+def wait_for(chromium, place, text, seconds=180):
     chromium.wait(SAYS.format(place, text), seconds)
 
 
@@ -83,7 +83,7 @@ def test_a_dropped_image_becomes_a_saved_report(chromium, address, made, work, t
     chromium.wait("within('.candidates', 'input').length > 1")
     chromium.ask("within('.candidates', 'input')[1].click()")
     wait_for(chromium, "about", "WS2")
-    chromium.wait("deep('iframe').length == 1")
+    chromium.wait("deep('iframe').length == 1", 180)
     chromium.wait(f"!{BUTTON.format('Save report')}.disabled")
     chromium.ask(BUTTON.format("Save report") + ".click()")
     wait_for(chromium, "status", "dd2d-app/mine.html")
@@ -106,11 +106,11 @@ def test_the_mouse_masks_a_region_and_moves_the_centre(chromium, address):
     chromium.ask(BUTTON.format("mask a region") + ".click()")
     chromium.wait("Bokeh.documents[0].get_model_by_name('pattern').toolbar.active_drag == null")
     drag((0.05, 0.05), (0.1, 0.05), (0.3, 0.05), (0.3, 0.3), (0.05, 0.3))
-    chromium.wait("deep('textarea').some(e => /^1[01][.,]/.test(e.value))", 60)
+    chromium.wait("deep('textarea').some(e => /^1[01][.,]/.test(e.value))", 180)
     chromium.ask(BUTTON.format("move the centre") + ".click()")
     time.sleep(0.5)
     drag((0.5, 0.5), (0.51, 0.49), (0.52, 0.48))
-    chromium.wait("deep('input').some(e => e.value.startsWith('116.'))", 60)
+    chromium.wait("deep('input').some(e => e.value.startsWith('116.'))", 180)
 
 
 def test_nothing_is_loaded_from_elsewhere(chromium, address):
@@ -135,7 +135,7 @@ def test_the_keyboard_alone_goes_from_an_example_to_a_saved_report(chromium, add
     chromium.press("Enter")
     chromium.wait(
         "(n => n.length && !n.some(e => e.textContent.includes('W')))"
-        "(within('.candidates', 'label'))", 60,
+        "(within('.candidates', 'label'))", 180,
     )  # fmt: skip
     chromium.wait(f"!{BUTTON.format('Save report')}.disabled")
     tab_to(chromium, "Save report")
