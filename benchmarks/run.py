@@ -72,7 +72,7 @@ def retrieval(reports: list[dict[str, Any]]) -> Rows:
         for name, method in report["methods"].items():
             tops = "/".join(f"{method[f'top{k}']:.1f}" for k in (1, 3, 5, 10))
             what = f"{report['level']}, {name}, {report['queries']} of {report['library']:,}"
-            rows.append((what, f"{tops} %, {method['ms_per_query']:.1f} ms a query"))
+            rows.append((what, f"{tops} %, {method['ms_per_query']:.1f} ms per query"))
     return rows
 
 

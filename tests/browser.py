@@ -1,5 +1,6 @@
 """Chromium without a window, driven through its own debugging pipe: no further package."""
 
+import base64
 import fcntl
 import itertools
 import json
@@ -21,8 +22,29 @@ _FLAGS = (
 )  # fmt: skip
 
 
+# Keys that do more than write a letter, and their codes.
+_KEYS = {"Tab": 9, "Enter": 13, " ": 32, "Escape": 27, "End": 35, "Home": 36, "ArrowUp": 38,
+         "ArrowDown": 40, "Backspace": 8}  # fmt: skip
+# All elements, those in shadows of others included, that fit a selector.
+_DEEP = """
+window.deep = (selector, root = document) => [...root.querySelectorAll('*')].flatMap(one => [
+  ...(one.matches(selector) ? [one] : []),
+  ...(one.shadowRoot ? deep(selector, one.shadowRoot) : []),
+]);
+window.within = (host, selector) =>
+  deep(host).flatMap(one => (one.shadowRoot ? deep(selector, one.shadowRoot) : []));
+window.focused = () => {
+  let one = document.activeElement;
+  while (one && one.shadowRoot && one.shadowRoot.activeElement) one = one.shadowRoot.activeElement;
+  return one;
+};
+"""
+
+
 class Browser:
-    """One page; `complaints` holds what the browser found wrong with it."""
+    """One page; `complaints` holds what the browser found wrong with it, `loaded` what it asked for
+    elsewhere.
+    """
 
     def __init__(self, folder):
         name = next(filter(None, map(shutil.which, _NAMES)), None)
@@ -45,6 +67,7 @@ class Browser:
             os.close(end)
         self._read, self._write, self._buffer = read, write, b""
         self._numbers, self.complaints, self._events = itertools.count(1), [], []
+        self.loaded = []
         page = self._send("Target.createTarget", url="about:blank")["targetId"]
         session = self._send("Target.attachToTarget", targetId=page, flatten=True)
         self._session = session["sessionId"]
@@ -84,7 +107,9 @@ class Browser:
         if event.get("method") == "Log.entryAdded":
             entry = event["params"]["entry"]
             if entry["level"] == "error":
-                self.complaints.append(entry["text"])
+                self.complaints.append(f"{entry['text']} {entry.get('url', '')}".strip())
+        if event.get("method") == "Network.requestWillBeSent":
+            self.loaded.append(event["params"]["request"]["url"])
 
     def open(self, path, scripts=True):
         """Load a file and return the seconds of work that this was, whatever else is running."""
@@ -99,6 +124,38 @@ class Browser:
         self._send("Performance.disable")
         return found["TaskDuration"]
 
+    def visit(self, address):
+        """Load a page of a server; `deep(selector)` and `focused()` then look into shadows."""
+        self._events.clear()
+        self.complaints.clear()
+        self._send("Network.enable")
+        self._send("Page.navigate", url=address)
+        while "Page.loadEventFired" not in self._events:
+            self._note(self._receive(60))
+        self.ask(_DEEP)
+
+    def drop(self, path, selector):
+        """A file onto an element, as from a folder's window."""
+        x, y = self.ask(
+            f"(r => [r.x + r.width / 2, r.y + r.height / 2])"
+            f"(deep({json.dumps(selector)})[0].getBoundingClientRect())"
+        )
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def drag(self, places):
+        """The mouse pressed at the first of these places (x, y), moved along and let go."""
+        for i, (x, y) in enumerate([*places, places[-1]]):
+            kind = "mouseReleased" if i == len(places) else "mouseMoved" if i else "mousePressed"
+            self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
+                       buttons=int(i < len(places)), clickCount=1)  # fmt: skip
+
+    def picture(self, path):
+        """What is seen, as a PNG."""
+        data = self._send("Page.captureScreenshot", format="png")["data"]
+        path.write_bytes(base64.b64decode(data))
+
     def ask(self, code):
         """The value of an expression in the page."""
         answer = self._send("Runtime.evaluate", expression=code, returnByValue=True,
@@ -106,7 +163,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, code, seconds=20):
+    def wait(self, code, seconds=60):
         """Until an expression is true."""
         end = time.monotonic() + seconds
         while not self.ask(code):
@@ -115,9 +172,16 @@ class Browser:
 
     def press(self, key):
         """A key, as a person presses it."""
-        text = key if len(key) == 1 else ""
+        text = key if len(key) == 1 else "\r" if key == "Enter" else ""
+        code = _KEYS.get(key, ord(key.upper()) if key.isalnum() and len(key) == 1 else 0)
         for kind in ("keyDown", "keyUp"):
-            self._send("Input.dispatchKeyEvent", type=kind, key=key, text=text)
+            self._send("Input.dispatchKeyEvent", type=kind, key=key, text=text,
+                       windowsVirtualKeyCode=code)  # fmt: skip
+
+    def type(self, text):
+        """Key after key."""
+        for key in text:
+            self.press(key)
 
     def size(self, width):
         """A window of this width, pixels."""

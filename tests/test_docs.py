@@ -1,9 +1,12 @@
 """What the documentation tells a reader to type and to follow is there."""
 
 import functools
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,12 @@ from paths import ROOT
 
 import dd2d_jax
 import diffraction
-from configs import base, paper, smoke, twin
+from configs import base, paper, shipped, smoke, twin
 from dd2d_jax.commands import main as cli
 from train import main
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CONFIGS = {"base": base, "paper": paper, "smoke": smoke, "twin": twin}
+CONFIGS = {"base": base, "paper": paper, "shipped": shipped, "smoke": smoke, "twin": twin}
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?:    .*\n|\n(?=    ))+")
 
@@ -96,6 +99,29 @@ def test_the_code_of_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch):
     for code in blocks(ROOT / "docs/tutorial-ml.md", "python"):
         exec(compile(code, "tutorial-ml.md", "exec"), names)
     assert names["found"][0].uid == names["crystals"].uid[0]
+
+
+@pytest.mark.slow
+def test_the_five_minutes_of_the_readme_work_from_top_to_bottom(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text("utf-8")
+    part = text[text.index("## Five minutes") : text.index("## What else")]
+    program = [sys.executable, "-m", "dd2d_jax.commands.main"]
+    space = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = ["dd2d demo --no-browser", *re.findall(r"^    (\S.*)$", part, re.MULTILINE)]
+    assert len(lines) > 4
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["dd2d", "app"]:
+            continue  # it waits for a person; tests/app
+        start = program if words[0] == "dd2d" else [sys.executable]
+        done = subprocess.run([*start, *words[1:]], cwd=tmp_path, env=space, capture_output=True)
+        assert done.returncode == 0, (line, done.stderr.decode()[-2000:])
+    assert (tmp_path / "found" / "page.html").is_file()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in _FENCED.findall(part):
+        exec(compile(code[1], "README.md", "exec"), names)
+    assert names["found"][0].formula == "MoS2" and (tmp_path / "from_python").is_dir()
 
 
 def test_the_page_of_the_api_lists_every_public_name():

@@ -25,6 +25,7 @@ OURS = {*PACKAGES, "benchmarks", "tests"}
 # matplotlib and the pages take a while to start.
 LOOKS_UP = {
     ("dd2d_jax.matching.found", "dd2d_jax.reports"),
+    ("dd2d_jax.matching.found", "dd2d_jax.app"),
     ("dd2d_jax.matching.found", "dd2d_jax.matching.next_tilt"),
 }
 

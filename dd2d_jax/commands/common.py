@@ -13,8 +13,6 @@ from typing import Any
 
 from dd2d_jax.util.errors import UserError
 
-# Share of the pixels that a mask leaves at least.
-_EMPTY = 0.05
 # Bytes of an image that takes a while.
 _LARGE = 2**24
 
@@ -86,7 +84,8 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was typed of `add_image`, as arguments of `patterns.read`; the mask is read.
 
     Raises:
-        UserError: a mask that cannot be read, or that leaves hardly anything.
+        PatternError: a mask that cannot be read, or that leaves hardly anything.
+        FileNotFoundError: there is none.
     """
     found = {
         name: getattr(args, name)
@@ -98,25 +97,10 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.no_beam_stop:
         found["beam_stop"] = False
     if args.mask is not None:
-        found["mask"] = _read_mask(args.mask)
+        from dd2d_jax.images.patterns import read_mask
+
+        found["mask"] = read_mask(args.mask)
     return found
-
-
-def _read_mask(path: Path) -> Any:
-    from dd2d_jax.images.patterns import is_image
-    from dd2d_jax.images.readers import read_image
-
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if not is_image(path):
-        raise UserError(f"{path}: a mask is an image or a .npy, 0 where not to look")
-    mask = read_image(path).pixels != 0
-    if mask.mean() < _EMPTY:
-        raise UserError(
-            f"{path}: the mask leaves {100 * mask.mean():.2g} % of the pixels; 0 marks where not "
-            "to look: is it inverted?"
-        )
-    return mask
 
 
 def read_patterns(paths: Sequence[str], reading: dict[str, Any]) -> list[Any]:
@@ -238,6 +222,15 @@ def check_above(problem: str, above: Path) -> None:
     """Before the work begins: something can be made in a folder, else there is this problem."""
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(f"{problem}, {above} is no writable folder")
+
+
+def open_in_browser(address: str) -> None:
+    """Show a page where there is a screen; elsewhere a browser of the terminal would take over."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if screen or sys.platform in ("darwin", "win32"):
+        import webbrowser
+
+        webbrowser.open(address)
 
 
 def say(line: str) -> None:

@@ -16,7 +16,9 @@ import warnings
 from collections.abc import Sequence
 
 from dd2d_jax import __version__
+from dd2d_jax.commands.app import add_app
 from dd2d_jax.commands.common import one_line, say
+from dd2d_jax.commands.demo import add_demo
 from dd2d_jax.commands.images import add_calibrate, add_pattern
 from dd2d_jax.commands.libraries import add_enumerate, add_index, add_merge
 from dd2d_jax.commands.measuring import add_evaluate, add_report, add_snapshots
@@ -75,8 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="dd2d COMMAND --help says more, with an example.",
     )
     parser.add_argument("--version", action="version", version=f"dd2d-jax {__version__}")
+    _add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
+        add_demo,
+        add_app,
         add_simulate,
         add_pattern,
         add_calibrate,
@@ -92,6 +97,27 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     return parser
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    """An option that prints what a shell completes commands and options with."""
+    what = "print what completes commands and options in this shell"
+    try:
+        import shtab
+    except ImportError:
+        parser.add_argument(
+            "--print-completion", action=_NoCompletion, choices=("bash", "zsh", "tcsh"), help=what
+        )
+        return
+    shtab.add_argument_to(parser, "--print-completion", help=what)
+
+
+class _NoCompletion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(
+            "shell completion needs shtab: in the clone of the repository type  "
+            "pip install '.[completion]'"
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "measure top-1/3/5/10/50 in percent and milliseconds a query, three methods side by side",
+        "measure top-1/3/5/10/50 in percent and milliseconds per query, three methods side by side",
         "dd2d evaluate --checkpoint runs/base --queries test.db --library all.db --level clean",
     )
     add_checkpoint(parser)

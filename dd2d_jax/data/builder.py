@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from dd2d_jax.util.progress import progress
 
 REPORT = "report.json"
 SPLIT = "crystals"
+# Seconds in which a server has to answer.
+_PATIENCE = 10
 
 C2DB_HELP = """The Computational 2D Materials Database may not be passed on. Ask for c2db.db on
 https://c2db.fysik.dtu.dk and put it into the manual folder, or give its place as path."""
@@ -114,11 +118,23 @@ def _prepare(builder: Crystals2D, manual: Path) -> None:
 
 def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
     try:
+        known = Path(dl_manager.download_dir).glob(f"*{url.rpartition('/')[2]}*")
+        if not any(known):  # what was downloaded before needs no network
+            _check_reachable(url)
         return Path(dl_manager.download(url))
     except (OSError, tfds.download.DownloadError) as error:
         raise ConnectionError(
             f"{url}: cannot be downloaded ({error}); fetch it by hand and give its place as path"
         ) from error
+
+
+def _check_reachable(url: str) -> None:
+    """Raise OSError at once where there is no network: downloads try again for minutes."""
+    asked = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(asked, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        pass  # somebody has answered
 
 
 @contextlib.contextmanager

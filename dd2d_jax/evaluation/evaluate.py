@@ -142,7 +142,7 @@ def evaluate(
     leave_out: bool = False,
     elements: bool = False,
 ) -> dict:
-    """Accuracies in percent and milliseconds a query of the three methods.
+    """Accuracies in percent and milliseconds per query of the three methods.
 
     Args:
         model: the trained model.

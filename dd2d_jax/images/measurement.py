@@ -54,6 +54,7 @@ def measure(
     undistort: bool = False,
     energy: float | None = None,
     likely_scale: bool = False,
+    spots: SpotList | None = None,
     **finding: Any,
 ) -> Measured:
     """Find the spots of an image and put them into 1/angstrom.
@@ -69,6 +70,7 @@ def measure(
         energy: of the electrons, keV; None takes the file's.
         likely_scale: where nothing tells the scale, take one at which the spots have a usual
             spacing, instead of an error; it may be wrong by a factor of 2.
+        spots: that were found in this image before, with the same centre and options.
         finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
 
     Raises:
@@ -87,9 +89,10 @@ def measure(
     if centre is None and image.centre is not None:
         centre = tuple(image.centre)
     rows, columns = image.pixels.shape
-    stage(f"finding spots in {columns} x {rows} pixels")
     try:
-        spots = find_spots(image.pixels, centre, **finding)
+        if spots is None:
+            stage(f"finding spots in {columns} x {rows} pixels")
+            spots = find_spots(image.pixels, centre, **finding)
     except PatternError as error:
         seen = error.seen
         if seen is not None:

@@ -31,6 +31,8 @@ _ACCEPTED = (
     + ", ".join(readers.MICROSCOPY)
     + ")"
 )
+# Share of the pixels that a mask leaves at least.
+_EMPTY = 0.05
 # What `read_pattern` takes, by the file's suffix.
 SUFFIXES = (*TEXT, ".json", ".npy", *readers.PICTURES, *readers.MICROSCOPY)
 
@@ -98,7 +100,8 @@ def read_pattern(
         calibration: of an image, from `calibration.calibrate` or its JSON file.
         undistort: fit an image's ellipticity and radial distortion to the pattern's own lattice.
         energy: of the electrons, keV; None takes what the file says.
-        finding: mask, width, threshold, max_radius and beam_stop as in `spot_finding.find_spots`.
+        finding: mask (also a file, see `read_mask`), width, threshold, max_radius and beam_stop as
+            in `spot_finding.find_spots`.
 
     Raises:
         PatternError: what is wrong, with file and row or field, in one line.
@@ -134,6 +137,8 @@ def read(
         # Imported where there is an image: it takes a second.
         from dd2d_jax.images.measurement import measure
 
+        if isinstance(finding.get("mask"), str | Path):
+            finding["mask"] = read_mask(finding["mask"])
         measured = measure(
             path, scale, centre, calibration, undistort, energy, likely_scale, **finding
         )
@@ -147,6 +152,27 @@ def read(
         )
     pattern, notes = read_list(path, scale, centre, energy)
     return Read(pattern, None, notes)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A mask (H, W) from an image or a .npy, False where that is 0.
+
+    Raises:
+        PatternError: no image, or one that leaves hardly anything.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not is_image(path):
+        raise PatternError(f"{path}: a mask is an image or a .npy, 0 where not to look")
+    mask = readers.read_image(path).pixels != 0
+    if mask.mean() < _EMPTY:
+        raise PatternError(
+            f"{path}: the mask leaves {100 * mask.mean():.2g} % of the pixels; 0 marks where not "
+            "to look: is it inverted?"
+        )
+    return mask
 
 
 def is_image(path: str | Path) -> bool:

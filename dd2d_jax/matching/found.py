@@ -168,6 +168,20 @@ class Found(Sequence[Candidate]):
 
         return page(self, measured, about)
 
+    def show(self, measured: Measured | None = None) -> Any:
+        """The same alive, in a notebook: candidates over the pattern, structures that turn.
+
+        Needs the extra `app`.
+        """
+        from dd2d_jax.app.answers import show
+
+        return show(self, measured)
+
+    def _repr_html_(self) -> str:
+        from dd2d_jax.reports.notebook import found_html
+
+        return found_html(self)
+
     def write(
         self,
         directory: str | Path,

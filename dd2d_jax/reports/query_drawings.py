@@ -65,7 +65,7 @@ def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> di
     """Circles of the spots that were found: on the lattice, and the others of the image."""
     if measured is None:
         places, others = frame.of_q(indexed.q), np.zeros((0, 2))
-        radii = 0.7 * _radius(indexed.intensity)
+        radii = 0.7 * ring_radius(indexed.intensity)
     else:
         every = frame.of_pixels(measured.spots.position)
         places, others = every[indexed.spots], np.delete(every, indexed.spots, axis=0)
@@ -79,9 +79,9 @@ def found_spots(indexed: Indexed, measured: Measured | None, frame: Frame) -> di
 def rings(predicted: Predicted, frame: Frame) -> list[dict[str, Any]]:
     """A candidate's spots as rings, the strongest, with what is said of each."""
     strongest = np.argsort(-predicted.calculated, kind="stable")[:SPOTS]
-    places, radii = frame.of_q(predicted.q), _radius(predicted.calculated)
+    places, radii = frame.of_q(predicted.q), ring_radius(predicted.calculated)
     return [
-        {**_circle(places[i], radii[i]), "kind": _spot_kind(predicted, i), "tip": tip(predicted, i)}
+        {**_circle(places[i], radii[i]), "kind": spot_kind(predicted, i), "tip": tip(predicted, i)}
         for i in strongest
     ]
 
@@ -185,13 +185,15 @@ def model(atoms: ase.Atoms, width: float) -> dict[str, Any]:
     }
 
 
-def _spot_kind(predicted: Predicted, i: int) -> str:
+def spot_kind(predicted: Predicted, i: int) -> str:
+    """Whether a predicted spot was found: "both", "lost", or "blind" where none is measured."""
     if predicted.seen[i]:
         return "both"
     return "blind" if predicted.hidden[i] else "lost"
 
 
-def _radius(intensity: np.ndarray) -> np.ndarray:
+def ring_radius(intensity: np.ndarray) -> np.ndarray:
+    """Radii (M,) of rings, growing with the amplitude, of relative intensities (M,)."""
     return 18 * np.sqrt(0.15 + 0.85 * np.sqrt(np.clip(intensity, 0, 1)))
 
 

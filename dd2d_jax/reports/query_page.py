@@ -60,7 +60,7 @@ def page(
     return render(
         "query.html",
         f"Crystals that may have made {about.get('file', 'a pattern')}",
-        scripts=["3Dmol-min.js", "query.js"],
+        scripts=["3Dmol-min.js", "solid.js", "query.js"],
         lattices=lattices,
         facts=_facts(found, measured, about),
         faint=100 * FAINT,

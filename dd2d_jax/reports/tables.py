@@ -264,7 +264,7 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
         "gamma (degrees)": f"{gamma:.2f}",
         "spots": f"{len(spots.position)}, {100 * found.explained:.0f} % of them on the lattice",
         "intensity on it": f"{100 * found.strength:.0f} %",
-        "from its places (1/A, rms)": f"{found.residual:.4f}",
+        "rms distance from it (1/A)": f"{found.residual:.4f}",
         "saturated, rejected": f"{spots.saturated.sum()}, {len(spots.rejected)}",
         "centre (pixels)": f"{spots.centre[0]:.2f}, {spots.centre[1]:.2f}",
         "scale (1/A per pixel)": scale,
@@ -315,7 +315,7 @@ def _facts(rows: dict[str, str]) -> Table:
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
-    """Accuracies in percent and milliseconds a query of the three methods (see `evaluate`)."""
+    """Accuracies in percent and milliseconds per query of the three methods (see `evaluate`)."""
     cell = "/".join(f"{result['cell_alone'][f'top{n}']:.1f}" for n in TOP)
     setup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["setup_s"].items())
     table = Table(
@@ -325,7 +325,7 @@ def evaluation_table(result: dict[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("method")
-    for name in (*(f"top-{n} (%)" for n in TOP), "ms a query"):
+    for name in (*(f"top-{n} (%)" for n in TOP), "ms per query"):
         table.add_column(name, justify="right")
     for method, values in result["methods"].items():
         shown = [f"{values[f'top{n}']:.1f}" for n in TOP]

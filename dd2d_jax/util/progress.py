@@ -21,6 +21,16 @@ def stage(what: str) -> None:
 
 
 @contextlib.contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Tell each `stage` within to `say`, in the thread that it happens in."""
+    token = _watcher.set(say)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+@contextlib.contextmanager
 def watched(say: Callable[[str], None]) -> Iterator[None]:
     """Show each `stage` that is told within.
 
@@ -28,11 +38,8 @@ def watched(say: Callable[[str], None]) -> Iterator[None]:
     end; piped, each stage is a plain line through `say`.
     """
     if not sys.stderr.isatty():
-        token = _watcher.set(say)
-        try:
+        with telling(say):
             yield
-        finally:
-            _watcher.reset(token)
         return
     from rich.console import Console
     from rich.markup import escape
@@ -41,11 +48,8 @@ def watched(say: Callable[[str], None]) -> Iterator[None]:
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as line:
         task = line.add_task("", total=None)
-        token = _watcher.set(lambda what: line.reset(task, description=escape(what)))
-        try:
+        with telling(lambda what: line.reset(task, description=escape(what))):
             yield
-        finally:
-            _watcher.reset(token)
 
 
 def progress(

@@ -34,5 +34,5 @@ def test_rows_give_accuracy_and_time():
     method = {"top1": 90.0, "top3": 95.0, "top5": 99.0, "top10": 100.0, "ms_per_query": 2.5}
     report = {"level": "clean", "queries": 2, "library": 1000, "methods": {"neural": method}}
     assert run.retrieval([report]) == [
-        ("clean, neural, 2 of 1,000", "90.0/95.0/99.0/100.0 %, 2.5 ms a query")
+        ("clean, neural, 2 of 1,000", "90.0/95.0/99.0/100.0 %, 2.5 ms per query")
     ]

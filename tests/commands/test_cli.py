@@ -44,7 +44,7 @@ def test_the_version_is_that_of_the_package(command_line):
 
 @pytest.mark.parametrize(
     "command",
-    ["simulate", "index", "enumerate", "merge", "retrieve", "propose", "evaluate", "report",
+    ["demo", "simulate", "index", "enumerate", "merge", "retrieve", "propose", "evaluate", "report",
      "snapshots"],
 )
 def test_every_command_has_help_with_an_example_and_json(command, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import zipfile
 from itertools import islice
 
@@ -13,7 +14,7 @@ from ase.build import bulk, graphene, mx2
 from ase.db import connect
 
 from dd2d_jax.crystals.structures import layer
-from dd2d_jax.data import crystal_set, usable
+from dd2d_jax.data import crystal_set, sources, usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.datasets import load
 from dd2d_jax.data.splits import split
@@ -176,6 +177,14 @@ def test_files_are_found_named_and_counted(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no CIF, POSCAR"):
         load("files", tmp_path / "empty", str(tmp_path / "prepared"))
+
+
+def test_without_a_network_a_download_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "JARVIS_URL", "http://127.0.0.1:9/files/1")  # nobody is there
+    begin = time.monotonic()
+    with pytest.raises(ConnectionError, match="fetch it by hand"):
+        load("jarvis_2d", data_dir=str(tmp_path))
+    assert time.monotonic() - begin < 20
 
 
 def test_the_jarvis_archive_is_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Made-up crystals: the references decorated with the elements that chemistry allows them.
+"""Hypothetical crystals: the references decorated with the elements that chemistry allows them.
 
 `rules.csv` says, for every reference, which elements each role may take. A role written "M+" is a
 cation, "X-" an anion; where all roles are charged the cell must be neutral in usual oxidation
