@@ -180,15 +180,27 @@ def _deviation(values: np.ndarray, tail: bool) -> float:
     A clipped floor has no lower half, and few counts have none that is as wide as the upper one;
     far above the middle are spots, as long as they are not left out.
     """
-    low, middle, high, top = np.quantile(values, [0.1587, 0.5, 0.75, 0.975])
+    ordered = np.sort(values)
+    low, middle, high, top = (_quantile(ordered, share) for share in (0.1587, 0.5, 0.75, 0.975))
     lower = max(middle - low, 0.5 * (high - middle) / 0.674)
-    return float(max(lower, (top - middle) / 1.96, _trimmed(values)) if tail else lower)
+    if not tail:
+        return float(lower)
+    return float(max(lower, (top - middle) / 1.96, _trimmed(ordered - middle)))
+
+
+def _quantile(ordered: np.ndarray, share: float) -> float:
+    """As `np.quantile` of sorted values, a hundred times faster for those of a small square."""
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
 
 
 def _trimmed(values: np.ndarray) -> float:
-    """Root mean square without the hundredth farthest from the middle."""
-    squares = np.sort((values - np.median(values)) ** 2)
-    return float(np.sqrt(squares[: max(int(0.99 * squares.size), 1)].mean()))
+    """Root mean square without the hundredth farthest from 0."""
+    count = max(int(0.99 * values.size), 1)
+    squares = np.partition(values**2, min(count, values.size - 1))
+    return float(np.sqrt(squares[:count].mean()))
 
 
 def _skew(
@@ -197,7 +209,8 @@ def _skew(
     """(H, W) skewness of the response, by quantiles that few spots do not move."""
 
     def skewness(values: np.ndarray) -> float:
-        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+        ordered = np.sort(values)
+        low, middle, high = (_quantile(ordered, share) for share in (0.1, 0.5, 0.9))
         # The second terms of Cornish and Fisher's expansion.
         return 4.7 * (low + high - 2 * middle) / max(high - low, 1e-12)
 
