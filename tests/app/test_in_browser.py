@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -104,11 +103,12 @@ def test_the_mouse_masks_a_region_and_moves_the_centre(chromium, address):
         chromium.drag([(x + u * width, y + v * width) for u, v in places])
 
     chromium.ask(BUTTON.format("mask a region") + ".click()")
-    chromium.wait("Bokeh.documents[0].get_model_by_name('pattern').toolbar.active_drag == null")
+    mode = "Bokeh.documents[0].get_model_by_name('line').tags[0] == '{}'"
+    chromium.wait(mode.format("mask a region"))
     drag((0.05, 0.05), (0.1, 0.05), (0.3, 0.05), (0.3, 0.3), (0.05, 0.3))
     chromium.wait("deep('textarea').some(e => /^1[01][.,]/.test(e.value))", 180)
     chromium.ask(BUTTON.format("move the centre") + ".click()")
-    time.sleep(0.5)
+    chromium.wait(mode.format("move the centre"))
     drag((0.5, 0.5), (0.51, 0.49), (0.52, 0.48))
     chromium.wait("deep('input').some(e => e.value.startsWith('116.'))", 180)
 
