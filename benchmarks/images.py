@@ -132,7 +132,7 @@ def visible_cell(pattern: dx.Pattern) -> np.ndarray | None:
         return None
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("database")
     parser.add_argument("--crystals", type=int, default=100)
@@ -140,7 +140,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--library", help="folder from `dd2d index`: also retrieve")
     parser.add_argument("--show", action="store_true", help="name what was not found")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     some = crystals(args.database, args.crystals, args.seed)
     library = Library.load(args.library) if args.library else None
     rng = np.random.default_rng(args.seed)

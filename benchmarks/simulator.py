@@ -17,14 +17,11 @@ at qz = 0; `rods` compares their pattern with ours, whose rods are cut by the Ew
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
-import functools
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -34,34 +31,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.db import connect
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import diffraction as dx  # noqa: E402
 from benchmarks.peers.environments import PEERS, Peer, environment, run  # noqa: E402
+from benchmarks.simulator_cost import ceiling, curves, share, totals  # noqa: E402
+from benchmarks.simulator_report import (  # noqa: E402
+    OTHER_VACUA,
+    console,
+    print_agreement,
+    print_cost,
+    print_speed,
+)
+from benchmarks.simulator_timing import BEAM, ENERGY, Q_MAX, repeat, seconds  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 
-ENERGY, Q_MAX = 80.0, 1.25
-BEAM = dx.Electrons(ENERGY)
-VACUUM, OTHER_VACUA, IN_VACUA = 15.0, (10.0, 25.0), 20
-REPEATS = 5
-STRAIN = 1e-3
-"""Crystals are strained by about this much before each timing: none is seen twice."""
-
-console = Console(width=None if sys.stdout.isatty() else 140)
+VACUUM, IN_VACUA = 15.0, 20
 
 
 def ours(crystals: dx.Crystal) -> None:
     """All patterns of a batch of crystals of any sizes, one chunk after the other."""
     for _ in dx.simulate_library(crystals, BEAM, Q_MAX):
         pass
-
-
-# Crystals
 
 
 def shuffled(path: Path) -> list[dx.Crystal]:
@@ -84,37 +78,6 @@ def in_cell(crystal: dx.Crystal, vacuum: float) -> Any:
     atoms = crystal.to_ase(vacuum)
     atoms.pbc = True
     return atoms
-
-
-def strained(crystals: dx.Crystal, seed: int) -> dx.Crystal:
-    """The same crystals, each strained a little in its own way."""
-    rng = np.random.default_rng(seed)
-    strain = np.eye(3) + STRAIN * rng.standard_normal((len(crystals), 3, 3))
-    strain[:, :2, 2] = strain[:, 2, :2] = 0
-    lattice = np.asarray(crystals.lattice) @ strain[:, :2, :2]
-    positions = np.asarray(crystals.positions) @ strain
-    return dataclasses.replace(
-        crystals,
-        lattice=jnp.asarray(lattice, jnp.float32),
-        positions=jnp.asarray(positions, jnp.float32),
-    )
-
-
-# Time
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Of one call, its results waited for."""
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - start
-
-
-def repeat(function: Callable[[dx.Crystal], Any], crystals: dx.Crystal) -> tuple[float, list]:
-    """Seconds of the first call, which compiles, and of further ones; new crystals each time."""
-    batches = jax.block_until_ready([strained(crystals, seed) for seed in range(REPEATS + 1)])
-    first, *others = [seconds(functools.partial(function, batch)) for batch in batches]
-    return first, others
 
 
 def time_ours(crystals: list[dx.Crystal], database: list[dx.Crystal]) -> dict[str, Any]:
@@ -261,140 +224,6 @@ def measure(peer: Peer, crystals: list[dx.Crystal], spots: dict, rebuild: bool) 
     }
 
 
-# Cost, and the machine's ceiling
-
-
-def made_up(count: int, atoms: int, area: float = 30.0) -> dx.Crystal:
-    """Oblique crystals of one size: 4 elements, cells of `area` A^2."""
-    rng = np.random.default_rng(1)
-    lattice = np.array([[1.0, 0.1], [-0.2, 1.0]]) * np.sqrt(area / 1.02)
-    lattice = np.broadcast_to(lattice, (count, 2, 2))
-    plane = rng.random((count, atoms, 2)) @ lattice
-    positions = np.concatenate([plane, 4 * rng.random((count, atoms, 1))], -1)
-    return dx.Crystal(
-        jnp.asarray(lattice, jnp.float32),
-        jnp.asarray(positions, jnp.float32),
-        jnp.asarray(rng.choice([6, 16, 42, 74], (count, atoms))),
-    )
-
-
-def cost(count: int, atoms: int, q_max: float) -> dict[str, float]:
-    """Patterns a second of `dx.simulate_library` on crystals of one size."""
-    crystals = made_up(count, atoms)
-    _, others = repeat(lambda x: list(dx.simulate_library(x, BEAM, q_max)), crystals)
-    speed = count / float(np.median(others))
-    rods = int((dx.reflections(np.asarray(crystals.lattice[0]), q_max) != 0).any(-1).sum())
-    each = operations(rods, atoms, 4)
-    return {
-        "batch": count,
-        "atoms": atoms,
-        "rods": rods,
-        "q_max": q_max,
-        "patterns_per_s": speed,
-    } | {name: number * speed for name, number in each.items()}
-
-
-def operations(rods: float, atoms: float, species: float) -> dict[str, float]:
-    """What the direct sum of one pattern cannot do without.
-
-    One sine and cosine for each rod and atom; a form factor (5 terms of 8) and a Debye-Waller
-    exponential for each pair of rods (q and -q) and element; 12 for each rod and atom: the
-    phase, and the sum; 21 bytes written for each rod: q, intensity, indices, mask.
-    """
-    return {
-        "sincos": rods * atoms,
-        "exp": rods / 2 * species,
-        "flop": rods / 2 * species * 40 + rods * atoms * 12,
-        "bytes": rods * 21,
-    }
-
-
-def share(rate: dict[str, float], ceiling: dict[str, float]) -> float:
-    """Percent of a second that what was done in it would take at the machine's ceiling."""
-    busy = (
-        rate["sincos"] / ceiling["sincos_gop"]
-        + rate["exp"] / ceiling["exp_gop"]
-        + rate["flop"] / ceiling["matmul_gflop"]
-    )
-    return 100 * max(busy, rate["bytes"] / ceiling["memory_gbyte"]) / 1e9
-
-
-def curves() -> dict[str, list[dict[str, float]]]:
-    """Cost against atoms, rods (by q_max) and the size of a batch."""
-    cases = {
-        "atoms": [(256, n, Q_MAX) for n in (2, 4, 8, 16, 32, 64)],
-        "rods": [(256, 8, q) for q in (0.5, 1.0, 2.0, 4.0)],
-        "batch": [(n, 8, Q_MAX) for n in (1, 8, 64, 512, 4096)],
-    }
-    every = [(name, case) for name, some in cases.items() for case in some]
-    out: dict[str, list] = {name: [] for name in cases}
-    for name, case in every:
-        out[name].append(cost(*case))
-    return out
-
-
-def ceiling() -> dict[str, float]:
-    """What JAX reaches here in float32: matmul, exp, sin and cos, memory; in 10^9 a second.
-
-    Sine and cosine of whole and part turns are measured as `jnp` gives them and as polynomials:
-    the faster of the two is the ceiling.
-    """
-    large = jax.default_backend() != "cpu"
-    side, length, chain = (8192, 2**26, 16) if large else (2048, 2**22, 16)
-    square = jax.random.normal(jax.random.key(0), (side, side))
-    line = jax.random.uniform(jax.random.key(1), (length,))
-    stream = jnp.ones(2**28)
-
-    def chained(step: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-        # One pass over memory, so that arithmetic alone is timed.
-        return jax.jit(lambda x: functools.reduce(lambda y, _: step(y), range(chain), x))
-
-    def library(turns: jax.Array) -> jax.Array:
-        return 0.3 * (jnp.sin(2 * jnp.pi * turns) + jnp.cos(2 * jnp.pi * turns))
-
-    product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
-    cases = {
-        "matmul_gflop": (product, square, 2 * side**3),
-        "exp_gop": (chained(lambda x: jnp.exp(-x)), line, length * chain),
-        "jnp_sincos_gop": (chained(library), line, length * chain),
-        "polynomial_sincos_gop": (chained(lambda x: 0.3 * sum(_waves(x))), line, length * chain),
-        "memory_gbyte": (jax.jit(lambda x: x + 1), stream, 2 * stream.nbytes),
-    }
-    out = {}
-    for name, (function, argument, work) in cases.items():
-        call = functools.partial(function, argument)
-        seconds(call)
-        out[name] = work / min(seconds(call) for _ in range(3)) / 1e9
-    return out | {"sincos_gop": max(out["jnp_sincos_gop"], out["polynomial_sincos_gop"])}
-
-
-def _waves(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine of 2 pi turns, to 1e-6: Taylor polynomials within an eighth of a turn."""
-    quarter = jnp.round(4 * turns)
-    x = 2 * jnp.pi * (turns - quarter / 4)
-    y = x * x
-    sine = x * (1 - y / 6 * (1 - y / 20 * (1 - y / 42)))
-    cosine = 1 - y / 2 * (1 - y / 12 * (1 - y / 30 * (1 - y / 56)))
-    number = quarter.astype(jnp.int32) & 3
-    swapped = number % 2 == 1
-    sine, cosine = jnp.where(swapped, cosine, sine), jnp.where(swapped, sine, cosine)
-    lower, left = number >= 2, (number == 1) | (number == 2)
-    return jnp.where(lower, -sine, sine), jnp.where(left, -cosine, cosine)
-
-
-def totals(crystals: list[dx.Crystal], spots: np.ndarray) -> dict[str, float]:
-    """Operations of all crystals together."""
-    rods = np.bincount(spots[:, 0].astype(int), minlength=len(crystals))
-    each = [
-        operations(n, crystal.numbers.size, len(np.unique(crystal.numbers)))
-        for n, crystal in zip(rods, crystals, strict=True)
-    ]
-    return {name: float(sum(x[name] for x in each)) for name in each[0]}
-
-
-# Report
-
-
 def machine() -> dict[str, Any]:
     """Processor, cores, load, and what JAX runs on."""
     model = platform.processor()
@@ -418,85 +247,6 @@ def commit() -> str:
         return done.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
-
-
-def print_speed(report: dict[str, Any]) -> None:
-    columns = "program", "way", "timed", "F a pattern", "set-up ms", "pattern ms", "patterns/s"
-    table = Table(*columns, title="Speed")
-    programs = [("ours", report["ours"])]
-    programs += [(f"{x['name']} {x['version']}", x) for x in report["peers"]]
-    rows = [(name, way) for name, program in programs for way in program["ways"]]
-    for name, way in rows:
-        setup, pattern = (1e3 * way[key] / way["patterns"] for key in ("setup_s", "pattern_s"))
-        cells = f"{setup:.3f}", f"{pattern:.3f}", f"{1e3 / (setup + pattern):,.0f}"
-        table.add_row(name, way["way"], str(way["patterns"]), f"{way['factors']:.0f}", *cells)
-    console.print(table)
-    console.print(
-        "F a pattern: structure factors computed. Set-up: from arrays to what the program takes; "
-        "patterns/s counts it.",
-        style="dim",
-    )
-    rates = {
-        x["name"]: max(way["patterns"] / (way["setup_s"] + way["pattern_s"]) for way in x["ways"])
-        for x in report["peers"]
-    }
-    if rates:
-        fastest = max(rates, key=rates.get)
-        times = ", ".join(
-            f"{way['way'].split(', ')[1]} {way['patterns'] / way['pattern_s'] / rates[fastest]:.0f}"
-            for way in (report["ours"]["ways"][0], report["ours"]["ways"][-1])
-        )
-        console.print(
-            f"Times the patterns/s of the fastest, {fastest}, by patterns alone of batches: {times}"
-        )
-
-
-def print_agreement(report: dict[str, Any]) -> None:
-    columns = ["program", "our table", "F(hk0) R1", "rods R1", "lacks rods"]
-    columns += [f"vacuum {v:.0f} A" for v in OTHER_VACUA]
-    table = Table(*columns, title="Agreement with ours: median (95th percentile) of R1, percent")
-    for peer in report["peers"]:
-        table.add_row(
-            peer["name"],
-            peer["table"]["ours"] + ("" if peer["table"]["same"] else " (not the same)"),
-            *(_percent(peer[kind]) for kind in ("zone", "rods")),
-            f"{peer['rods']['missing_percent']:.1f}",
-            *(_percent(x) for x in peer["vacuum"].values()),
-        )
-    own = report["own"]
-    changes = [_percent(x) for x in own["vacuum"].values()]
-    table.add_row("ours", "lobato", "", _percent(own["cut"]), "0.0", *changes)
-    for name, value in own["tables"].items():
-        table.add_row(f"ours, {name}", "lobato", _percent(value), *[""] * (2 + len(OTHER_VACUA)))
-    console.print(table)
-    console.print(
-        "Vacuum: change from c = thickness + 15 A to this much; without an Ewald sphere there is "
-        "none, nor any height. Rods of ours: F(hk0) against the cut by the sphere.",
-        style="dim",
-    )
-
-
-def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['median']:.2g} ({100 * value['p95']:.2g})"
-
-
-def print_cost(report: dict[str, Any]) -> None:
-    table = Table("against", "batch", "atoms", "rods", "patterns/s", "% of ceiling", title="Cost")
-    for name, rows in report["curves"].items():
-        for row in rows:
-            numbers = f"{row['batch']}", f"{row['atoms']}", f"{row['rods']}"
-            speed = f"{row['patterns_per_s']:,.0f}"
-            table.add_row(name, *numbers, speed, f"{share(row, report['ceiling']):.0f}")
-        table.add_section()
-    console.print(table)
-    limits = report["ceiling"]
-    console.print(
-        f"Ceiling: matmul {limits['matmul_gflop']:.0f} GFLOP/s, exp {limits['exp_gop']:.2f} Gop/s, "
-        f"sin with cos {limits['sincos_gop']:.2f} Gop/s (jnp: {limits['jnp_sincos_gop']:.2f}), "
-        f"memory {limits['memory_gbyte']:.0f} GB/s, all float32. The drawn crystals reach "
-        f"{report['ours']['ceiling_percent']:.1f} % of it; their first pass, which compiles, takes "
-        f"{report['ours']['first_pass_s']:.1f} s."
-    )
 
 
 def main() -> None:

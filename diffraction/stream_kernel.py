@@ -62,11 +62,7 @@ def _kernel(
     rotation = tilt_matrix(tilt, dtype)[..., None]
     sides = [_cut(qx, qy, mask, wavelength, rotation), _cut(-qx, -qy, mask, wavelength, rotation)]
 
-    elements, below = [], jnp.full(numbers.shape[1:], 1000)
-    for _ in range(species):
-        below = jnp.max(jnp.where(numbers < below, numbers, 0), 0)
-        elements.append(below)
-    elements = jnp.stack(elements)[..., None]  # (S, M, 1)
+    elements = _elements(numbers, species)
 
     def amplitudes(squared: jax.Array) -> jax.Array:
         damping = jnp.exp(-b_iso[:, None] * squared / 4)
@@ -111,6 +107,15 @@ def _kernel(
     # Joined as they are, not computed again by halves of an index.
     halves = jax.lax.optimization_barrier(halves)
     return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *halves)
+
+
+def _elements(numbers: jax.Array, species: int) -> jax.Array:
+    """Atomic numbers (S, M, 1) of each crystal, the highest first, of those of its atoms (N, M)."""
+    elements, below = [], jnp.full(numbers.shape[1:], 1000)
+    for _ in range(species):
+        below = jnp.max(jnp.where(numbers < below, numbers, 0), 0)
+        elements.append(below)
+    return jnp.stack(elements)[..., None]
 
 
 def _spread(

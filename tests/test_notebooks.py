@@ -2,7 +2,6 @@
 
 import glob
 import importlib.util
-import os
 import sys
 
 import nbformat
@@ -13,6 +12,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from paths import ROOT
+from programs import environment
 
 NAMES = ("diffraction_on_the_fly", "train_and_retrieve", "image_to_structure")
 
@@ -31,8 +31,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("DD2D_DATA_DIR", str(tmp_path / "data"))
     # One device, as most runtimes have.
-    several = "--xla_force_host_platform_device_count=4"
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(several, ""))
+    monkeypatch.setenv("XLA_FLAGS", environment(1)["XLA_FLAGS"])
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     folder = tmp_path / "run"
     folder.mkdir()

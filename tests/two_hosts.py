@@ -1,7 +1,4 @@
-"""What a process of tests/test_hosts.py does: `python two_hosts.py NUMBER PORT FOLDER`.
-
-A number of -1 trains alone, for comparison.
-"""
+"""What a process of tests/train/test_hosts.py does: `python two_hosts.py NUMBER PORT FOLDER`."""
 
 import json
 import os
@@ -29,14 +26,14 @@ def config() -> ConfigDict:
     return made
 
 
-def train(folder: Path, settings: ConfigDict, validation) -> None:
+def train(folder: Path, settings: ConfigDict, validation, put=setattr) -> None:
     """The real loop on the sheets; `validation` stands in for the evaluation, which takes long."""
     rows = np.random.default_rng(0).permutation(32)
     splits = {"train": rows[:24], "validation": rows[24:28], "test": rows[28:]}
-    loop.inputs.load_crystals = lambda _: (tiny.crystals(), splits)
-    loop.split_accuracy = validation
-    loop.test_table = lambda *_: TABLE
-    loop.print_table = lambda *_: None
+    put(loop.inputs, "load_crystals", lambda _: (tiny.crystals(), splits))
+    put(loop, "split_accuracy", validation)
+    put(loop, "test_table", lambda *_: TABLE)
+    put(loop, "print_table", lambda *_: None)
     folder.mkdir(exist_ok=True)
     loop.train_and_evaluate(settings, folder, Console(quiet=True))
 
@@ -104,14 +101,11 @@ def main(number: int, port: int, folder: Path) -> None:
     (folder / f"{number}.json").write_text(json.dumps(out))
 
 
-def alone(folder: Path) -> None:
-    """The run on this process's devices."""
+def alone(folder: Path, put) -> None:
+    """The run by one process; `put` sets attributes as `setattr` does."""
     seen = []
-    train(folder / "alone", config(), lambda *_: seen.append(1) or found(10.0 * len(seen)))
+    train(folder / "alone", config(), lambda *_: seen.append(1) or found(10.0 * len(seen)), put)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "-1":
-        alone(Path(sys.argv[3]))
-    else:
-        main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

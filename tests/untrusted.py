@@ -1,4 +1,4 @@
-"""Small valid files of every format that is read, and ways to spoil them, for test_untrusted."""
+"""Small valid files of every format that is read, and ways to spoil them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import pytest
 import tiny
 from ase.build import mx2
 
@@ -330,3 +331,20 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         os.fspath(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
+
+
+def refused(read, path, words: str, kind: type = ValueError) -> None:
+    """`read` refuses the file in one line that holds the words, within time and memory."""
+    with bounded(20.0), pytest.raises(kind, match=words) as error:
+        read(path)
+    assert "\n" not in str(error.value) and not asked_too_much(error.value)
+
+
+class Canary:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")

@@ -82,6 +82,12 @@ def add_simulate(commands: Any) -> None:
         metavar="DEG",
         help="turn the pattern about the beam, from +q_x towards +q_y (0)",
     )
+    _add_detector(parser)
+    parser.add_argument("--json", action="store_true", help="print all spots as JSON")
+
+
+def _add_detector(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what a detector sees."""
     detector = parser.add_argument_group("with --image")
     detector.add_argument("--dose", type=positive, metavar="N", help="N counts, with their noise")
     detector.add_argument(
@@ -107,7 +113,6 @@ def add_simulate(commands: Any) -> None:
         metavar="RADIUS",
         help=f"with a bar from below; 1/angstrom ({_STOP})",
     )
-    parser.add_argument("--json", action="store_true", help="print all spots as JSON")
 
 
 def _simulate(args: argparse.Namespace) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from dd2d_jax.crystals.structures import to_atoms
 from dd2d_jax.data.crystal_set import CrystalSet
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 # Two structures are one where atoms differ by less than this, angstrom (root mean square).
 SAME = 0.3
@@ -66,6 +68,8 @@ def groups(crystals: CrystalSet, count: int) -> list[list[int]]:
 
 
 def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray) -> Structure:
+    from pymatgen.io.ase import AseAtomsAdaptor  # half a second that not every pattern needs
+
     real = crystals.numbers[i] > 0
     positions = crystals.positions[i][real].astype(float)
     positions[:, :2] = positions[:, :2] @ np.linalg.inv(crystals.lattice[i]) @ cell
@@ -75,6 +79,8 @@ def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray) -> Structure:
 
 
 def _alike(one: Structure, other: Structure) -> bool:
+    from pymatgen.analysis.structure_matcher import StructureMatcher  # see _on_cell
+
     if len(one) != len(other):
         return False
     # It measures distances in units of (volume / atoms)^(1/3).

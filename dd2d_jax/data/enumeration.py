@@ -25,7 +25,7 @@ from dd2d_jax.crystals.structures import Layer, layer
 from dd2d_jax.data import crystal_set, prototypes, usable
 from dd2d_jax.data.crystal_set import CrystalSet, reduced_formula
 from dd2d_jax.data.prototypes import decorate
-from dd2d_jax.data.prototypes.elements import options
+from dd2d_jax.data.prototypes.oxidation_states import options
 from dd2d_jax.data.prototypes.reference import Reference, references
 from dd2d_jax.data.prototypes.unique import MIN_CONTACT, distances, nearest_contact
 from dd2d_jax.util.files import new_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,17 +173,7 @@ def evaluate(
         ValueError: an unknown level, no queries, a query that is not in the library, or
             snapshots that are unusable or not asked for by the level.
     """
-    if level not in (*LEVELS, THERMAL):
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
-    if (level == THERMAL) != (snapshots is not None):
-        raise ValueError(f"snapshots and level {THERMAL!r} need each other, got level {level!r}")
-    if snapshots is not None:
-        queries = read_snapshots(snapshots, queries)
-        made, without = queries.report, queries.report["without"]
-        report(
-            f"{snapshots}: crystals with snapshots: {made['crystals']}, without: {len(without)}"
-            + (f", the first is {without[0]!r}" if without else "")
-        )
+    queries = _queries(queries, level, snapshots, report)
     truth = places(queries, library)
     conditions = model.conditions
     hypotheses = measured(strain=0.01) if level in PATTERNS else HYPOTHESES
@@ -190,58 +181,41 @@ def evaluate(
     table = gallery.table
     report(f"{len(queries)} queries")
     asked, lattice_ms = _asked(queries, level, conditions, seed)
-    lost = [i for i, query in enumerate(asked) if query is None]
     there = [i for i, query in enumerate(asked) if query is not None]
     if not there:
         raise ValueError(
             f"no lattice was found in any of the {len(queries)} patterns: nothing to rank"
         )
-
-    few = [sized(asked[i].settings, conditions.tokens) for i in there]
-    settings = np.cumsum([0, *(len(x.lattice) for x in few)])
-    few = jax.tree.map(lambda *x: np.concatenate(x), *few)
-    model.embed_patterns(few)  # compiled, so that the times are the methods' own
-    begin = time.perf_counter()
-    embedded = model.embed_patterns(few)
-    cosines = _best_cosines(embedded, settings, gallery.embeddings)
-    neural_ms = 1000 * (time.perf_counter() - begin) / len(there) + lattice_ms
+    embedded, cosines, neural_ms = _embedded(model, [asked[i] for i in there], gallery)
     searched = Library(library, gallery.embeddings, model.fingerprint)
     # Whose lattice is not found comes last.
     ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
-    times = {"neural": neural_ms}
+    times = {"neural": neural_ms + lattice_ms}
     seconds = {name: np.zeros(len(there)) for name in METHODS[1:]}
     present, absent = [], []
     for place, i in enumerate(progress(there, len(there), "queries")):
-        allowed = np.ones(len(library), bool)
-        if elements:
-            allowed = allowed_rows(searched, formula_elements(queries, i))
-        own = embedded[settings[place] : settings[place + 1]]
+        allowed = allowed_rows(searched, formula_elements(queries, i) if elements else None)
         likes = np.where(allowed, cosines[place], -np.inf)
         ranks["neural"][i] = row_ranks(likes[None], truth[[i]])[0]
         about = (conditions, truth[i])
-        begin = time.perf_counter()
-        ranks["physics"][i] = physics_rank(
-            table, library, asked[i], *about, hypotheses, allowed
+        ask = functools.partial(
+            answer, searched, asked[i], embedded[place], *about, likes, hypotheses, count=RERANK
         )
+        begin = time.perf_counter()
+        ranks["physics"][i] = physics_rank(table, library, asked[i], *about, hypotheses, allowed)
         middle = time.perf_counter()
-        present.append(answer(searched, asked[i], own, *about, likes, hypotheses, allowed, RERANK))
+        present.append(ask(allowed=allowed))
         ranks["neural+rerank"][i] = present[-1].rank
         seconds["physics"][place] = middle - begin
         seconds["neural+rerank"][place] = time.perf_counter() - middle
         if leave_out:
             left = leaving_out(library, truth[i], allowed)
             if left.any():
-                absent.append(
-                    answer(searched, asked[i], own, *about, likes, hypotheses, left, RERANK)
-                )
+                absent.append(ask(allowed=left))
     for name, spent in seconds.items():
         # The median: new sizes are compiled on the way.
         times[name] = 1000 * float(np.median(spent)) + lattice_ms
-    times["neural+rerank"] += neural_ms - lattice_ms
-    cell_ranks = np.full(len(queries), len(library))
-    for i in there:
-        cells = _nearness(table.lattice, asked[i].settings.lattice).max(0)
-        cell_ranks[i] = rank(cells, truth[i])
+    times["neural+rerank"] += neural_ms
     return {
         "level": level,
         "library": len(library),
@@ -249,13 +223,59 @@ def evaluate(
         "methods": {
             name: {**accuracy(ranks[name]), "ms_per_query": times[name]} for name in METHODS
         },
-        "cell_alone": accuracy(cell_ranks),
-        "no_lattice": [str(queries.uid[i]) for i in lost],
+        "cell_alone": accuracy(_cell_ranks(table, asked, truth)),
+        "no_lattice": [str(queries.uid[i]) for i, one in enumerate(asked) if one is None],
         "setup_s": gallery.setup_s,
         "elements": "known" if elements else "unknown",
         "reliability": present_and_absent(present, absent if leave_out else None),
         **({} if snapshots is None else {"snapshots": queries.report}),
     }
+
+
+def _queries(
+    queries: CrystalSet, level: str, snapshots: str | Path | None, report: Callable[[str], None]
+) -> CrystalSet:
+    """What is asked for at a level: the crystals, or snapshots of them."""
+    if level not in (*LEVELS, THERMAL):
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
+    if (level == THERMAL) != (snapshots is not None):
+        raise ValueError(f"snapshots and level {THERMAL!r} need each other, got level {level!r}")
+    if snapshots is None:
+        return queries
+    queries = read_snapshots(snapshots, queries)
+    made, without = queries.report, queries.report["without"]
+    report(
+        f"{snapshots}: crystals with snapshots: {made['crystals']}, without: {len(without)}"
+        + (f", the first is {without[0]!r}" if without else "")
+    )
+    return queries
+
+
+def _embedded(
+    model: Model, queries: Sequence[Query], gallery: Gallery
+) -> tuple[list[np.ndarray], np.ndarray, float]:
+    """Embeddings (S, D) of each query's settings, cosines (m, n), milliseconds of a query."""
+    spots = [sized(query.settings, model.conditions.tokens) for query in queries]
+    edges = np.cumsum([0, *(len(x.lattice) for x in spots)])
+    spots = jax.tree.map(lambda *x: np.concatenate(x), *spots)
+    model.embed_patterns(spots)  # compiled, so that the times are the methods' own
+    begin = time.perf_counter()
+    embedded = model.embed_patterns(spots)
+    cosines = _best_cosines(embedded, edges, gallery.embeddings)
+    spent = 1000 * (time.perf_counter() - begin) / len(queries)
+    return np.split(embedded, edges[1:-1]), cosines, spent
+
+
+def _cell_ranks(table: Table, asked: Sequence[Query | None], truth: np.ndarray) -> np.ndarray:
+    """Ranks (m,) by the nearest cell and no intensity; whose lattice is not found comes last."""
+    return np.array(
+        [
+            len(table.lattice)
+            if query is None
+            else rank(_nearness(table.lattice, query.settings.lattice).max(0), row)
+            for query, row in zip(asked, truth, strict=True)
+        ]
+    )
 
 
 def _best_cosines(embedded: np.ndarray, edges: np.ndarray, gallery: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 # Values that are held at once.
 _BLOCK = 2**25
@@ -27,6 +26,8 @@ def unwrapped(pixels: np.ndarray) -> tuple[np.ndarray, int]:
         return pixels, 0
     low, middle = np.quantile(pixels, [0.16, 0.5])
     deep = min(middle - 10 * (middle - low + 1), 0)
+    from scipy import ndimage  # a third of a second at every start
+
     labels, count = ndimage.label(pixels < deep, np.ones((3, 3)))
     if not count:
         return pixels, 0

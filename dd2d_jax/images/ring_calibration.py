@@ -14,7 +14,7 @@ from dd2d_jax.images import background
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
-from dd2d_jax.images.values import unmeasured
+from dd2d_jax.images.pixel_values import unmeasured
 from dd2d_jax.util.errors import PatternError
 
 # Lattice parameters at room temperature, angstrom: Pearson's and the Handbook of Chemistry and
@@ -409,18 +409,19 @@ class _Sectors:
     def _above(self, values: np.ndarray) -> np.ndarray:
         """What the background leaves of values (S, N, R); 0 where not measured."""
         values = values * self.good[..., None]
-        part = np.einsum("snk,snr->skr", self.smooth, values)
-        return (values - np.einsum("snk,skr->snr", self.smooth, part)) * self.good[..., None]
+        # Products of matrices, several times as fast here as np.einsum.
+        part = self.smooth.swapaxes(1, 2) @ values
+        return (values - self.smooth @ part) * self.good[..., None]
 
     def left_by(self, lines: np.ndarray) -> np.ndarray:
         """What rings (S, N, R) of a powder leave of the data, each as strong as it has to be."""
         lines = self._above(lines)
         common = self._common(lines.sum(-1))
-        normal = np.einsum("snr,snt->srt", lines, lines)
+        normal = lines.swapaxes(1, 2) @ lines
         hold = _HOLD * np.einsum("srr->r", normal) / len(normal) + 1e-12
-        seen = np.einsum("snr,sn->sr", lines, self.data) + hold * common
+        seen = (self.data[:, None] @ lines)[:, 0] + hold * common
         share = np.linalg.solve(normal + np.eye(len(hold)) * hold, seen[..., None])[..., 0]
-        model = np.einsum("snr,sr->sn", lines, np.maximum(share, 0))
+        model = (lines @ np.maximum(share, 0)[..., None])[..., 0]
         return (model - self.data)[self.good]
 
     def powder_share(self, lines: np.ndarray) -> float:

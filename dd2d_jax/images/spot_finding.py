@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import block_reduce
 
-from dd2d_jax.images import background, peaks, values
+from dd2d_jax.images import background, peaks, pixel_values
 from dd2d_jax.images.centre import Centre, find_centre
 from dd2d_jax.images.peaks import Peaks
 from dd2d_jax.util.errors import PatternError
@@ -106,7 +106,7 @@ def find_spots(
 
     Args:
         image: (H, W) counts; pixels that are not finite count as not measured, and so do
-            negative numbers that mark gaps, see `values.unmeasured`.
+            negative numbers that mark gaps, see `pixel_values.unmeasured`.
         centre: column and row of the central beam in pixels, outside of the image if need be;
             None finds it, see `centre.find_centre`.
         mask: (H, W) False where a pixel is not to be used.
@@ -179,7 +179,7 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
         raise PatternError(f"an image of shape {image.shape}; at least 16 x 16 pixels are needed")
     if mask is not None and np.shape(mask) != image.shape:
         raise PatternError(f"a mask of shape {np.shape(mask)} for an image of {image.shape}")
-    measured = ~values.unmeasured(image)
+    measured = ~pixel_values.unmeasured(image)
     if measured.mean() < 0.5:
         raise PatternError("more than half of the image's pixels are not finite numbers")
     if mask is not None:
@@ -197,17 +197,17 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     factor = -(-max(image.shape) // _SIDE)
     small, good = _averaged(image, measured, factor)
     notes = []
-    if values.negative(small, good):
+    if pixel_values.negative(small, good):
         image = np.where(measured, image[measured].max() - image, 0.0)
         small, good = _averaged(image, measured, factor)
         notes.append("the image is a negative, its spots are dark: it was inverted")
-    full = values.saturated(image, measured)
+    full = pixel_values.saturated(image, measured)
     if full.mean() > 0.25:
         raise PatternError(
             f"the image is saturated: {full.mean():.0%} of its pixels are {image.max():g}"
         )
     # Where counts are few, whole numbers are taken for counts; elsewhere the noise says what is.
-    few = values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
+    few = pixel_values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
     full = block_reduce(full, factor, np.max)
     gain = 1 / factor**2 if few else None
     return _Pixels(small, good, full, gain, factor, image.shape, notes)
@@ -231,10 +231,10 @@ def _anywhere(pixels: _Pixels, width: float | None, threshold: float) -> tuple[P
     image, measured = pixels.image, pixels.measured
     level = background.level_anywhere(image, measured, max(min(image.shape) // 24, 8))
     if width is None:
-        alike = measured & ~values.single(image, measured, _FIRST_WIDTH)
+        alike = measured & ~pixel_values.single(image, measured, _FIRST_WIDTH)
         under = background.estimate(image, level, alike, _FIRST_WIDTH, None, pixels.gain)
         width = peaks.spot_width(image, alike, under, _FIRST_WIDTH)
-    hot = values.single(image, measured, width)
+    hot = pixel_values.single(image, measured, width)
     if hot.any():
         measured &= ~hot
         image[hot] = ndimage.median_filter(image, 5)[hot]

@@ -12,7 +12,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.datasets import read_source
 from dd2d_jax.libraries.cells import CellIndex
-from dd2d_jax.libraries.search import nearest
+from dd2d_jax.libraries.nearest import nearest
 from dd2d_jax.libraries.shards import (
     Shard,
     Stacked,

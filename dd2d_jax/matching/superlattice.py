@@ -166,6 +166,8 @@ def log_satellites(found: Superlattice, query: Query) -> float:
     some = Spots(*(x[:, there] for x in pairs), whole.lattice)
     # The cell is known from the parent's spots.
     blank = dataclasses.replace(query, settings=some, whole=some, found=np.ones(1, bool))
+    if not blank.whole.measured.any():  # none among the strongest spots that are compared
+        return 0.0
     return log_none(blank) - 1.5 * float(np.log(2 * np.pi))
 
 

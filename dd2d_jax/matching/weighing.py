@@ -28,6 +28,9 @@ from dd2d_jax.matching.shortlist import shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
 
+# Where less than this share of a library may be returned, the elements are known.
+_FEW = 0.5
+
 
 class Weighed(NamedTuple):
     """m crystals that were weighed, the likeliest first.
@@ -102,11 +105,11 @@ def weigh_library(
     any_kind = log_odds_of_any(weighing, prior, nothing, near, size)
     first = int(np.argmax(weighing.value + prior))
     setting = int(weighing.setting[first])
-    restricted = not allowed.all()
+    restricted = bool(allowed.mean() < _FEW)
     isotypes = -np.inf
     if not restricted:
         crystal, tilt = short.crystals.take([first]), None if tilts is None else tilts[setting]
-        known = set(library.crystals.formula[close])
+        known = set(library.crystals.formula[close[allowed[close]]])
         isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt)
     strain = hypotheses[0].stretch
     formula = short.crystals.formula

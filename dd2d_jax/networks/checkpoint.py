@@ -146,13 +146,13 @@ def _sweep_patiently(folder: Path) -> None:
                 return
 
 
-def restore(directory: Path, name: str, like: Any) -> Restored | None:
+def restore(directory: Path, name: str, like: Any | None) -> Restored | None:
     """The newest step of `directory/name` that can be read, None where there is none.
 
     Args:
         directory: the checkpoint folder.
         name: "latest" or "best".
-        like: a tree of arrays or shapes of the saved form.
+        like: a tree of arrays or shapes of the saved form; None takes what is there.
 
     Raises:
         CheckpointError: steps are there but none can be read.
@@ -162,12 +162,14 @@ def restore(directory: Path, name: str, like: Any) -> Restored | None:
     folder = (Path(directory) / name).absolute()
     if _nbytes(jax.tree.leaves(like)) > MAX_ARRAYS:
         raise CheckpointError(f"{directory}: its config asks for more than {MAX_ARRAYS} bytes")
-    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     damaged = {}
     for step in _steps(folder):
         try:
             with _checkpointer() as checkpointer:
-                _check_stored(folder / str(step), checkpointer)
+                stored = _check_stored(folder / str(step), checkpointer)
+                template = jax.tree.map(
+                    lambda x: np.zeros(x.shape, x.dtype), stored if like is None else like
+                )
                 found = checkpointer.restore(
                     folder / str(step),
                     args=ocp.args.Composite(
@@ -197,20 +199,21 @@ def last_step(directory: str | Path, name: str) -> int:
     return max(_steps(Path(directory) / name), default=0)
 
 
-def _check_stored(folder: Path, checkpointer: Any) -> None:
-    """Raise ValueError before arrays are read that are larger than any network of ours."""
+def _check_stored(folder: Path, checkpointer: Any) -> Any:
+    """The tree of what is stored; ValueError where that is larger than any network of ours."""
     for path in folder.rglob("*"):
         # No device, no pipe: they may never end.
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path.name} is no regular file")
-    stored = jax.tree.leaves(getattr(checkpointer.metadata(folder).item_metadata, "state", None))
-    arrays = [x for x in stored if getattr(x, "shape", None) is not None]
+    stored = getattr(checkpointer.metadata(folder).item_metadata, "state", None)
+    arrays = [x for x in jax.tree.leaves(stored) if getattr(x, "shape", None) is not None]
     if _nbytes(arrays) > MAX_ARRAYS:
         raise ValueError(f"more than {MAX_ARRAYS} bytes of arrays")
     for array in arrays:
         chunk = getattr(array.storage, "chunk_shape", None) or ()
         if math.prod(chunk) > 2 * max(math.prod(array.shape), 1):
             raise ValueError(f"{array.name} is stored in pieces of {chunk}")
+    return getattr(stored, "tree", None)
 
 
 def _nbytes(arrays: list[Any]) -> int:

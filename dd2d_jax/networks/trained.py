@@ -187,15 +187,21 @@ def load(checkpoint: str | Path | None = None) -> Model:
     """
     folder = DEFAULT_WEIGHTS if checkpoint is None else Path(checkpoint)
     config = read_config(folder)
-    try:
-        check_config(config)
-        shapes = jax.eval_shape(lambda: initial_params(config))
-    except Exception as error:  # the network's modules raise errors of many kinds
-        raise CheckpointError(f"{folder / 'config.json'}: {first_line(error)}") from error
-    found = restore(folder, "best", {"params": shapes})
+    # The package's own fit its network, and tracing that takes a quarter of a second.
+    shapes = None if checkpoint is None else {"params": _shapes(config, folder)}
+    found = restore(folder, "best", shapes)
     if found is None:
         raise CheckpointError(f"{folder}: no weights here (best/ is missing or empty)")
     return Model(config, found.state["params"])
+
+
+def _shapes(config: ConfigDict, folder: Path) -> Any:
+    """The parameters' shapes, of a config from `folder`."""
+    try:
+        check_config(config)
+        return jax.eval_shape(lambda: initial_params(config))
+    except Exception as error:  # the network's modules raise errors of many kinds
+        raise CheckpointError(f"{folder / 'config.json'}: {first_line(error)}") from error
 
 
 def check_config(config: ConfigDict) -> None:

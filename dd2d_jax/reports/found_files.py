@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dd2d_jax.reports import figures, query_page
 from dd2d_jax.reports.as_json import candidate_dict, found_dict
-from dd2d_jax.reports.structure_files import cif, poscar
+from dd2d_jax.reports.structure_texts import cif, poscar
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.text import inert, safe_name
 

@@ -19,7 +19,7 @@ from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, pred
 from dd2d_jax.reports.conclusion import conclusion
 from dd2d_jax.reports.html_page import Link, data_link, render, table
 from dd2d_jax.reports.layer_view import common_window, side_view, top_view
-from dd2d_jax.reports.structure_files import cif, poscar
+from dd2d_jax.reports.structure_texts import cif, poscar
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:

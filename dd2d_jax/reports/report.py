@@ -24,9 +24,9 @@ from dd2d_jax.networks.attention import Attention, attention
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.reports import report_figures, report_numbers, report_page
-from dd2d_jax.reports.answers import CANDIDATES, Answers, answer
 from dd2d_jax.reports.figures import save
 from dd2d_jax.reports.html_page import data_link
+from dd2d_jax.reports.network_answers import CANDIDATES, Answers, answer
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.progress import progress
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dd2d_jax.data.crystal_set import CrystalSet
     from dd2d_jax.networks.attention import Attention
-    from dd2d_jax.reports.answers import Answers
+    from dd2d_jax.reports.network_answers import Answers
     from dd2d_jax.spots import Conditions, Spots
 
 # Tokens of a map that can still be read; spots come strongest first.

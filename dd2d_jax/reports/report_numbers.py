@@ -17,7 +17,7 @@ from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks.attention import Attention
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.reports.answers import Answers, answer
+from dd2d_jax.reports.network_answers import Answers, answer
 from dd2d_jax.util.text import finite
 
 # After how many candidates the point groups are counted.

@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 
+import diffraction as dx
 from dd2d_jax.images.patterns import read_pattern
 from dd2d_jax.images.readers import read_image
 
@@ -106,3 +107,79 @@ def test_a_formula_that_contradicts_the_atoms_is_said(dd2d):
     Path("wrong.cif").write_text(text)
     status, _, err = dd2d("simulate wrong.cif --q-max 0.7")
     assert status == 0 and "the CIF says 'Mo1 S1', but its atoms are Mo1 S2" in err
+
+
+def test_simulate_prints_the_strongest_spots(dd2d):
+    status, out, err = dd2d("simulate mos2.cif")
+    assert (status, err) == (0, "")
+    # {11} at 1.59 A is MoS2's strongest, {10} at 2.754 A the next.
+    assert "1.5900" in out and "2.7540" in out and "100.000" in out
+
+
+def test_simulate_json_holds_every_spot(dd2d):
+    status, out, _ = dd2d("simulate mos2.cif --json --q-max 0.7")
+    spots = json.loads(out)
+    assert status == 0 and len(spots["q"]) == len(spots["intensity"]) == len(spots["hk"]) == 12
+    np.testing.assert_allclose(
+        sorted(np.linalg.norm(spots["q"], axis=1))[0], 2 / 3.18 / np.sqrt(3), rtol=1e-5
+    )
+
+
+def test_simulate_writes_and_draws(dd2d):
+    status, _, _ = dd2d("simulate mos2.cif --xrays 0.7 --tilt 5 0 --output p.json --plot p.png")
+    assert status == 0
+    assert json.loads(Path("p.json").read_text())["q"]
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_simulate_takes_tables_and_methods(dd2d):
+    spots = {}
+    for options in ("", "--table kirkland", "--method multislice"):
+        status, out, err = dd2d(f"simulate mos2.cif --json {options}")
+        assert (status, err) == (0, "")
+        spots[options] = json.loads(out)["intensity"]
+    for other in ("--table kirkland", "--method multislice"):
+        assert spots[other] == pytest.approx(spots[""], rel=0.2)
+        assert spots[other] != pytest.approx(spots[""], rel=1e-3)
+
+
+def test_simulate_keeps_the_side_that_is_up(dd2d):
+    atoms = ase.build.mx2("MoS2", kind="2H", a=3.25, thickness=3.2, vacuum=10)
+    atoms.symbols[1] = "Se"
+    upside = atoms.copy()
+    upside.positions[:, 2] *= -1
+    upside.center(10, axis=2)
+    patterns = []
+    for name, janus in (("up", atoms), ("down", upside)):
+        janus.write(f"{name}.vasp")
+        crystal = dx.Crystal.from_ase(ase.io.read(f"{name}.vasp"))
+        expected = dx.simulate(crystal, q_max=0.7, b_iso=0.5, tilt=(12.0, 0.0))
+        status, out, _ = dd2d(f"simulate {name}.vasp --q-max 0.7 --tilt 12 0 --json")
+        assert status == 0
+        patterns.append(json.loads(out)["intensity"])
+        mask = np.asarray(expected.mask)
+        assert patterns[-1] == pytest.approx(np.asarray(expected.intensity)[mask], rel=1e-4)
+    assert patterns[0] != pytest.approx(patterns[1], rel=1e-2)
+
+
+def test_simulate_writes_an_image_that_is_read_back(dd2d):
+    status, _, err = dd2d("simulate mos2.cif --q-max 1 --image m.tif --dose 1e8")
+    assert status == 0
+    scale = float(err.split()[-2])
+    seen = read_pattern("m.tif", scale=scale)
+    assert 20 < seen.mask.sum() <= 42
+    radii = np.linalg.norm(np.asarray(seen.q), axis=1)
+    assert radii.min() == pytest.approx(2 / 3.18 / 3**0.5, rel=0.01)
+
+
+def test_heavy_layers_are_reported_to_scatter_twice(dd2d):
+    atoms = ase.build.mx2("WSe2", kind="2H", a=3.28, thickness=3.34, vacuum=10)
+    stack = atoms.copy()
+    for i in (1, 2):
+        above = atoms.copy()
+        above.translate([0, 0, 6.49 * i])
+        stack += above
+    stack.center(10, axis=2)
+    stack.write("thick.cif")
+    status, _, err = dd2d("simulate thick.cif")
+    assert status == 0 and "--method multislice" in err

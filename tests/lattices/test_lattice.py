@@ -11,13 +11,12 @@ from ase.db import connect
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from lattice_points import Q_MAX, RING, cell, hexagonal, pattern, points, spoiled, turned
 
 import diffraction as dx
 from dd2d_jax.crystals.structures import Layer, layer
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.util.errors import PatternError, StructureError
-
-Q_MAX = 1.25
 
 
 def flat(symbols: str, cell, scaled) -> Atoms:
@@ -61,16 +60,6 @@ def spots(crystal: Layer) -> tuple[np.ndarray, np.ndarray]:
     made = dx.simulate(batch, q_max=Q_MAX, b_iso=0.5, hk=hk[None])[0]
     real = np.asarray(made.mask)
     return np.asarray(made.q, float)[real], np.asarray(made.intensity, float)[real]
-
-
-def pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
-    mask = jnp.ones(len(q), bool)
-    return dx.Pattern(jnp.asarray(q), jnp.asarray(intensity), jnp.zeros(q.shape, jnp.int32), mask)
-
-
-def turned(q: np.ndarray, degrees: float, mirrored: bool) -> np.ndarray:
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return q @ np.diag([1, -1 if mirrored else 1]) @ np.array([[c, s], [-s, c]])
 
 
 def misfit(found: np.ndarray, true: np.ndarray) -> float:
@@ -209,11 +198,6 @@ def test_canonical_spots_keep_the_strongest_within_q_max():
         lattices.canonical_spots(found, 0.1, 5)
 
 
-def cell(a: float, b: float, degrees: float) -> np.ndarray:
-    angle = np.deg2rad(degrees)
-    return np.array([[a, 0.0], [b * np.cos(angle), b * np.sin(angle)]])
-
-
 @pytest.mark.parametrize(
     ("lattice", "count"),
     [
@@ -266,16 +250,6 @@ def test_a_cell_however_skewed_gives_the_same_lattice():
     atoms.set_cell(np.array([[2, 1, 0], [1, 1, 0], [0, 0, 1]]) @ atoms.cell.array)
     q, intensity = spots(layer(atoms))
     assert misfit(lattices.find(pattern(q, intensity)).lattice, crystal.lattice) < 1e-3
-
-
-RING = np.stack([np.cos(np.arange(8) * 0.7), np.sin(np.arange(8) * 0.7)], 1) * 0.4
-
-
-def spoiled(q=RING, intensity=None, mask=None) -> dx.Pattern:
-    q = np.asarray(q, float).reshape(-1, 2)
-    intensity = np.ones(len(q)) if intensity is None else np.asarray(intensity, float)
-    mask = np.ones(len(q), bool) if mask is None else mask
-    return dx.Pattern(q, intensity, np.zeros(q.shape, int), mask)
 
 
 def with_value(array: np.ndarray, value: float) -> np.ndarray:
@@ -343,72 +317,6 @@ def test_a_wrong_basis_that_fits_without_area_is_passed_over():
         assert "\n" not in str(error)
 
 
-def hexagonal(a: float) -> np.ndarray:
-    return cell(a, a, 120)
-
-
-def points(lattice: np.ndarray, q_max: float = Q_MAX) -> np.ndarray:
-    hk = np.stack(np.meshgrid(*(np.arange(-20, 21),) * 2), -1).reshape(-1, 2)
-    q = hk @ np.linalg.inv(lattice).T
-    radius = np.linalg.norm(q, axis=1)
-    return q[(radius > 0.02) & (radius < q_max)]
-
-
-def overlapping(q: np.ndarray, width: float) -> np.ndarray:
-    """Spots nearer than a spot's width merge to their mean."""
-    out, used = [], np.zeros(len(q), bool)
-    for i in range(len(q)):
-        near = (np.linalg.norm(q - q[i], axis=1) < width) & ~used
-        if not used[i]:
-            out.append(q[near].mean(0))
-            used |= near
-    return np.array(out)
-
-
-@pytest.mark.parametrize("degrees", [2.0, 5.0, 13.17, 27.8, 30.0])
-@pytest.mark.parametrize(("first", "second"), [(2.46, 2.46), (3.18, 3.18), (2.46, 3.18)])
-def test_two_twisted_lattices_are_found_and_their_angle(first, second, degrees):
-    random = np.random.default_rng(int(10 * degrees))
-    for noise in (0.001, 0.002):
-        one = points(turned(hexagonal(first), 17, False))
-        two = points(turned(hexagonal(second), 17 + degrees, False))
-        q = overlapping(np.concatenate([one, two]), 0.012)
-        q = q[random.random(len(q)) > 0.1]
-        q = q + random.normal(0, noise, q.shape)
-        found = lattices.find_all(pattern(q, random.uniform(0.1, 1, len(q))))
-        lengths = sorted(np.linalg.norm(f.lattice[0]) for f in found)
-        np.testing.assert_allclose(lengths, [first, second], rtol=0.01)
-        angle, uncertainty = lattices.twist(*found)
-        assert abs(angle - degrees) < 0.1
-        assert 0.005 < uncertainty < 0.1
-
-
-def test_coincident_spots_belong_to_both_lattices_and_rows_are_the_patterns():
-    one, two = points(hexagonal(2.46)), points(turned(hexagonal(2.46), 21.7868, False))
-    alone = np.linalg.norm(two[:, None] - one, axis=-1).min(1) > 0.001
-    q = np.concatenate([one, two[alone]])
-    shown = np.concatenate([[(0.0, 0.0), (9.0, 9.0)], q])
-    mask = np.arange(len(shown)) != 1
-    found = lattices.find_all(spoiled(shown, np.ones(len(shown)), mask))
-    assert len(found) == 2
-    shared = set(found[0].spots) & set(found[1].spots)
-    assert len(shared) == (~alone).sum() > 0
-    for indexed in found:
-        np.testing.assert_allclose(shown[mask][indexed.spots], indexed.q, atol=1e-6)
-
-
-def test_double_diffraction_makes_no_third_lattice():
-    one, two = points(hexagonal(2.46)), points(turned(hexagonal(2.46), 9.0, False))
-    sums = (one[np.linalg.norm(one, axis=1) < 0.5][:, None] + two[
-        np.linalg.norm(two, axis=1) < 0.5]).reshape(-1, 2)
-    sums = sums[np.linalg.norm(sums, axis=1) > 0.03]
-    q = np.concatenate([one, two, sums])
-    intensity = np.append(np.ones(len(one) + len(two)), np.full(len(sums), 0.02))
-    found = lattices.find_all(pattern(q, intensity))
-    assert len(found) == 2
-    assert lattices.twist(*found)[0] == pytest.approx(9.0, abs=0.01)
-
-
 def test_a_superstructure_stays_one_lattice():
     crystal = layer(CRYSTALS["weak superstructure"])
     found = lattices.find_all(pattern(*spots(crystal)))
@@ -440,20 +348,6 @@ def test_uncertainties_of_intensities_go_with_their_spots():
     found = lattices.find(made)
     np.testing.assert_allclose(found.intensity_sigma, 0.1 * found.intensity)
     assert lattices.find(pattern(q, intensity)).intensity_sigma is None
-
-
-@pytest.mark.parametrize("kind", ["three", "strewn", "ring", "powder"])
-def test_chance_makes_no_lattice(kind):
-    random = np.random.default_rng(5)
-    for count in (20, 40, 80):
-        angle = random.uniform(0, 2 * np.pi, count)
-        radius = {"strewn": 1.25 * np.sqrt(random.random(count)), "ring": 0.47}.get(
-            kind, random.choice(0.4694 * np.sqrt([1, 3, 4, 7]), count)
-        )
-        q = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-        q = q[:3] if kind == "three" else q
-        with pytest.raises(PatternError, match="too few" if kind == "three" else "no 2D lattice"):
-            lattices.find_all(spoiled(q))
 
 
 def test_uncertainties_go_with_their_spots_into_every_setting():

@@ -1,5 +1,7 @@
 """Weak spots between the strong ones are a superlattice of the parent cell, and are named."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,3 +65,11 @@ def test_weak_satellites_are_likelier_as_such_than_as_spots_like_the_others():
     (parent,) = [one for one in superlattices(indexed) if one.name == "3 x 3"]
     apart = log_none(Query.indexed(parent.parent, 1.1)) + log_satellites(parent, whole)
     assert apart > log_none(whole) + 10
+
+
+def test_satellites_that_are_not_among_the_spots_compared_say_nothing():
+    indexed = find(pattern(MATRICES["3 x 3"], 0.01))
+    query = Query.indexed(indexed, 1.1)
+    (parent,) = [one for one in superlattices(indexed) if one.name == "3 x 3"]
+    unseen = dataclasses.replace(query.whole, measured=np.zeros_like(query.whole.measured))
+    assert log_satellites(parent, dataclasses.replace(query, whole=unseen)) == 0

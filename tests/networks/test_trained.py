@@ -40,6 +40,14 @@ def test_a_loaded_model_embeds_exactly_as_the_saved_one(model, crystals, folder)
     np.testing.assert_array_equal(found.embed_crystals(crystals), model.embed_crystals(crystals))
 
 
+def test_the_packages_weights_fit_its_config():
+    """They are read as they are; of any other folder the config is asked first."""
+    if not (trained.DEFAULT_WEIGHTS / "config.json").is_file():
+        pytest.skip(f"no default weights at {trained.DEFAULT_WEIGHTS}")
+    one, other = trained.load(), trained.load(trained.DEFAULT_WEIGHTS)
+    assert one.fingerprint == other.fingerprint
+
+
 def test_the_folder_may_be_text(folder, model):
     assert trained.load(str(folder)).fingerprint == model.fingerprint
 

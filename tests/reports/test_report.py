@@ -26,7 +26,7 @@ from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks import checkpoint
 from dd2d_jax.networks.trained import Model, initial_params
 from dd2d_jax.reports import report, report_numbers
-from dd2d_jax.reports.answers import answer
+from dd2d_jax.reports.network_answers import answer
 
 QUERIES = 8
 EVIL = "<script>alert(1)</script>$\\frac{"

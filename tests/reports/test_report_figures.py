@@ -11,7 +11,7 @@ from dd2d_jax.crystals.point_groups import tree
 from dd2d_jax.data import usable
 from dd2d_jax.networks.attention import Attention
 from dd2d_jax.reports import report_figures
-from dd2d_jax.reports.answers import Answers
+from dd2d_jax.reports.network_answers import Answers
 from dd2d_jax.spots import Conditions, Spots
 
 SYMBOLS = ["-6m2", "1", "6/mmm", "m"]

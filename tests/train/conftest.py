@@ -5,7 +5,7 @@ import pytest
 import tiny
 from runs import make_config
 
-from train import loop
+from train import loop, step
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,29 @@ def data(tmp_path_factory, home):
     return folder
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Runs of one config share their programs: tracing and compiling takes most of the time."""
+    make, made = step.make_functions, {}
+
+    def functions(config):
+        key = config.to_json()
+        if key not in made:
+            made[key] = make(config)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "make_functions", functions)
+        yield
+
+
 @pytest.fixture
-def config(data):
+def config(data, compiled_once):
     return make_config(data)
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(data, compiled_once, tmp_path_factory):
     """The workdir of a run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     loop.run(make_config(data), folder)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import two_hosts
 from paths import ROOT
+from programs import environment
 
 from dd2d_jax.networks import checkpoint
 from train import hosts, state
@@ -19,27 +20,21 @@ from train import hosts, state
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The folder of both processes and of one alone, and what each of both found."""
+    """The folder of both processes, and what each of them found."""
     folder = tmp_path_factory.mktemp("pair")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def start(number: int, devices: int) -> subprocess.Popen:
-        # Without optimisation, which takes most of the time.
-        flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+    def start(number: int) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, ROOT / "tests" / "two_hosts.py", str(number), str(port), str(folder)],
-            env={
-                **os.environ,
-                "XLA_FLAGS": f"{flags}={devices}",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-            },
+            env=environment(2, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}"),
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    processes = [start(0, 2), start(1, 2), start(-1, 1)]
+    processes = [start(0), start(1)]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=500)
@@ -48,6 +43,15 @@ def pair(tmp_path_factory):
         for process in processes:
             process.kill()
     return folder, [json.loads((folder / f"{i}.json").read_text()) for i in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The workdir of the same run by this process, which has four devices."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        two_hosts.alone(folder, patch.setattr)
+    return folder / "alone"
 
 
 def test_each_process_has_its_rows_of_the_whole_batch(pair):
@@ -81,8 +85,8 @@ def test_all_stop_early_by_what_the_first_found(pair):
     assert [found["evaluations"] for found in pair[1]] == [3, 3]
 
 
-def test_two_processes_of_two_devices_train_as_one_device(pair):
-    folders = pair[0] / "alone", pair[0] / "run"
+def test_two_processes_of_two_devices_train_as_one_of_four(pair, alone):
+    folders = alone, pair[0] / "run"
     losses = []
     for folder in folders:
         records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]

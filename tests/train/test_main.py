@@ -1,7 +1,6 @@
 """`python -m train.main` as a user types it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,20 +9,15 @@ import time
 import pytest
 import tiny
 from paths import ROOT
+from programs import environment
 
 
 def start(home, *arguments: str) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "HOME": str(home),
-        "DD2D_DATA_DIR": str(home / "data"),
-        "COLUMNS": "100",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # less time to compile
-    }
+    folders = {"HOME": str(home), "DD2D_DATA_DIR": str(home / "data")}
     return subprocess.Popen(
         [sys.executable, "-m", "train.main", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(COLUMNS="100", **folders),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

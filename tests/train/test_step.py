@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from paths import ROOT
+from programs import environment
 
 from configs import paper
 from dd2d_jax.networks.trained import tower_of
@@ -55,12 +56,10 @@ def runs(tmp_path_factory):
     three_steps(folder / "four.npz")
     subprocess.run(
         [sys.executable, "-c", f"import test_step; test_step.three_steps({str(folder / 'one')!r})"],
-        env={
-            **os.environ,
-            # The same in all else: what is optimised otherwise rounds otherwise.
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1"),
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/train"))),
-        },
+        # The same in all else: what is optimised otherwise rounds otherwise.
+        env=environment(
+            PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/train")))
+        ),
         check=True,
     )
     four, one = np.load(folder / "four.npz"), np.load(folder / "one.npz")

@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
-from dd2d_jax.data.prototypes.elements import OXIDATION_STATES, ionic_radius, options
+from dd2d_jax.data.prototypes.oxidation_states import OXIDATION_STATES, ionic_radius, options
 from dd2d_jax.data.prototypes.reference import Reference
 from dd2d_jax.data.prototypes.relax import Radii, redecorate
 

@@ -14,7 +14,7 @@ from itertools import combinations, product
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
-from dd2d_jax.data.prototypes.elements import OXIDATION_STATES, ionic_radius
+from dd2d_jax.data.prototypes.oxidation_states import OXIDATION_STATES, ionic_radius
 from dd2d_jax.data.prototypes.relax import Radii
 
 # Costs, as negative log-probabilities: of a place on Pettifor's scale, of a unit by which an

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from dd2d_jax.libraries import search
-from dd2d_jax.libraries.search import nearest
+from dd2d_jax.libraries.nearest import nearest
 from dd2d_jax.libraries.shards import Stacked
 
 
@@ -18,7 +17,7 @@ def rows() -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(search, "_CPU_BLOCK", 128)
+    monkeypatch.setattr("dd2d_jax.libraries.nearest._CPU_BLOCK", 128)
 
 
 def queries(count: int, settings: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import drawn
 import numpy as np
 import pytest
 
-from dd2d_jax.images import values
+from dd2d_jax.images import pixel_values
 
 PLACES, STRENGTH = drawn.lattice()
 IMAGE = drawn.counted(drawn.expected(PLACES, STRENGTH))
@@ -12,22 +12,22 @@ IMAGE = drawn.counted(drawn.expected(PLACES, STRENGTH))
 
 def test_lines_of_one_negative_number_are_gaps_and_signed_noise_is_not():
     signed = IMAGE - 12
-    assert (signed < 0).mean() > 0.2 and not values.unmeasured(signed).any()
+    assert (signed < 0).mean() > 0.2 and not pixel_values.unmeasured(signed).any()
     gaps = IMAGE.copy()
     gaps[100:104] = -1
     gaps[:, 60] = -2
-    np.testing.assert_array_equal(values.unmeasured(gaps), gaps < 0)
+    np.testing.assert_array_equal(pixel_values.unmeasured(gaps), gaps < 0)
     dead = IMAGE.copy()
     dead[5, 7] = dead[90, 33] = -1
-    assert values.unmeasured(dead).sum() == 2
+    assert pixel_values.unmeasured(dead).sum() == 2
 
 
 def test_an_area_of_one_value_was_masked_and_a_clipped_floor_was_not():
     masked = IMAGE + np.random.default_rng(0).normal(0, 0.1, IMAGE.shape)
     masked[110:146, 110:146] = 9.0
-    assert values.unmeasured(masked)[111:145, 111:145].all()
-    assert values.unmeasured(masked).sum() == 36**2
-    assert not values.unmeasured(np.maximum(IMAGE, 12.0)).any()
+    assert pixel_values.unmeasured(masked)[111:145, 111:145].all()
+    assert pixel_values.unmeasured(masked).sum() == 36**2
+    assert not pixel_values.unmeasured(np.maximum(IMAGE, 12.0)).any()
 
 
 @pytest.mark.parametrize("camera", [drawn.counted, drawn.scintillated])
@@ -35,19 +35,19 @@ def test_a_negative_is_told_from_a_positive(camera):
     image = camera(drawn.expected(PLACES, STRENGTH))
     measured = np.ones(image.shape, bool)
     film = np.clip(np.rint(255 - 60 * np.log10(1 + image - image.min())), 0, 255)
-    assert not values.negative(image, measured)
-    assert values.negative(image.max() - image, measured)
-    assert values.negative(film, measured)
+    assert not pixel_values.negative(image, measured)
+    assert pixel_values.negative(image.max() - image, measured)
+    assert pixel_values.negative(film, measured)
 
 
 @pytest.mark.parametrize("camera", [drawn.counted, drawn.scintillated])
 def test_single_bright_pixels_are_no_spots_and_spots_are_no_single_pixels(camera):
     image = camera(drawn.expected(PLACES, STRENGTH))
     measured = np.ones(image.shape, bool)
-    assert not values.single(image, measured, 1.6).any()
+    assert not pixel_values.single(image, measured, 1.6).any()
     row, column = np.random.default_rng(3).integers(5, 250, (2, 20))
     away = np.linalg.norm(np.stack([column, row], 1)[:, None] - PLACES, axis=-1).min(1) > 8
     row, column = row[away], column[away]
     image[row, column] = 30000
-    hot = values.single(image, measured, 1.6)
+    hot = pixel_values.single(image, measured, 1.6)
     assert hot[row, column].all() and hot.sum() == len(row) > 5
