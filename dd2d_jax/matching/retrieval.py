@@ -185,7 +185,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     none = float(np.sum(np.exp(reading) * apart))
     candidates = []
     for one, name, by, its in zip(views, names, reading, apart, strict=True):
-        for c in _candidates(one, asked, name):
+        for c in _candidates(one, asked, name, np.linalg.det(view.at.lattice)):
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
                 log_p = c.score + math.log(max(its, 1e-300)) + by
@@ -261,8 +261,8 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
     return _View(indexed, at, query, axes, conditions, weighed)
 
 
-def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
-    """The first k structures; `name` is that of the superlattice that a pattern is of."""
+def _candidates(view: _View, asked: _Asked, name: str, area: float) -> list[Candidate]:
+    """The first k structures; `name` is that of a pattern's superlattice of that area."""
     weighed, query = view.weighed, view.query
     members = groups(weighed.crystals, asked.k)
     rows = [group[0] for group in members]
@@ -273,6 +273,8 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
         stage(f"refining {len(rows)} candidates")
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
+    # Crystals of twice the parent's cell may have the whole cell themselves.
+    smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * abs(area)
 
     def made(i: int, fits: Fit) -> Candidate:
         group = members[i]
@@ -280,7 +282,8 @@ def _candidates(view: _View, asked: _Asked, name: str = "") -> list[Candidate]:
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
             float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
-            entries=tuple(str(uid) for uid in weighed.crystals.uid[group]), superlattice=name,
+            entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
+            superlattice=name if smaller[i] else "",
         )  # fmt: skip
 
     found = [made(i, fits) for i in range(len(members))]

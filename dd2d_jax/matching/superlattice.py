@@ -14,6 +14,7 @@ import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import reduce, settings
+from dd2d_jax.lattices.search import SHORTEST, shortest
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 
@@ -24,6 +25,8 @@ _MOST = 16
 _WEAK, _BELOW = 0.25, 3.0
 # Spots of the parent, and share of its rods that are seen, at least.
 _FEWEST, _SEEN = 6, 0.5
+# No crystal's cell is smaller, angstrom^2; graphene's has 5.2.
+_SMALLEST = 4.5
 # Parents that are weighed.
 _TRIED = 3
 
@@ -103,6 +106,9 @@ def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     count = int(main.sum())
     if count < _FEWEST or count == len(main):
         return False
+    parent = np.linalg.inv(matrix) @ indexed.lattice
+    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < _SMALLEST:
+        return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
     if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():
         return False
@@ -141,16 +147,19 @@ def _name(matrix: np.ndarray, parent: np.ndarray) -> str:
         if whole[0, 0] == whole[1, 1] == 0:
             return f"{whole[1, 0]} x {whole[0, 1]}"
     ratios = np.linalg.norm(cell, axis=1) / np.linalg.norm(parent, axis=1)
-    return " x ".join(_length(ratio) for ratio in ratios)
+    names = [_length(ratio) for ratio in ratios]
+    if None in names:  # of an oblique or rectangular cell: its matrix
+        return "({} {}, {} {})".format(*matrix.ravel())
+    return " x ".join(names)
 
 
-def _length(ratio: float) -> str:
+def _length(ratio: float) -> str | None:
     squared = ratio**2
     if abs(ratio - round(ratio)) < 0.02:
         return str(round(ratio))
     if abs(squared - round(squared)) < 0.06:
         return f"sqrt({round(squared)})"
-    return f"{ratio:.2f}"
+    return None
 
 
 def log_satellites(found: Superlattice, query: Query) -> float:
