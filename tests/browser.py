@@ -77,11 +77,17 @@ class Browser:
     _session = None
 
     def _send(self, method, **parameters):
+        return self._answer(self._post(method, **parameters))
+
+    def _post(self, method, **parameters):
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
+        return number
+
+    def _answer(self, number):
         while True:
             answer = self._receive(60)
             if answer.get("id") == number:
@@ -146,10 +152,13 @@ class Browser:
 
     def drag(self, places):
         """The mouse pressed at the first of these places (x, y), moved along and let go."""
+        last = None
         for i, (x, y) in enumerate([*places, places[-1]]):
             kind = "mouseReleased" if i == len(places) else "mouseMoved" if i else "mousePressed"
-            self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
-                       buttons=int(i < len(places)), clickCount=1)  # fmt: skip
+            # All at once: who rests before moving presses, and does not drag.
+            last = self._post("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
+                              buttons=int(i < len(places)), clickCount=1)  # fmt: skip
+        self._answer(last)
 
     def picture(self, path):
         """What is seen, as a PNG."""

@@ -120,7 +120,7 @@ class Answers:
 
 def show(found: Found, measured: Measured | None = None) -> pn.viewable.Viewable:
     """What was found, alive in a notebook: candidates over their pattern, structures that turn."""
-    pn.extension(inline=True)  # nothing is loaded from elsewhere
+    pn.extension(inline=True)  # scripts are put into the notebook
     view = View()
     if measured is None:
         view.show_spots(None, [found.indexed], found.indexed.q)

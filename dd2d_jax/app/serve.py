@@ -18,6 +18,10 @@ from dd2d_jax.app.window import Window
 _ADDRESS = "127.0.0.1"
 # Bytes of a message from the browser: a file comes in pieces of 10 MB.
 _MESSAGE = 2**25
+# A page that was sent may take so long to speak to the server, ms.
+_PATIENCE = 120_000
+# Where the server has the styles of panel, seen from the page.
+_STYLES = "static/extensions/panel/"
 
 
 def serve(
@@ -45,6 +49,7 @@ def serve(
     token = secrets.token_urlsafe(24)
 
     def page() -> pn.viewable.Viewable:
+        local_styles()
         window = Window(Session(**options))
         if file is not None:
             pn.state.onload(lambda: window.open(file, **told))
@@ -53,12 +58,19 @@ def serve(
     server = pn.serve(
         {"app": page}, port=port, address=_ADDRESS, prefix=token, show=False, start=False,
         websocket_origin=f"{_ADDRESS}:{port}", title="dd2d", websocket_max_message_size=_MESSAGE,
-        verbose=False,
+        unused_session_lifetime_milliseconds=_PATIENCE, verbose=False,
     )  # fmt: skip
     threading.Thread(target=_warm, args=(options,), daemon=True).start()
     server.start()
     ready(f"http://{_ADDRESS}:{port}/{token}/app")
     server.io_loop.start()
+
+
+def local_styles() -> None:
+    """Take styles from this server: panel sees to it in a page, but not when a browser connects
+    again, for whose new session it would have its own server on the internet asked.
+    """
+    pn.state.curdoc.template_variables["dist_url"] = _STYLES
 
 
 def _warm(options: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class View:
         self.figure.axis.visible = self.figure.grid.visible = False
         self._frame: Any = None
         self._sources = {
-            name: ColumnDataSource(dict.fromkeys(columns.split(), []))
+            name: ColumnDataSource(dict.fromkeys(columns.split(), []), name=name)
             for name, columns in {
                 "image": "image x y w h", "hidden": "image x y w h", "found": "x y tip",
                 "others": "x y tip", "rejected": "x y", "predicted": "x y size colour dash tip",
@@ -141,6 +141,8 @@ class View:
         follow = CustomJS(args={name: self._sources[name] for name in names}, code=_DRAGGED)
         for kind in ("panstart", "pan", "panend", "tap"):
             self.figure.js_on_event(kind, follow)
+        whole = CustomJS(args={"figure": self.figure}, code="figure.reset.emit()")
+        self.figure.js_on_event("doubletap", whole)
         if moved is not None:
             self._sources["placed"].on_change(
                 "data", lambda attr, old, new: self._told_centre(moved)
@@ -170,7 +172,8 @@ class View:
     def show_image(self, image: Image | None, measured: Measured | None) -> None:
         """The image, and where it is not measured; None clears both."""
         if image is None:
-            self._set("image"), self._set("hidden")
+            self._set("image")
+            self._set("hidden")
             return
         if self._frame is not image.pixels:
             self._frame = image.pixels

@@ -5,10 +5,15 @@ from ase.data import chemical_symbols
 
 pytest.importorskip("panel", reason="the extra app is not installed")
 
+from bokeh.document import Document  # noqa: E402
+from bokeh.models import ImportedStyleSheet  # noqa: E402
+from panel.io.state import set_curdoc  # noqa: E402
+
 from dd2d_jax.app import controls  # noqa: E402
 from dd2d_jax.app.answers import show  # noqa: E402
 from dd2d_jax.app.controls import regions_of  # noqa: E402
 from dd2d_jax.app.periodic_table import place  # noqa: E402
+from dd2d_jax.app.serve import local_styles  # noqa: E402
 from dd2d_jax.app.session import Session  # noqa: E402
 from dd2d_jax.app.view import CENTRE, MASK  # noqa: E402
 from dd2d_jax.app.window import Window  # noqa: E402
@@ -139,3 +144,12 @@ def test_found_shows_itself_in_a_notebook():
     found = make_twisted()
     shown = found.show()
     assert type(shown) is type(show(found))
+
+
+def test_styles_come_from_this_server_also_when_a_browser_connects_again(here):
+    document = Document()
+    with set_curdoc(document):
+        local_styles()
+        root = Window(Session(".")).layout.get_root(document)
+    addresses = [str(one.url) for one in root.select({"type": ImportedStyleSheet})]
+    assert addresses and not [one for one in addresses if "//" in one]
