@@ -94,6 +94,7 @@ def test_a_dropped_image_becomes_a_saved_report(chromium, address, made, work, t
     assert [one for one in chromium.complaints if "favicon" not in one] == []
 
 
+@pytest.mark.slow
 def test_the_mouse_masks_a_region_and_moves_the_centre(chromium, address):
     # The page before, whose image is small.tif of 224 x 224 pixels.
     box = "(r => [r.x, r.y, r.width])(deep('.bk-Figure')[1].getBoundingClientRect())"
@@ -126,6 +127,7 @@ def test_nothing_is_loaded_from_elsewhere(chromium, address):
     assert [one for one in chromium.loaded if not one.startswith(allowed)] == []
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_goes_from_an_example_to_a_saved_report(chromium, address, work):
     chromium.visit(address)
     chromium.wait("deep('select').length > 1")
