@@ -22,7 +22,9 @@ def solid_frame(candidate: Candidate, height: int) -> str:
         scripts=["3Dmol-min.js", "solid.js", "alone.js"],
         model=model(atoms, common_window([atoms])[0]),
     )
+    # Turned by mouse alone: the Tab key passes it by.
     return (
         f'<iframe sandbox="allow-scripts" title="{escape(candidate.formula)} in three dimensions" '
-        f'srcdoc="{escape(page)}" style="width: 100%; height: {height}px; border: 0"></iframe>'
+        f'tabindex="-1" srcdoc="{escape(page)}" '
+        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )

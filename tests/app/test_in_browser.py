@@ -127,7 +127,6 @@ def test_nothing_is_loaded_from_elsewhere(chromium, address):
     assert [one for one in chromium.loaded if not one.startswith(allowed)] == []
 
 
-@pytest.mark.slow
 def test_the_keyboard_alone_goes_from_an_example_to_a_saved_report(chromium, address, work):
     chromium.visit(address)
     chromium.wait("deep('select').length > 1")
