@@ -58,7 +58,8 @@ class Window:
             label="Command or Python", visible=False, auto_grow=True, stylesheets=[SHEET],
             sizing_mode="stretch_width",
         )  # fmt: skip
-        self.recipe.jscallback(value="navigator.clipboard?.writeText(cb_obj.value)")
+        # Where the browser forbids it, the text is there to be copied by hand.
+        self.recipe.jscallback(value="navigator.clipboard?.writeText(cb_obj.value).catch(() => {})")
         self.refine.on_click(lambda _: self._change(refine=True))
         self.propose.on_click(
             lambda _: self._change(propose=True, refine=self._asked("refine"))

@@ -35,9 +35,9 @@ def test_retrieve_finds_the_crystal_that_made_the_pattern(dd2d):
                                rtol=1e-4)  # fmt: skip
     status, out, _ = dd2d(line)
     # What is next to impossible is shown only where it is asked for.
-    assert status == 0 and "MoS2" in out and "NbS2" not in out
+    assert status == 0 and "MoS2" in out and "BN" not in out
     status, out, _ = dd2d(f"{line} --all")
-    assert status == 0 and out.index("MoS2") < out.index("NbS2")
+    assert status == 0 and out.index("MoS2") < out.index("BN")
 
 
 def test_retrieve_keeps_to_the_elements(dd2d):
