@@ -10,7 +10,7 @@ from dd2d_jax.lattices.copies import copies
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
 from dd2d_jax.lattices.sets import Explained, double_diffraction, explain, sparse, worth
-from dd2d_jax.lattices.stretch import common_stretch, symmetric_stretch
+from dd2d_jax.lattices.stretch import common_stretch, stretched, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
 from dd2d_jax.util.errors import PatternError
 
@@ -62,15 +62,17 @@ def best_explanation(
         for other in (*_bent(q, tolerance), *_shifted(q, tolerance)):
             if other.plain:
                 continue
-            new = explain(other(q), tolerance, most)
+            flat = other(q)
+            new = explain(flat, tolerance, most)
             gain = share(new, intensity) - value
             fewer = 0 < len(new.fits) < len(found.fits)
             full = empty and len(new.fits) == 1 and 2 * new.fits[0].area < found.fits[0].area
             if not (gain > _GAIN or (fewer or full) and gain > -0.03):
+                if len(found.fits) < 2:
+                    continue
                 # A bent lattice whose outer spots stray is easily taken for two.
-                new = explain(other(q), tolerance, 1)
-                alone = len(found.fits) > 1 and new.spots.mean() > _ENOUGH
-                if not alone or worth(new, other(q)) < worth(found, warp(q)):
+                new = explain(flat, tolerance, 1)
+                if new.spots.mean() <= _ENOUGH or worth(new, flat) < worth(found, warp(q)):
                     continue
             found, warp, value = new, other, share(new, intensity)
             empty = any(sparse(f, q) for f in found.fits)
@@ -82,13 +84,7 @@ def best_explanation(
     if stretch:
         warp = dataclasses.replace(warp, stretch=stretch)
         flat = warp(q)
-        turned = [f.basis @ [1, 1j] for f in found.fits]
-        turned = [b + stretch * b.conj() for b in turned]
-        fits = [
-            dataclasses.replace(f, basis=np.stack([b.real, b.imag], 1)).on(flat)
-            for f, b in zip(found.fits, turned, strict=True)
-        ]
-        found = dataclasses.replace(found, fits=fits)
+        found = dataclasses.replace(found, fits=[_straight(f, stretch, flat) for f in found.fits])
     return found, warp
 
 
@@ -102,12 +98,14 @@ def _with_copies(
     stretch, more = copies(found.fits[0], flat, ~found.spots, most - 1)
     if not more:
         return found, warp
-    first = found.fits[0].basis @ [1, 1j]
-    first = first + stretch * first.conj()
     warp = dataclasses.replace(warp, stretch=stretch)
     flat = warp(q)
-    main = dataclasses.replace(found.fits[0], basis=np.stack([first.real, first.imag], 1))
-    return double_diffraction([main.on(flat), *more], flat), warp
+    return double_diffraction([_straight(found.fits[0], stretch, flat), *more], flat), warp
+
+
+def _straight(fit: Fit, stretch: complex, q: np.ndarray) -> Fit:
+    """A lattice after a stretch, of points q (K, 2) that were stretched as well."""
+    return dataclasses.replace(fit, basis=stretched(fit.basis, stretch)).on(q)
 
 
 def symmetric(basis: np.ndarray, warp: Warp, q_max: float) -> tuple[np.ndarray, Warp]:
@@ -123,9 +121,7 @@ def symmetric(basis: np.ndarray, warp: Warp, q_max: float) -> tuple[np.ndarray, 
         return basis, warp
     if abs(stretch) > _STRETCH:
         return basis, warp
-    turned = basis @ [1, 1j]
-    turned = turned + stretch * turned.conj()
-    return np.stack([turned.real, turned.imag], 1), dataclasses.replace(warp, stretch=stretch)
+    return stretched(basis, stretch), dataclasses.replace(warp, stretch=stretch)
 
 
 def _bent(q: np.ndarray, tolerance: float) -> list[Warp]:

@@ -8,11 +8,13 @@ taken for exactly so, if copies of it then explain what nothing else does.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from scipy.spatial import cKDTree
 
 from dd2d_jax.lattices.search import FINEST, Fit, chance, square
-from dd2d_jax.lattices.stretch import symmetric_stretch
+from dd2d_jax.lattices.stretch import stretched, symmetric_stretch
 from dd2d_jax.util.errors import PatternError
 
 # Cells that count as like (logarithm of the lengths' ratio), and the largest stretch.
@@ -41,19 +43,16 @@ def copies(fit: Fit, q: np.ndarray, left: np.ndarray, most: int) -> tuple[comple
         spots so straightened. None where what is found may be chance.
     """
     stretch = _to_symmetric(fit.basis)
-    turned = q @ [1, 1j] + stretch * (q @ [1, -1j])
-    basis = fit.basis @ [1, 1j] + stretch * (fit.basis @ [1, -1j])
+    flat, basis = stretched(q, stretch), stretched(fit.basis, stretch)
     # A hexagonal or square lattice is its own mirror image.
-    hands = [basis] if stretch is not None and stretch != 0 else [basis, basis.conj()]
+    hands = [basis] if stretch else [basis, basis * [1, -1]]
     out: list[Fit] = []
     left = left & ~_strayed(fit, q)
-    flat = np.stack([turned.real, turned.imag], 1)
     while len(out) < most and left.sum() >= _FEWEST:
-        best = max((_copy(hand, turned[left][:_SPOTS]) for hand in hands), key=lambda x: x[0])
-        if best[0] < _UNLIKELY:
+        best = max((_copy(hand, flat[left][:_SPOTS]) for hand in hands), key=lambda x: x.score)
+        if best.score < _UNLIKELY:
             break
-        made = np.stack([best[1].real, best[1].imag], 1)
-        new = Fit(made, np.zeros((0, 2), int), np.zeros(0), best[2], best[0]).on(flat)
+        new = best.on(flat)
         if (new.good & left).sum() < _FEWEST:
             break
         out.append(new)
@@ -74,52 +73,42 @@ def _to_symmetric(basis: np.ndarray) -> complex:
         stretch = symmetric_stretch(basis)
     except PatternError:
         return 0.0
-    turned = basis @ [1, 1j]
-    turned = turned + stretch * turned.conj()
+    turned = stretched(basis, stretch) @ [1, 1j]
     ratio, angle = abs(turned[1] / turned[0]), abs(np.degrees(np.angle(turned[1] / turned[0])))
     regular = abs(np.log(ratio)) < 1e-3 and min(abs(angle - x) for x in (60, 90, 120)) < 0.1
     return stretch if regular and abs(stretch) < _MOST else 0.0
 
 
-def _copy(basis: np.ndarray, left: np.ndarray) -> tuple[float, np.ndarray, float]:
-    """The copy that explains most of the spots left (n,), complex: - log chance, basis, reach."""
-    size = int(np.ceil(abs(left).max() / abs(basis).min() * 1.3)) + 1
+def _copy(basis: np.ndarray, left: np.ndarray) -> Fit:
+    """The copy of a basis (2, 2) that spots (n, 2) are least likely to lie on by chance."""
+    size = int(np.ceil(np.sqrt(square(left).max() / square(basis).min()) * 1.3)) + 1
     hk = np.stack(np.meshgrid(*(np.arange(-size, size + 1),) * 2), -1).reshape(-1, 2)
-    places = hk[(hk != 0).any(1)] @ basis
-    factor = left[:, None] / places
-    factor = np.unique(np.round(factor[abs(np.log(abs(factor))) < _LIKE], 4))
-    points = np.stack([left.real, left.imag], 1)
-    area = abs((basis[0].conj() * basis[1]).imag)
-    once = _once(points)
-    best = (-np.inf, basis, _REACH)
-    tried = np.log(max(len(factor), 1) / 4)
-    for one in factor:
+    # As complex numbers: a copy is the lattice times one of these.
+    own, spots = basis @ [1, 1j], left @ [1, 1j]
+    factors = spots[:, None] / (hk[(hk != 0).any(1)] @ own)
+    factors = np.unique(np.round(factors[abs(np.log(abs(factors))) < _LIKE], 4))
+    once = _once(left)
+    tried = np.log(max(len(factors), 1) / 4)
+    nothing = best = Fit(basis, np.zeros((0, 2), int), np.zeros(0), _REACH, -np.inf)
+
+    def copy(factor: complex) -> Fit:
+        made = factor * own
+        return dataclasses.replace(nothing, basis=np.stack([made.real, made.imag], 1)).on(left)
+
+    for factor in factors:
+        one = copy(factor)
         for _ in range(2):
-            indices, distance = _indexed(one * basis, left)
-            near = distance < _REACH
-            if not near.any():
+            if not one.good.any():
                 break
-            on = indices[near] @ basis
-            one = (on.conj() * left[near]).sum() / (abs(on) ** 2).sum()
-        _, distance = _indexed(one * basis, left)
-        for reach in (_REACH, _REACH / 2, _REACH / 4):
-            reach = max(reach, FINEST)
-            near = distance < reach
+            on = one.hk[one.good] @ own
+            one = copy((on.conj() * spots[one.good]).sum() / (abs(on) ** 2).sum())
+        for reach in np.maximum(_REACH / np.array([1, 2, 4]), FINEST):
+            near = one.distance < reach
             # One spot gives the copy.
-            value = chance((near & once).sum() - 1, once.sum() - 1, np.pi * reach**2 / area)
-            if near.sum() >= _FEWEST and value - tried > best[0]:
-                best = (float(value - tried), one * basis, reach)
+            value = chance((near & once).sum() - 1, once.sum() - 1, np.pi * reach**2 / one.area)
+            if near.sum() >= _FEWEST and value - tried > best.score:
+                best = dataclasses.replace(one, reach=float(reach), score=float(value - tried))
     return best
-
-
-def _indexed(basis: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest indices (n, 2) of complex q (n,), and the distance from there; never the origin."""
-    rows = np.stack([basis.real, basis.imag], 1)
-    points = np.stack([q.real, q.imag], 1)
-    hk = np.rint(points @ np.linalg.inv(rows))
-    distance = np.sqrt(square(points - hk @ rows))
-    distance[(hk == 0).all(1)] = np.inf
-    return hk, distance
 
 
 def _once(points: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ MAX_AREA, _MIN_AREA = 900.0, 3.0
 # No 2D crystal has a shorter lattice vector, angstrom: hexagonal boron has one of 2.87, graphene
 # of 2.46, both of them in scales that may be wrong by a few per cent.
 SHORTEST = 2.0
+# Nor a smaller cell, angstrom^2; graphene's has 5.2.
+SMALLEST = 4.5
 # A point may be this far from its place, as a share of the shortest reciprocal vector.
 _SHARE = 0.15
 # Tolerances that are tried, as shares of the one allowed, and the finest, 1/angstrom: positions

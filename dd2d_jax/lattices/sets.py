@@ -19,6 +19,7 @@ from dd2d_jax.lattices.search import (
     MAX_AREA,
     SAME_INDEX,
     SHORTEST,
+    SMALLEST,
     SUPERCELLS,
     Fit,
     chance,
@@ -44,8 +45,6 @@ _OVERLAP = 0.012
 _BEAMS = 24
 # A cell larger than this (angstrom^2) with fewer of its places seen than this may be a moire.
 _LARGE, _SEEN = 15.0, 0.4
-# No main cell is smaller, angstrom^2; graphene's has 5.2.
-_SMALLEST = 4.5
 # Places with two spots, as a share, that make one lattice a mean of several.
 _TWOFOLD = 0.05
 
@@ -223,7 +222,7 @@ def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]
     value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
     spans = np.array([np.linalg.matrix_rank(hk[o]) == 2 if o.sum() > 2 else False for o in on])
     coarser = SUPERCELLS.swapaxes(1, 2) @ basis
-    short = (shortest_of(coarser) < SHORTEST) | (np.abs(np.linalg.det(coarser)) > 1 / _SMALLEST)
+    short = (shortest_of(coarser) < SHORTEST) | (np.abs(np.linalg.det(coarser)) > 1 / SMALLEST)
     value[~spans | (number == len(hk)) | short] = -np.inf
     best = int(np.argmax(value))
     if value[best] <= 0:

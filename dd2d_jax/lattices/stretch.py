@@ -15,6 +15,13 @@ _ANGLE, _RATIO = 5.0, 0.05
 _NEAR, _MOST = (0.012, 0.8), 0.06
 
 
+def stretched(vectors: np.ndarray, a: complex) -> np.ndarray:
+    """q + a q* of vectors q (K, 2) of reciprocal space, taken as complex numbers; (K, 2)."""
+    q = vectors @ [1, 1j]
+    q = q + a * q.conj()
+    return np.stack([q.real, q.imag], -1)
+
+
 def common_stretch(bases: list[np.ndarray]) -> complex:
     """The stretch that makes all of several lattices hexagonal; 0 where none does.
 

@@ -183,9 +183,10 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     reading -= np.logaddexp.reduce(reading)
     apart = np.array([one.weighed.none for one in views])
     none = float(np.sum(np.exp(reading) * apart))
+    area = abs(np.linalg.det(view.at.lattice))
     candidates = []
     for one, name, by, its in zip(views, names, reading, apart, strict=True):
-        for c in _candidates(one, asked, name, np.linalg.det(view.at.lattice)):
+        for c in _candidates(one, asked, name, area):
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
                 log_p = c.score + math.log(max(its, 1e-300)) + by
@@ -274,7 +275,7 @@ def _candidates(view: _View, asked: _Asked, name: str, area: float) -> list[Cand
     fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
     # Crystals of twice the parent's cell may have the whole cell themselves.
-    smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * abs(area)
+    smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * area
 
     def made(i: int, fits: Fit) -> Candidate:
         group = members[i]

@@ -14,7 +14,7 @@ import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import reduce, settings
-from dd2d_jax.lattices.search import SHORTEST, shortest
+from dd2d_jax.lattices.search import SHORTEST, SMALLEST, shortest
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 
@@ -25,8 +25,6 @@ _MOST = 16
 _WEAK, _BELOW = 0.25, 3.0
 # Spots of the parent, and share of its rods that are seen, at least.
 _FEWEST, _SEEN = 6, 0.5
-# No crystal's cell is smaller, angstrom^2; graphene's has 5.2.
-_SMALLEST = 4.5
 # Parents that are weighed.
 _TRIED = 3
 
@@ -107,7 +105,7 @@ def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     if count < _FEWEST or count == len(main):
         return False
     parent = np.linalg.inv(matrix) @ indexed.lattice
-    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < _SMALLEST:
+    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < SMALLEST:
         return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
     if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from lattice_points import spoiled
 
 import diffraction as dx
 from dd2d_jax.lattices import lattice
-
-
-def pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
-    return dx.Pattern(q, intensity, np.zeros(q.shape, int), np.ones(len(q), bool))
 
 
 def layer(a: float, turned: float, orders: float) -> np.ndarray:
@@ -32,7 +29,7 @@ def stack(stretch: complex, noise: float = 5e-4) -> dx.Pattern:
     # Two of the graphene's twelve spots are lost.
     q = elliptic(np.concatenate([layer(2.504, 5.0, 3.2), second[0][1:], second[1][1:]]), stretch)
     weak = np.r_[np.full(len(q) - 10, 1.0), np.full(10, 0.01)]
-    return pattern(q + random.normal(0, noise, q.shape), weak * random.uniform(0.3, 1, len(q)))
+    return spoiled(q + random.normal(0, noise, q.shape), weak * random.uniform(0.3, 1, len(q)))
 
 
 @pytest.mark.parametrize("stretch", [0.0, 0.03 * np.exp(1.0j)])
@@ -52,4 +49,4 @@ def test_false_spots_beside_a_lattice_are_no_twisted_layer():
         false = random.uniform(-1.2, 1.2, (12, 2))
         q = np.concatenate([elliptic(layer(3.18, 11.0, 3.5), 0.01), false])
         strong = np.r_[np.ones(len(q) - 12), np.full(12, 0.02)]
-        assert len(lattice.find_all(pattern(q, strong))) == 1
+        assert len(lattice.find_all(spoiled(q, strong))) == 1
