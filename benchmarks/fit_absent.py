@@ -223,7 +223,7 @@ def told_of(
             # Of the crystals of these elements as many as of those weighed.
             share = 1.0 if mode == "all" else float(alike.mean())
             there = float((~np.isin(near, own) if left_out else near >= 0).sum())
-            close, every = max(share * there, 0.0), max(share * size, float(keep.sum()))
+            close, every = share * there, max(share * size, float(keep.sum()))
             prior = np.full(keep.sum(), -math.log(every))
             any_kind = absent.log_odds_of_any(few, prior, log_none(query), close, every)
             formula = crystals.formula[keep]
@@ -233,11 +233,11 @@ def told_of(
             if mode == "all":
                 rivals = isotypes(int(np.flatnonzero(keep)[first]), left_out)
             values = absent.features(few, prior, formula, query, close, any_kind, rivals, strain)
-            share = float(np.exp(few.value[first] - np.logaddexp.reduce(few.value)))
+            stated = float(np.exp(few.value[first] - np.logaddexp.reduce(few.value)))
             out.append(
                 {
                     "mode": mode, "absent": left_out, "features": values.tolist(),
-                    "right": bool(true[keep][first]), "share": share, "r1": float(few.r1[first]),
+                    "right": bool(true[keep][first]), "share": stated, "r1": float(few.r1[first]),
                     "stretch": float(abs(few.stretch[first])) / strain,
                     "shear": float(few.shear[first]),
                 }

@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 from ase.db import connect
 from scipy import fft, ndimage
 
@@ -31,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import diffraction as dx  # noqa: E402
 from dd2d_jax.images.measurement import Measured, measure  # noqa: E402
+from dd2d_jax.images.patterns import read_mask  # noqa: E402
 from dd2d_jax.images.readers import read_image  # noqa: E402
 from dd2d_jax.lattices import lattice  # noqa: E402
 from dd2d_jax.util.errors import PatternError  # noqa: E402
@@ -274,7 +274,7 @@ def relation(found: np.ndarray, true: np.ndarray) -> str:
 def score(truth: Truth, reference: tuple[np.ndarray, np.ndarray] | None = None) -> dict:
     """Everything that is measured of one image; `reference` is `registered` of a better one."""
     image = read_image(truth.path)
-    mask = None if truth.mask is None else np.asarray(PIL.Image.open(truth.mask)) > 0
+    mask = None if truth.mask is None else read_mask(truth.mask)
     options = {} if mask is None else {"mask": mask}
     out = {"image": truth.path.name, "refused": "", "lattice": "refused", "cell": None}
     measured, found = None, []

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +38,7 @@ from dd2d_jax.data.datasets import read_source  # noqa: E402
 from dd2d_jax.data.duplicates import twins  # noqa: E402
 from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
 from dd2d_jax.images.measurement import measure  # noqa: E402
-from dd2d_jax.images.patterns import read_pattern, write_pattern  # noqa: E402
+from dd2d_jax.images.patterns import read_mask, read_pattern, write_pattern  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 from dd2d_jax.util import cache  # noqa: E402
@@ -155,7 +154,7 @@ def _pattern(case: Case, spots: Path | None) -> dx.Pattern:
     if kept is not None and kept.exists():
         return read_pattern(kept)
     mask = case.pattern.with_name(f"{case.pattern.stem}_mask.png")
-    options = {"mask": np.asarray(PIL.Image.open(mask)) > 0} if mask.exists() else {}
+    options = {"mask": read_mask(mask)} if mask.exists() else {}
     pattern = measure(case.pattern, case.scale, **options).pattern
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)

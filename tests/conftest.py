@@ -44,6 +44,16 @@ def shared_data() -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser; tests that ask for it skip where there is none."""
+    import browser
+
+    one = browser.Browser(tmp_path_factory.mktemp("browser"))
+    yield one
+    one.close()
+
+
 @pytest.fixture
 def x64():
     """Run the test in double precision."""

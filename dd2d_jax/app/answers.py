@@ -10,11 +10,12 @@ import panel as pn
 
 from dd2d_jax.app.locked import locked
 from dd2d_jax.app.style import SHEET
-from dd2d_jax.app.view import LAYERS, View
+from dd2d_jax.app.view import BOTH, FOUND, LAYERS, LOST, OTHERS, View
+from dd2d_jax.crystals.cell import cell
 from dd2d_jax.reports.comparison import predict
 from dd2d_jax.reports.conclusion import conclusion
 from dd2d_jax.reports.solid_page import solid_frame
-from dd2d_jax.reports.tables import lattice_title, not_in_library, origin, undetermined
+from dd2d_jax.reports.tables import lattice_heading, not_in_library, origin, undetermined
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Answers:
         """Put these in place of those before; None: there are none."""
         self._found, self._measured = found, measured
         every = () if found is None else (found, *found.others)
-        names = [_plain(lattice_title(found, i)) for i in range(len(every))]
+        names = [lattice_heading(found, i) for i in range(len(every))]
         self._quiet = True
         self.lattices.param.update(
             options={name: i for i, name in enumerate(names)}, value=0 if names else None,
@@ -148,7 +149,7 @@ def _line(row: int, candidate: Candidate) -> str:
 
 def _about(candidate: Candidate, found: Found) -> str:
     """What a line has no room for."""
-    a, b, gamma = candidate.structure.cell.cellpar()[[0, 1, 5]]
+    a, b, gamma = cell(candidate.structure.cell.array[:2, :2])
     facts = [
         text.printable(candidate.uid), text.printable(candidate.prototype),
         f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°",
@@ -166,10 +167,6 @@ def _about(candidate: Candidate, found: Found) -> str:
     return "<br>".join(escape(line) for line in lines)
 
 
-def _plain(title: str) -> str:
-    return title.replace("+-", "±").replace(" deg", "°")
-
-
 def _key(colour: str, what: str, dash: str = "solid") -> str:
     return (
         f'<span class="key"><i style="border: 2px {dash} {colour}"></i>{what}</span>'
@@ -178,8 +175,8 @@ def _key(colour: str, what: str, dash: str = "solid") -> str:
 
 _LEGEND = "".join(
     [
-        _key("#56b4e9", "found"), _key("#cc79a7", "found, on no lattice"),
-        _key("#e69f00", "predicted and found"), _key("#f0e442", "predicted, not found"),
-        _key("#e69f00", "predicted where nothing is measured", "dotted"),
+        _key(FOUND, "found"), _key(OTHERS, "found, on no lattice"),
+        _key(BOTH, "predicted and found"), _key(LOST, "predicted, not found"),
+        _key(BOTH, "predicted where nothing is measured", "dotted"),
     ]
 )  # fmt: skip

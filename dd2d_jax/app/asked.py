@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-# From this error on a scale need not be told, as in `dd2d retrieve`.
-UNKNOWN_SCALE = 0.5
+from dd2d_jax.images.patterns import UNKNOWN_SCALE
+
 _K, _SCALE_ERROR = 10, 0.02
 
 

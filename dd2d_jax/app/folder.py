@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from dd2d_jax.images.patterns import SUFFIXES
 from dd2d_jax.util.errors import UserError
-from dd2d_jax.util.files import new_file
+from dd2d_jax.util.files import first_free, new_file, numbered
 from dd2d_jax.util.text import safe_name
 
 # Where the window puts its files.
@@ -80,7 +81,8 @@ class Folder:
                 f"are taken this way: put it into {self.path} and choose it in the list"
             )
         plain = safe_name(Path(name).stem) + suffix
-        for place in (self.path / plain, *self._free(plain)):
+        own = itertools.takewhile(Path.exists, numbered(self.path / OWN / plain))
+        for place in (self.path / plain, *own):
             if place.is_file() and self._within(place) and _same(place, data):
                 return place.relative_to(self.path).as_posix()
         return self._write(self.free(plain), data)
@@ -103,18 +105,7 @@ class Folder:
 
     def free(self, name: str) -> Path:
         """A path in `dd2d-app` where nothing is: a number is added where need be."""
-        return next(path for path in self._free(name, True) if not path.exists())
-
-    def _free(self, name: str, beyond: bool = False):
-        """Paths name, name-2, name-3 ... in `dd2d-app`, as far as they exist or without end."""
-        stem, suffix = Path(name).stem, Path(name).suffix
-        number = 1
-        while True:
-            path = self.path / OWN / (name if number == 1 else f"{stem}-{number}{suffix}")
-            if not (beyond or path.exists()):
-                return
-            yield path
-            number += 1
+        return first_free(self.path / OWN / name)
 
     def _write(self, path: Path, data: bytes) -> str:
         path.parent.mkdir(exist_ok=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from skimage.draw import polygon2mask
 
-from dd2d_jax.app.asked import UNKNOWN_SCALE, Asked
+from dd2d_jax.app.asked import Asked
 from dd2d_jax.app.folder import Folder
 from dd2d_jax.images.examples import EXAMPLES
 from dd2d_jax.images.image import Image
-from dd2d_jax.images.patterns import is_image, read, read_mask
+from dd2d_jax.images.patterns import UNKNOWN_SCALE, is_image, read, read_mask
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.lattices import lattice
 from dd2d_jax.util.errors import PatternError, UserError

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # The longer side of the picture that is sent, pixels.
 _SIDE = 1200
 # Okabe and Ito's colours, as in the page.
-_FOUND, _OTHERS, _BOTH, _LOST, _REJECTED = "#56b4e9", "#cc79a7", "#e69f00", "#f0e442", "#d55e00"
-_RING = {"both": (_BOTH, "solid"), "lost": (_LOST, "solid"), "blind": (_BOTH, "dotted")}
+FOUND, OTHERS, BOTH, LOST, _REJECTED = "#56b4e9", "#cc79a7", "#e69f00", "#f0e442", "#d55e00"
+_RING = {"both": (BOTH, "solid"), "lost": (LOST, "solid"), "blind": (BOTH, "dotted")}
 _NIGHT = "#0d1321"
 # What the mouse does, by what a person reads.
 LOOK, CENTRE, MASK = "look", "move the centre", "mask a region"
@@ -120,9 +120,9 @@ class View:
             "line": f.line(x="x", y="y", source=s["line"], line_color=_REJECTED, line_width=2),
             "rejected": f.scatter(x="x", y="y", source=s["rejected"], marker="x", size=8,
                                   line_color=_REJECTED),
-            "others": f.scatter(**ring, source=s["others"], size=13, line_color=_OTHERS,
+            "others": f.scatter(**ring, source=s["others"], size=13, line_color=OTHERS,
                                 line_width=1.6),
-            "found": f.scatter(**ring, source=s["found"], size=13, line_color=_FOUND,
+            "found": f.scatter(**ring, source=s["found"], size=13, line_color=FOUND,
                                line_width=1.6),
             "predicted": f.scatter(**ring, source=s["predicted"], line_width=2, size="size",
                                    line_color="colour", line_dash="dash"),

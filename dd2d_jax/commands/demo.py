@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,10 @@ def _demo(args: argparse.Namespace) -> None:
     from dd2d_jax.matching.retrieval import retrieve
     from dd2d_jax.reports.diagnostics import plot_steps
     from dd2d_jax.reports.figures import save
-    from dd2d_jax.util.files import new_folder
+    from dd2d_jax.util.files import first_free, new_folder
 
     example = next(one for one in EXAMPLES if one.name == args.example)
-    output = args.output or _free(Path(_FOLDER))
+    output = args.output or first_free(_FOLDER)
     check_new(output)
     image = output / example.path.name
     retrieval = f"dd2d retrieve {image} --energy {example.energy:g}"
@@ -119,9 +118,3 @@ What next
       dd2d pattern MINE.tif --scale S --plot steps.png
       dd2d retrieve MINE.tif --scale S --output mine"""
     )
-
-
-def _free(folder: Path) -> Path:
-    """The first of folder, folder-2, folder-3 ... that does not exist."""
-    names = itertools.chain([folder], (Path(f"{folder}-{i}") for i in itertools.count(2)))
-    return next(one for one in names if not (one.exists() or one.is_symlink()))

@@ -26,9 +26,6 @@ from dd2d_jax.commands.common import (
 from dd2d_jax.util.errors import UserError
 from dd2d_jax.util.progress import stage, watched
 
-# From this error on a scale need not be told.
-_UNKNOWN = 0.5
-
 
 def add_retrieve(commands: Any) -> None:
     """Put `dd2d retrieve` among the commands."""
@@ -96,6 +93,7 @@ def _retrieve(args: argparse.Namespace) -> None:
     if len(args.pattern) == 1 and _is_folder(args.pattern[0]):
         _retrieve_folder(args, options)
         return
+    from dd2d_jax.images.patterns import UNKNOWN_SCALE
     from dd2d_jax.matching.retrieval import retrieve
     from dd2d_jax.util.errors import PatternError
 
@@ -103,7 +101,7 @@ def _retrieve(args: argparse.Namespace) -> None:
     if args.output:
         check_new(args.output)
     reading = image_options(args)
-    if args.scale_error >= _UNKNOWN:
+    if args.scale_error >= UNKNOWN_SCALE:
         reading["likely_scale"] = True
     with watched(say):
         patterns, images, notes = zip(*read_patterns(args.pattern, reading), strict=True)

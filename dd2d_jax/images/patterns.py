@@ -31,6 +31,8 @@ _ACCEPTED = (
     + ", ".join(readers.MICROSCOPY)
     + ")"
 )
+# From this relative error on a scale need not be told.
+UNKNOWN_SCALE = 0.5
 # Share of the pixels that a mask leaves at least.
 _EMPTY = 0.05
 # What `read_pattern` takes, by the file's suffix.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.reports.conclusion import conclusion
-from dd2d_jax.reports.tables import lattice_title, not_in_library, origin
+from dd2d_jax.reports.tables import lattice_heading, not_in_library, origin
 from dd2d_jax.util.text import change, percent, printable
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ def found_html(found: Found) -> str:
     parts = []
     for i, one in enumerate((found, *found.others)):
         if found.others:
-            title = lattice_title(found, i).replace("+-", "±").replace(" deg", "°")
-            parts.append(f"<p>{escape(title)}</p>")
+            parts.append(f"<p>{escape(lattice_heading(found, i))}</p>")
         rows = "".join(_row(_cells(rank, c)) for rank, c in enumerate(one.candidates, 1))
         head = "".join(f"<th>{name}</th>" for name in _HEAD)
         parts.append(

@@ -51,9 +51,8 @@ def page(
     about = dict(about or {})
     every = (found, *found.others)
     names = [
-        tables.lattice_title(found, i).replace("+-", "±").replace(" deg", "°") if found.others
-        else "" for i in range(len(every))
-    ]  # fmt: skip
+        tables.lattice_heading(found, i) if found.others else "" for i in range(len(every))
+    ]
     names = [name[:1].upper() + name[1:] for name in names]
     lattices = [_lattice(one, i, name, measured, _MARKS // len(every))
                 for i, (one, name) in enumerate(zip(every, names, strict=True), 1)]  # fmt: skip

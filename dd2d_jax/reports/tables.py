@@ -50,6 +50,11 @@ def lattice_title(found: Found, i: int) -> str:
     return f"lattice {i + 1}, {turned}"
 
 
+def lattice_heading(found: Found, i: int) -> str:
+    """The same for a page, which has the signs."""
+    return lattice_title(found, i).replace("+-", "±").replace(" deg", "°")
+
+
 @dataclasses.dataclass(frozen=True)
 class CandidateTable:
     """The candidates for one lattice, best first; lengths in angstrom, angles in degrees.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,19 @@ try:
     import fcntl
 except ImportError:  # Windows has none
     fcntl = None
+
+
+def numbered(path: str | Path) -> Iterator[Path]:
+    """Path, path-2, path-3 ..., the suffix kept, without end."""
+    path = Path(path)
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def first_free(path: str | Path) -> Path:
+    """The first of `numbered` where nothing is, not even a link that leads nowhere."""
+    return next(one for one in numbered(path) if not (one.exists() or one.is_symlink()))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import time
 import urllib.error
 import urllib.request
 
-import browser
 import pytest
 from paths import ROOT
 
@@ -24,13 +23,6 @@ from tornado.websocket import websocket_connect  # noqa: E402
 def work(made, tmp_path_factory):
     """A working folder; what is dropped comes from elsewhere."""
     return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    one = browser.Browser(tmp_path_factory.mktemp("browser"))
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")

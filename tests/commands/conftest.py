@@ -8,11 +8,10 @@ import ase.build
 import ase.io
 import jax
 import pytest
-from ase.db import connect
+import small_library
 
-from configs import smoke
 from dd2d_jax.commands import main as cli
-from dd2d_jax.networks import checkpoint, trained
+from dd2d_jax.networks import checkpoint
 
 DICHALCOGENIDES = {
     "MoS2": (3.18, 3.19),
@@ -43,27 +42,15 @@ def damage(folder: Path, params) -> None:
 def place(tmp_path_factory) -> Path:
     """A folder with an untrained model, crystals, their library, and what is wrong with others."""
     folder = tmp_path_factory.mktemp("cli")
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    config.model.heads = 2
-    config.data.data_dir = str(folder / "data")
-    run = folder / "run"
-    run.mkdir()
-    checkpoint.write_config(run, config)
-    params = trained.initial_params(config)
-    checkpoint.save(run, "best", 1, {"params": params}, {})
+    params = small_library.untrained(folder)
     crystals = {"graphene": ase.build.graphene(vacuum=8), "BN": ase.build.graphene("BN", vacuum=8)}
     for formula, (a, thickness) in DICHALCOGENIDES.items():
         crystals[formula] = ase.build.mx2(formula, a=a, thickness=thickness, vacuum=8)
-    with connect(folder / "all.db") as database:
-        for uid, atoms in crystals.items():
-            database.write(atoms, uid=uid, known=True)
     ase.io.write(folder / "mos2.cif", crystals["MoS2"])
     ase.io.write(folder / "bulk.cif", ase.build.bulk("Fe"))
     data = os.environ.get("DD2D_DATA_DIR")
     os.environ["DD2D_DATA_DIR"] = str(folder / "data")
-    arguments = ["index", folder / "all.db", folder / "lib", "--checkpoint", run]
-    assert cli.main([str(x) for x in arguments]) == 0
+    small_library.index(folder, crystals)
     arguments = ["simulate", folder / "mos2.cif", "--output", folder / "mos2.csv"]
     assert cli.main([str(x) for x in arguments]) == 0
     damage(folder, params)

@@ -10,6 +10,7 @@ from dd2d_jax.commands import app, demo
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching import retrieval
 from dd2d_jax.networks.trained import load
+from dd2d_jax.util import files
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_the_demo_goes_from_an_image_to_its_crystal_and_on(
     assert found["candidates"][0]["formula"] == "MoS2"
     assert "The crystal is" in out and "dd2d app dd2d-demo/mos2.tif --energy 80" in out
     # Once more: nothing is overwritten, and nothing is in the way.
-    assert demo._free(folder) == tmp_path / "dd2d-demo-2"
+    assert files.first_free(folder) == tmp_path / "dd2d-demo-2"
 
 
 def test_the_demo_never_overwrites(tmp_path, monkeypatch, command_line):

@@ -2,19 +2,11 @@
 
 import dataclasses
 
-import browser
 import numpy as np
 import pytest
 from found_example import make_twisted
 
 from dd2d_jax.reports import folder_page, query_page
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    one = browser.Browser(tmp_path_factory.mktemp("browser"))
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")
