@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -162,8 +161,7 @@ def _about(candidate: Candidate, found: Found) -> str:
         facts.append(f"with a weak {candidate.superlattice} superlattice")
     lines = [" · ".join(filter(None, facts)), not_in_library(found)]
     if candidate.undetermined:
-        alone = dataclasses.replace(found, candidates=(candidate,), others=())
-        lines += undetermined(alone)
+        lines += undetermined([candidate])
     return "<br>".join(escape(line) for line in lines)
 
 

@@ -126,7 +126,7 @@ def _lattice(
             [_row(rank, c, number if rank <= len(shown) else None)
              for rank, c in enumerate(found.candidates, 1)],
         ),
-        "undetermined": tables.undetermined(found),
+        "undetermined": tables.undetermined(found.candidates),
         "frame": frame,
         **spots,
         "most": 100 * most,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,14 +165,14 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
     hidden = len(found.candidates) - len(shown)
     if hidden:
         lines.append(f"{hidden} further candidates of less than 0.1 % each are not shown (--all)")
-    return lines + undetermined(found)
+    return lines + undetermined(shown)
 
 
-def undetermined(found: Found) -> list[str]:
+def undetermined(candidates: Iterable[Candidate]) -> list[str]:
     """Lines that say what refinement left undetermined, what trades off, and what is in doubt:
-    for all candidates alike, or by rank."""
+    for all of these candidates alike, or by rank."""
     lines: dict[str, list[str]] = {}
-    for rank, candidate in enumerate(found.candidates, 1):
+    for rank, candidate in enumerate(candidates, 1):
         said = []
         if candidate.undetermined:
             names = _gathered(candidate.undetermined)

@@ -43,6 +43,15 @@ def test_the_table_says_all_that_is_needed_to_judge():
     assert "->" not in text and "not determined" not in text
 
 
+def test_of_candidates_that_are_not_shown_nothing_is_said_either():
+    found = make_found()
+    unlikely = dataclasses.replace(found.candidates[1], probability=1e-5, undetermined=("tilt",))
+    found = dataclasses.replace(found, candidates=(found.candidates[0], unlikely))
+    text = shown(tables.CandidateTable(found))
+    assert "of 1: z of S1, S2; B" in text and "tilt" not in text
+    assert "of 2: tilt" in shown(tables.CandidateTable(found, every=True))
+
+
 def test_what_is_not_known_is_a_dash_and_null():
     nan = float("nan")
     found = make_found(probability=nan, none=nan)
