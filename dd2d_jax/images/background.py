@@ -171,7 +171,11 @@ def _scatter(
     # Where the surroundings are more uneven than others at like radius, theirs counts.
     # A floor without any noise has no unevenness that could be told.
     scale = ring + 1e-3 * np.median(ring) + 1e-7 * np.ptp(filtered) + 1e-30
-    return ring * np.maximum(0.9 * _squares(filtered / scale, used, width, tail), 1.0)
+    relative = filtered / scale
+    if not tail:  # spots are still in it: they are not what a square's unevenness is
+        relative = np.clip(relative, -_SPOT, _SPOT)
+    uneven = _squares(relative, used, width, tail)
+    return ring * np.maximum(0.9 * uneven, 1.0)
 
 
 def _deviation(values: np.ndarray, tail: bool) -> float:

@@ -228,6 +228,18 @@ def test_a_saturated_spot_is_kept_and_says_so(mos2):
     assert distance.max() < 0.5
 
 
+def test_spots_that_crowd_a_ring_in_an_image_without_background_are_all_found():
+    layer = ase.build.mx2("MoS2", a=3.18, thickness=3.13, vacuum=10)
+    pattern = dx.simulate(dx.Crystal.from_ase(layer), q_max=1.5, b_iso=0.5)
+    expected = dx.render(pattern, (512, 512), 0.00645, fwhm=0.025)
+    image = np.asarray(dx.counts(jax.random.key(0), expected, 1e6)).astype(float)
+    found = find_spots(image)
+    places = np.array([255.5, 255.5]) + np.asarray(pattern.q) * [1, -1] / 0.00645
+    places = places[np.asarray(pattern.mask)]
+    distance, _ = cKDTree(found.position).query(places)
+    assert len(found.position) == len(places) and distance.max() < 0.5
+
+
 def test_few_electrons_give_no_spots_where_there_are_none(mos2):
     pattern = dataclasses.replace(mos2, hk=jnp.zeros(mos2.q.shape, int))
     expected = dx.render(pattern, (512, 512), SCALE, fwhm=0.02)
