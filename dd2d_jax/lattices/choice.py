@@ -91,16 +91,23 @@ def best_explanation(
 def _with_copies(
     found: Explained, warp: Warp, q: np.ndarray, most: int
 ) -> tuple[Explained, Warp]:
-    """The same with turned copies of a single lattice, for spots that are not on it."""
-    if len(found.fits) != 1 or most < 2:
+    """The first lattice with turned copies of it, where they explain what is on no lattice.
+
+    In place of other lattices where they explain more than those.
+    """
+    if not found.fits or most < 2:
         return found, warp
     flat = warp(q)
-    stretch, more = copies(found.fits[0], flat, ~found.spots, most - 1)
+    main = found if len(found.fits) == 1 else double_diffraction(found.fits[:1], flat)
+    stretch, more = copies(main.fits[0], flat, ~main.spots, most - 1)
     if not more:
         return found, warp
-    warp = dataclasses.replace(warp, stretch=stretch)
-    flat = warp(q)
-    return double_diffraction([_straight(found.fits[0], stretch, flat), *more], flat), warp
+    turned = dataclasses.replace(warp, stretch=stretch)
+    flat = turned(q)
+    new = double_diffraction([_straight(main.fits[0], stretch, flat), *more], flat)
+    if main is not found and worth(new, flat) < worth(found, warp(q)):
+        return found, warp
+    return new, turned
 
 
 def _straight(fit: Fit, stretch: complex, q: np.ndarray) -> Fit:

@@ -27,6 +27,8 @@ _FEWEST = 5
 _NEAR = 0.06
 # How far from its place a spot of a copy may lie at most, 1/angstrom.
 _REACH = 0.012
+# Of a lattice with places further out, in steps of its vectors, any spots are a copy.
+_FURTHEST = 30
 
 
 def copies(fit: Fit, q: np.ndarray, left: np.ndarray, most: int) -> tuple[complex, list[Fit]]:
@@ -82,6 +84,9 @@ def _to_symmetric(basis: np.ndarray) -> complex:
 def _copy(basis: np.ndarray, left: np.ndarray) -> Fit:
     """The copy of a basis (2, 2) that spots (n, 2) are least likely to lie on by chance."""
     size = int(np.ceil(np.sqrt(square(left).max() / square(basis).min()) * 1.3)) + 1
+    nothing = best = Fit(basis, np.zeros((0, 2), int), np.zeros(0), _REACH, -np.inf)
+    if size > _FURTHEST:
+        return nothing
     hk = np.stack(np.meshgrid(*(np.arange(-size, size + 1),) * 2), -1).reshape(-1, 2)
     # As complex numbers: a copy is the lattice times one of these.
     own, spots = basis @ [1, 1j], left @ [1, 1j]
@@ -89,7 +94,6 @@ def _copy(basis: np.ndarray, left: np.ndarray) -> Fit:
     factors = np.unique(np.round(factors[abs(np.log(abs(factors))) < _LIKE], 4))
     once = _once(left)
     tried = np.log(max(len(factors), 1) / 4)
-    nothing = best = Fit(basis, np.zeros((0, 2), int), np.zeros(0), _REACH, -np.inf)
 
     def copy(factor: complex) -> Fit:
         made = factor * own

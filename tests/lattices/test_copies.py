@@ -43,6 +43,18 @@ def test_weak_twisted_layers_and_the_camera_s_ellipse_are_found_with_the_strong_
     assert lattice.twist(found[1], found[2])[0] == pytest.approx(6.7, abs=0.2)
 
 
+def test_twisted_layers_are_found_where_their_spots_lie_on_a_lattice_by_chance_as_well():
+    second = [x[abs(x) > 0.7] for x in (layer(2.46, 14.3, 1.9), layer(2.46, 21.0, 1.9))]
+    q = elliptic(np.concatenate([layer(2.504, 5.0, 3.2), *second]), 0.0)
+    weak = np.r_[np.full(len(q) - 12, 1.0), np.full(12, 0.01)]
+    for seed in (1, 4, 8):
+        random = np.random.default_rng(seed)
+        strayed = q + random.normal(0, 2e-3, q.shape)
+        found = lattice.find_all(spoiled(strayed, weak * random.uniform(0.3, 1, len(q))))
+        lengths = [np.linalg.norm(one.lattice, axis=1) for one in found]
+        np.testing.assert_allclose(lengths, [[2.504] * 2, [2.46] * 2, [2.46] * 2], rtol=0.01)
+
+
 def test_false_spots_beside_a_lattice_are_no_twisted_layer():
     random = np.random.default_rng(2)
     for _ in range(5):
