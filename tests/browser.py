@@ -155,7 +155,10 @@ class Browser:
         last = None
         for i, (x, y) in enumerate([*places, places[-1]]):
             kind = "mouseReleased" if i == len(places) else "mouseMoved" if i else "mousePressed"
-            # All at once: who rests before moving presses, and does not drag.
+            if i > 1:
+                # The browser tells a page of one place per frame. Not waited for before the first
+                # move: who rests then presses, and does not drag.
+                time.sleep(0.1)
             last = self._post("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
                               buttons=int(i < len(places)), clickCount=1)  # fmt: skip
         self._answer(last)
