@@ -34,6 +34,9 @@ _ALIKE_LENGTHS = 0.015
 _FACTORS = {"with 2 pi": 2 * np.pi, "1/nm": 10.0, "1/nm with 2 pi": 20 * np.pi}
 # Reciprocal vectors of usual cells, 1/angstrom, and a q that no pattern in 1/angstrom has.
 _SPACING, _PIXELS = 0.27, 70.0
+# Of a lattice that stands for one with too small a cell so many of the places are empty. Denser
+# layers of atoms than one in this area (angstrom^2) there are not; graphene's have 2.6.
+_EMPTY, _DENSEST = 0.45, 2.4
 
 
 def share(found: Explained, intensity: np.ndarray) -> float:
@@ -78,7 +81,9 @@ def best_explanation(
             empty = any(sparse(f, q) for f in found.fits)
     found, warp = _with_copies(found, warp, q, most)
     value = share(found, intensity)
-    if value < NEEDED or any(shortest(f.basis) < SHORTEST for f in found.fits):
+    flat = warp(q)
+    unlikely = any(shortest(f.basis) < SHORTEST for f in found.fits)
+    if value < NEEDED or unlikely or _multiple_of_short(found, flat, intensity, tolerance):
         return Explained([], np.zeros(len(q), bool), 0), warp
     stretch = 0.0 if warp.stretch else common_stretch([f.basis for f in found.fits])
     if stretch:
@@ -86,6 +91,33 @@ def best_explanation(
         flat = warp(q)
         found = dataclasses.replace(found, fits=[_straight(f, stretch, flat) for f in found.fits])
     return found, warp
+
+
+def _multiple_of_short(
+    found: Explained, q: np.ndarray, intensity: np.ndarray, tolerance: float
+) -> bool:
+    """Whether a lattice is only a multiple of one whose cell no crystal has."""
+    if len(found.fits) != 1:
+        return False
+    fit = found.fits[0]
+    places = np.pi * square(q[fit.good]).max() * fit.area
+    if len(np.unique(fit.hk[fit.good], axis=0)) > (1 - _EMPTY) * places:
+        return False
+    least = share(found, intensity) - 0.02
+    short = _short(q, intensity, tolerance, least)
+    return short is not None and short.area < _DENSEST
+
+
+def _short(
+    q: np.ndarray, intensity: np.ndarray, tolerance: float, least: float
+) -> Fit | None:
+    """A lattice of this share of the spots, cells smaller than crystals have allowed."""
+    for factor in (2, 5, 12):
+        new = explain(q / factor, tolerance / factor, 1)
+        if new.fits and share(new, intensity) >= least:
+            fit = new.fits[0]
+            return dataclasses.replace(fit, basis=fit.basis * factor, reach=fit.reach * factor)
+    return None
 
 
 def _with_copies(
@@ -209,6 +241,12 @@ def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
             )
         kinds = " or ".join(f"{n} (then it is {c[0]:.2f} x {c[1]:.2f} A)" for n, c, _ in named)
         return f"the cell would be {a:.2f} x {b:.2f} A; are these {kinds}? q is needed in 1/A"
+    short = _short(q, intensity, tolerance, NEEDED)
+    if short is not None:
+        a, b = _lengths(short.basis)
+        if a < SHORTEST:
+            cell = f"{a:.2f} x {b:.2f} A"
+            return f"the cell would be {cell}, which no crystal has; is the scale right?"
     found = explain(q, tolerance, 4)
     part = share(found, intensity)
     return (

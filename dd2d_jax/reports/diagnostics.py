@@ -87,7 +87,8 @@ def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     residual = np.where(spots.measured, np.nan_to_num(measured.image.pixels) - spots.level, 0)
     residual = ndimage.gaussian_filter(residual, 0.7 * spots.width)
     show(ax, np.arcsinh(residual / (3 * step(residual))), "gray")
-    size = max(5.0, 25 * spots.width / max(spots.measured.shape) * 72)
+    # Points, around what is bright of a spot in a picture five inches wide.
+    size = max(8.0, 12 * spots.width / max(spots.measured.shape) * 5 * 72)
     names = [
         ("spot", spots.position[~spots.saturated], "o", _FOUND),
         ("saturated", spots.position[spots.saturated], "o", _DOUBTFUL),

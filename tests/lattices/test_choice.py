@@ -88,3 +88,18 @@ def test_two_hexagonal_lattices_show_the_cameras_ellipse():
         assert lengths[1] / lengths[0] == pytest.approx(1, abs=0.003)
         assert a @ b / lengths.prod() == pytest.approx(-0.5, abs=0.004)
         assert one.warp.stretch == pytest.approx(0.02 + 0.01j, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_multiple_of_a_cell_that_is_too_small_is_no_answer_to_a_wrong_scale(seed):
+    random = np.random.default_rng(seed)
+    corners = np.exp(1j * np.radians(7 + 60 * np.arange(6)))
+    graphene = np.concatenate([corners, corners * np.sqrt(3) * 1j, 2 * corners]) / 2.13
+    q = np.stack([graphene.real, graphene.imag], 1) + random.normal(0, 0.008, (18, 2))
+    q = np.concatenate([q, random.uniform(-0.9, 0.9, (5, 2))])
+    strong = np.r_[np.ones(18), np.full(5, 0.2)]
+    lengths = np.linalg.norm(lattices.find(pattern(q, strong)).lattice, axis=1)
+    np.testing.assert_allclose(lengths, 2.46, rtol=0.02)
+    for factor in (1.6, 2.43, 2 * np.pi):
+        with pytest.raises(PatternError, match="the cell would be"):
+            lattices.find(pattern(q * factor, strong))
