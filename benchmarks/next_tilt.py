@@ -1,7 +1,7 @@
 """Measures how often the tilt that is proposed next decides what one pattern leaves open.
 
     python benchmarks/next_tilt.py --library DIR [--queries 100] [--draws 600]
-        [--size 20]
+        [--sizes 3 6 12 20]
 
 A query is the pattern of a crystal of the library along its normal (80 kV, B = 0.5 A^2,
 q_max = 1.25 1/A; cell off by N(0, 1 %), atoms by N(0, 0.03 A) in the plane and N(0, 0.05 A) in
@@ -96,13 +96,15 @@ def main() -> None:
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=100, help="ambiguous ones")
     parser.add_argument("--draws", type=int, default=600, help="at most")
-    parser.add_argument("--size", type=float, default=20.0, help="degrees")
+    parser.add_argument(
+        "--sizes", type=float, nargs="+", default=[3.0, 6.0, 12.0, 20.0], help="degrees"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     library = Library.load(options.library).crystals
     lattices = np.asarray(library.lattice)
-    right: dict[str, list[bool]] = {"proposed": [], "random": [], "none": []}
+    right: dict[str, list[bool]] = {}
     drawn = 0
     for row in rng.permutation(len(lattices))[: options.draws]:
         rows = nearest(lattices, lattices[row], row)
@@ -121,24 +123,26 @@ def main() -> None:
         query, first = evidence((0, 0))
         if first.argmax() == 0:
             continue
-        proposed = next_tilt(as_found(crystals, query, first), CONDITIONS.radiation, options.size)
+        found = as_found(crystals, query, first)
         angle = rng.uniform(0, 2 * np.pi)
-        tilts = {
-            "proposed": proposed.tilt,
-            "random": options.size * np.array([np.cos(angle), np.sin(angle)]),
-            "none": (0, 0),
-        }
+        tilts = {"at no tilt": (0, 0)}
+        for size in options.sizes:
+            proposed = next_tilt(found, CONDITIONS.radiation, size)
+            tilts[f"at the proposed tilt of {size:g} degrees"] = proposed.tilt
+            random = size * np.array([np.cos(angle), np.sin(angle)])
+            tilts[f"at a random tilt of {size:g} degrees"] = random
         for name, tilt in tilts.items():
-            right[name].append(bool((first + evidence(tilt)[1]).argmax() == 0))
-        if len(right["none"]) % 10 == 0:
-            print(len(right["none"]), {k: int(np.sum(v)) for k, v in right.items()}, flush=True)
-        if len(right["none"]) >= options.queries:
+            both = first + evidence(tilt)[1]
+            right.setdefault(name, []).append(bool(both.argmax() == 0))
+        count = len(right["at no tilt"])
+        if count % 10 == 0:
+            print(count, {k: int(np.sum(v)) for k, v in right.items()}, flush=True)
+        if count >= options.queries:
             break
-    count = len(right["none"])
+    count = len(right.get("at no tilt", ()))
     print(f"{count} ambiguous of {drawn} queries; the true crystal is first after a second pattern")
     for name, values in right.items():
-        what = "at no tilt" if name == "none" else f"at the {name} tilt of {options.size:g} degrees"
-        print(f"  {what}: {np.sum(values)} ({np.mean(values):.0%})")
+        print(f"  {name}: {np.sum(values)} ({np.mean(values):.0%})")
 
 
 if __name__ == "__main__":
