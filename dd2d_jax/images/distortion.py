@@ -33,8 +33,8 @@ class Mapping:
 
     def q(self, offset: np.ndarray) -> np.ndarray:
         """(K, 2) 1/angstrom."""
-        w = (offset * [1, -1]) @ [1, 1j]
-        u = w + self.stretch * w.conj() + self.radial * np.abs(w) ** 2 * w
+        w = offset[..., 0] - 1j * offset[..., 1]
+        u = w * (1 + self.radial * (w.real**2 + w.imag**2)) + self.stretch * w.conj()
         u = u / np.sqrt(1 - abs(self.stretch) ** 2)
         return np.stack([u.real, u.imag], -1) * self.scale
 
