@@ -201,7 +201,9 @@ def fit(
     return _summary(task, before, found, queries, added, method)
 
 
-def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> dict[str, np.ndarray]:
+def _all(
+    task: _Task, added: np.ndarray, neglected: np.ndarray
+) -> dict[str, np.ndarray | list[np.ndarray]]:
     """Every candidate's fit, in chunks of like size, by the names of `minima.refine`."""
     crystals = task.crystals
     rooms = np.array([power_of_two(max(int(n), _ROOM)) for n in atom_slots(crystals.numbers)])
@@ -230,7 +232,7 @@ def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> dict[str, np.
     return _joined(parts, len(crystals), crystals.numbers.shape[1])
 
 
-def _fitted(found: dict[str, np.ndarray], crystals: CrystalSet) -> dx.Crystal:
+def _fitted(found: dict, crystals: CrystalSet) -> dx.Crystal:
     return dx.Crystal(
         jnp.asarray(found["lattice"]), jnp.asarray(found["positions"]), crystals.crystal.numbers
     )
@@ -239,7 +241,7 @@ def _fitted(found: dict[str, np.ndarray], crystals: CrystalSet) -> dx.Crystal:
 def _summary(
     task: _Task,
     before: Fit,
-    found: dict[str, np.ndarray],
+    found: dict,
     queries: Spots | Sequence[Spots],
     added: np.ndarray,
     method: str,
@@ -353,12 +355,15 @@ def _agreement(
 # What comes out of it.
 
 
-def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> dict[str, np.ndarray]:
-    """Chunks put together in the order of the candidates, atoms padded to `slots`."""
-    by_atom = (
-        "positions", "b_atoms", "b_sigma", "b_left", "position_sigma", "position_prior", "turn",
-    )  # fmt: skip
-    out: dict[str, np.ndarray] = {}
+def _joined(
+    parts: list[tuple[np.ndarray, dict]], count: int, slots: int
+) -> dict[str, np.ndarray | list[np.ndarray]]:
+    """Chunks put together in the order of the candidates, atoms padded to `slots`.
+
+    What has as many entries as a chunk's fits have parameters becomes a list, one array each.
+    """
+    by_atom = ("positions", "b_atoms", "b_sigma", "b_left", "position_sigma", "position_prior")
+    out: dict[str, np.ndarray | list[np.ndarray]] = {}
     for rows, found in parts:
         for name, values in found.items():
             if name in by_atom:
@@ -366,9 +371,12 @@ def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> dic
                 values = np.pad(
                     values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2)
                 )[:, :slots]
+            if name in ("covariance", "turn", "kinds") or name.startswith("index_"):
+                each = out.setdefault(name, [None] * count)
+                for row, value in zip(rows, values, strict=True):
+                    each[row] = value
+                continue
             if name not in out:
                 out[name] = np.zeros((count, *values.shape[1:]), values.dtype)
             out[name][rows] = values
     return out
-
-

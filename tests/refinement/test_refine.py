@@ -13,6 +13,7 @@ from dd2d_jax.crystals.symmetry import operations
 from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.networks.disturbances import clean_spots
+from dd2d_jax.refinement import refine
 from dd2d_jax.refinement.fit_model import Priors, Problem, residuals
 from dd2d_jax.refinement.refine import fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, half_plane, select
@@ -164,6 +165,18 @@ def test_padding_neither_moves_nor_matters(refined, start, queries):
     np.testing.assert_allclose(
         single.crystals.positions[0], refined.crystals.positions[0, :count], atol=5e-3
     )
+
+
+def test_chunks_of_unlike_size_say_of_each_candidate_what_it_alone_says(
+    refined, start, queries, monkeypatch
+):
+    monkeypatch.setattr(refine, "_CHUNK", 1)
+    monkeypatch.setattr(refine, "_ROOM", 4)  # 3 and 6 atoms
+    found = fit(start, queries, CONDITIONS)
+    np.testing.assert_allclose(found.crystals.positions, refined.crystals.positions, atol=0.01)
+    np.testing.assert_allclose(found.position_sigma, refined.position_sigma, rtol=0.1, atol=1e-3)
+    assert found.undetermined == refined.undetermined
+    assert all(found.correlations)
 
 
 def test_refinement_finds_b(truth):
