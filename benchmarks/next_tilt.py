@@ -1,7 +1,7 @@
 """Measures how often the tilt that is proposed next decides what one pattern leaves open.
 
     python benchmarks/next_tilt.py --library DIR [--queries 100] [--draws 600]
-        [--sizes 3 6 12 20]
+        [--sizes 1 2 4 10 20]
 
 A query is the pattern of a crystal of the library along its normal (80 kV, B = 0.5 A^2,
 q_max = 1.25 1/A; cell off by N(0, 1 %), atoms by N(0, 0.03 A) in the plane and N(0, 0.05 A) in
@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import diffraction as dx  # noqa: E402
 from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
-from dd2d_jax.matching.evidence import log_evidence, measured  # noqa: E402
+from dd2d_jax.matching.evidence import log_evidence  # noqa: E402
+from dd2d_jax.matching.hypotheses import TEMPERATURE, measured  # noqa: E402
 from dd2d_jax.matching.next_tilt import next_tilt  # noqa: E402
-from dd2d_jax.matching.rerank import TEMPERATURE  # noqa: E402
 from dd2d_jax.matching.score import strain_between  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots, both_sides, half_plane, select  # noqa: E402
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100, help="ambiguous ones")
     parser.add_argument("--draws", type=int, default=600, help="at most")
     parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[3.0, 6.0, 12.0, 20.0], help="degrees"
+        "--sizes", type=float, nargs="+", default=[1.0, 2.0, 4.0, 10.0, 20.0], help="degrees"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

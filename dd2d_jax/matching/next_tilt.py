@@ -13,6 +13,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.matching.evidence import SOFT
+from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.refinement.fit_model import respond
 from dd2d_jax.refinement.refine import tilt_in_setting
 from dd2d_jax.spots import atom_slots, power_of_two
@@ -31,8 +32,6 @@ class _Found(Protocol):
 _DIRECTIONS = 24
 # Error of the logarithm of an intensity: structures, scattering and detectors together.
 _NOISE = 0.3
-# Log-probabilities are divided by this, as in `rerank.TEMPERATURE`.
-_TEMPERATURE = 3.0
 # Tilts that tell apart nearly as well as the best are compared by the heights they determine.
 _NEARLY = 0.97
 # Angstrom, what is not known of a height before.
@@ -148,7 +147,7 @@ def _separation(weights: np.ndarray, logs: np.ndarray) -> float:
     """Of candidates (n,) with log intensities (n, K)."""
     # The scale is not known.
     logs = logs - logs.mean(1, keepdims=True)
-    squared = ((logs[:, None] - logs[None]) ** 2).sum(-1) / (2 * _NOISE**2 * _TEMPERATURE)
+    squared = ((logs[:, None] - logs[None]) ** 2).sum(-1) / (2 * _NOISE**2 * TEMPERATURE)
     pairs = np.outer(weights, weights)
     np.fill_diagonal(pairs, 0)
     return float((pairs * (1 - np.exp(-squared / 8))).sum() / max(pairs.sum(), 1e-12))
