@@ -48,9 +48,14 @@ def serve(
     port = port or _free_port()
     token = secrets.token_urlsafe(24)
 
+    warm = threading.Thread(target=_warm, args=(options,), daemon=True)
+
     def page() -> pn.viewable.Viewable:
         local_styles()
         window = Window(Session(**options))
+        # Not before: two threads that import at once may each see modules that are half made.
+        if warm.ident is None:
+            warm.start()
         if file is not None:
             pn.state.onload(lambda: window.open(file, **told))
         return window.layout
@@ -60,7 +65,6 @@ def serve(
         websocket_origin=f"{_ADDRESS}:{port}", title="dd2d", websocket_max_message_size=_MESSAGE,
         unused_session_lifetime_milliseconds=_PATIENCE, verbose=False,
     )  # fmt: skip
-    threading.Thread(target=_warm, args=(options,), daemon=True).start()
     server.start()
     ready(f"http://{_ADDRESS}:{port}/{token}/app")
     server.io_loop.start()
@@ -74,7 +78,7 @@ def local_styles() -> None:
 
 
 def _warm(options: dict[str, Any]) -> None:
-    """Load what the first search needs while the browser starts; errors show there."""
+    """Load what the first search needs while the browser draws the page; errors show there."""
     try:
         model_of(options.get("checkpoint"))
         library_of(options.get("library"))
