@@ -24,7 +24,13 @@ from dd2d_jax.refinement.dynamical import differences
 from dd2d_jax.refinement.fit_model import Priors, Problem
 from dd2d_jax.refinement.inputs import fields, problems, reshaped_tilts, stacked
 from dd2d_jax.refinement.minima import LEAST, refine
-from dd2d_jax.refinement.verdict import correlations, doubts, undetermined
+from dd2d_jax.refinement.verdict import (
+    ALONG_NORMAL,
+    HEIGHTS_LIMIT,
+    correlations,
+    doubts,
+    undetermined,
+)
 from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
 from diffraction.kinematic import tilt_matrix
 
@@ -248,12 +254,13 @@ def _summary(
 ) -> Fit:
     crystals, seen = task.crystals, task.seen
     r, wr, intensity = _agreement(seen, found["intensity"])
-    each = [{k: v[i] for k, v in found.items()} for i in range(len(crystals))]
     kinematic = np.asarray(_simulated(_fitted(found, crystals), seen["hk"], task.conditions,
                                       found["tilt"]))  # fmt: skip
     errors = _dynamical_r(seen["measured"], kinematic, added)
     if method == "multislice":
         errors[:] = 0
+    _forget_heights(found, errors)
+    each = [{k: v[i] for k, v in found.items()} for i in range(len(crystals))]
     by_element = task.b_by_element
     rows = list(zip(crystals.numbers, each, strict=True))
     return Fit(
@@ -271,6 +278,14 @@ def _summary(
         ),
         **{name: found[name] for name in _AS_FOUND},
     )
+
+
+def _forget_heights(found: dict, dynamical: np.ndarray) -> None:
+    """Heights that only multiple scattering (R factors (n,)) shows are as uncertain as before."""
+    along = (np.abs(found["tilt"]) < ALONG_NORMAL).all((1, 2))
+    lost = (along & (dynamical > HEIGHTS_LIMIT))[:, None]
+    sigma, prior = (found[name][..., 2] for name in ("position_sigma", "position_prior"))
+    found["position_sigma"][..., 2] = np.where(lost, np.maximum(sigma, prior), sigma)
 
 
 def _dynamical_r(measured: np.ndarray, kinematic: np.ndarray, added: np.ndarray) -> np.ndarray:
