@@ -16,9 +16,9 @@ _FAR = 4.0
 # R factor of multiple scattering beyond which it is named, as `dx.warn_kinematic` does.
 _DYNAMICAL = KINEMATIC_LIMIT
 # The same, beyond which it says more of a projection along the normal than heights do: of 100
-# layers of C2DB seen by multislice nine had heights more than five standard errors off above it,
+# layers of C2DB seen by multislice 11 had heights more than three standard errors off above it,
 # one below it.
-HEIGHTS_LIMIT = 0.03
+HEIGHTS_LIMIT = 0.02
 # Degrees; beams further from the normal see heights well.
 ALONG_NORMAL = 3.0
 
