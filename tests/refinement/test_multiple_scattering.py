@@ -30,11 +30,16 @@ def test_residuals_are_split_into_stated_errors_and_multiple_scattering():
         assert float(found[1]) == pytest.approx(share, abs=0.25 * share)
 
 
-@pytest.fixture(scope="module")
-def heavy() -> tuple[CrystalSet, Spots]:
-    """A layer that scatters electrons more than once, and its multislice intensities."""
-    atoms = mx2("PtTe2", "1T", a=4.02, thickness=2.8, vacuum=8)
+def seen_by_multislice(layers: int) -> tuple[CrystalSet, Spots]:
+    """Layers that scatter electrons more than once, without any symmetry, and what is seen."""
+    layer = mx2("PtTe2", "1T", a=4.02, thickness=2.8, vacuum=8)
+    atoms = layer.copy()
+    for i in range(1, layers):
+        another = layer.copy()
+        another.positions += np.array([1.3, 0.4, 6.0]) * i
+        atoms += another
     atoms.set_cell(atoms.cell.array * [[1.0], [1.06], [1.0]], scale_atoms=True)
+    atoms.center(8, 2)
     crystals = usable.from_atoms([(atoms, {"uid": "a"})])
     hk = half_plane(crystals.lattice, CONDITIONS.q_max)
     both = np.concatenate([hk, -hk], 1)
@@ -52,8 +57,17 @@ def test_multiple_scattering_that_was_left_out_is_named_where_it_counts(error, n
     assert any("multiple scattering changes" in x for x in said) == named
 
 
-def test_multiple_scattering_is_an_error_of_the_kinematic_fit_and_none_of_the_dynamical(heavy):
-    crystals, seen = heavy
+def test_heights_that_only_multiple_scattering_shows_are_undetermined():
+    crystals, seen = seen_by_multislice(3)
+    sigma = 0.02 * np.asarray(seen.intensity) + 1e-3
+    found = fit(crystals, seen, CONDITIONS, sigma=sigma, starts=1)
+    free = found.position_sigma[0, :, 2] > 0
+    assert sum(name.startswith("z of") for name in found.undetermined[0]) == free.sum() == 8
+    assert (found.position_sigma[0, free, 2] >= 0.1).all()
+
+
+def test_multiple_scattering_is_an_error_of_the_kinematic_fit_and_none_of_the_dynamical():
+    crystals, seen = seen_by_multislice(1)
     sigma = 0.02 * np.asarray(seen.intensity) + 1e-3
     kinematic = fit(crystals, seen, CONDITIONS, sigma=sigma, starts=1)
     told = []
