@@ -15,8 +15,9 @@ _BLANK = 0.4
 # this are a picture of few counts, not a saturated one.
 _PLATEAU, _GREYS = 6, 60
 # The middle of a negative is so much farther from its darkest pixels than from its brightest, and
-# so much more of what is narrow is darker than its surroundings.
-_NEGATIVE, _DARKER = 2.0, 10.0
+# so much more of what is narrow is darker than its surroundings; less so where the middle is all
+# but at the brightest, as dark halos leave bright rings about spots and stop.
+_DARK = ((2.0, 10.0), (10.0, 2.0))
 # A bright pixel is alone when its neighbours have less than this share of what a spot would give
 # them, and differ from that by so many standard deviations.
 _ALONE, _SURE = 0.4, 5.0
@@ -77,7 +78,8 @@ def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> boo
     """Whether the spots are darker than their surroundings, as on film or in a negative."""
     values = image[measured]
     low, middle, high = np.quantile(values, [0.001, 0.5, 0.999])
-    if middle - low < _NEGATIVE * (high - middle):
+    limits = [darker for far, darker in _DARK if middle - low > far * (high - middle)]
+    if not limits:
         return False
     filled = np.where(measured, image, middle)
     response = ndimage.gaussian_filter(filled, width) - ndimage.gaussian_filter(filled, 3 * width)
@@ -85,7 +87,7 @@ def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> boo
     spread = 1.4826 * np.median(np.abs(response - np.median(response))) + 1e-9 * (high - low)
     # Cubes: the rings that the filter leaves around spots have the other sign, and are weak.
     below, above = (np.abs(response[sign * response > 8 * spread] ** 3).sum() for sign in (-1, 1))
-    return bool(below > _DARKER * above)
+    return bool(below > min(limits) * above)
 
 
 def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:

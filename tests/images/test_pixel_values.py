@@ -40,6 +40,16 @@ def test_a_negative_is_told_from_a_positive(camera):
     assert pixel_values.negative(film, measured)
 
 
+def test_a_negative_of_few_counts_with_a_beam_stop_is_told_from_a_positive():
+    rows, columns = np.indices(IMAGE.shape) - 128
+    radius = np.hypot(rows, columns)
+    light = 0.05 * drawn.expected(PLACES, STRENGTH) + 1000 * np.exp(-radius / 8)
+    light[(radius < 14) | ((abs(rows) < 5) & (columns > 0))] = 0.02
+    image, measured = drawn.counted(light), np.ones(IMAGE.shape, bool)
+    assert not pixel_values.negative(image, measured)
+    assert pixel_values.negative(image.max() - image, measured)
+
+
 @pytest.mark.parametrize("camera", [drawn.counted, drawn.scintillated])
 def test_single_bright_pixels_are_no_spots_and_spots_are_no_single_pixels(camera):
     image = camera(drawn.expected(PLACES, STRENGTH))
