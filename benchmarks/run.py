@@ -78,8 +78,7 @@ def retrieval(reports: list[dict[str, Any]]) -> Rows:
 
 def startup(report: dict[str, Any]) -> Rows:
     return [
-        (name, f"{row['wall_s']:.2f} s ({row['cpu_s']:.2f} s CPU)")
-        for name, row in report.items()
+        (name, f"{row['wall_s']:.2f} s ({row['cpu_s']:.2f} s CPU)") for name, row in report.items()
     ]
 
 
