@@ -70,7 +70,7 @@ def _app(args: argparse.Namespace) -> None:
     from dd2d_jax.app.serve import serve
 
     def ready(address: str) -> None:
-        say(f"{address}\nopen this address in a browser on this machine; Ctrl-C ends it")
+        say(f"{address}\nopen this address in a browser on this machine; Ctrl-C stops the window")
         if not args.no_browser:
             open_in_browser(address)
 

@@ -188,7 +188,7 @@ def tilt_pairs(text: str) -> list[tuple[float, float]]:
         pairs = []
     if not pairs or any(len(pair) != 2 or not all(abs(x) < 90 for x in pair) for pair in pairs):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not pairs of angles in degrees, such as '0,0 20,0'"
+            f"{text!r} is not a list of angle pairs in degrees, such as '0,0 20,0'"
         )
     return pairs
 
@@ -235,7 +235,7 @@ def check_file(option: str, path: Path | None, suffixes: tuple[str, ...] = ()) -
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if path.is_dir():
-        raise UserError(f"{option} {path}: a folder; give the name of a file")
+        raise UserError(f"{option} {path}: is a folder; give the name of a file")
     check_above(f"{option} {path}: cannot be written", path.absolute().parent)
 
 
@@ -250,7 +250,7 @@ def check_new(directory: Path) -> None:
 def check_above(problem: str, above: Path) -> None:
     """Before the work begins: something can be made in a folder, else there is this problem."""
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{problem}, {above} is no writable folder")
+        raise UserError(f"{problem}, {above} is not a writable folder")
 
 
 def open_in_browser(address: str) -> None:

@@ -89,7 +89,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     check_file("--json", out)
     if (args.level == "thermal") != (args.snapshots is not None):
         raise UserError(
-            "--level thermal and --snapshots S.db need each other; make S.db with dd2d snapshots"
+            "--level thermal and --snapshots S.db must be given together; make S.db "
+            "with dd2d snapshots"
         )
     _check_snapshots(args.snapshots)
     model = load_model(args.checkpoint)
@@ -177,7 +178,7 @@ def _report(args: argparse.Namespace) -> None:
     others = {name: (load_model(name), last_step(name, "best")) for name in names}
     own = Path(args.checkpoint) / "test.db"
     if args.queries is None and not own.is_file():
-        raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
+        raise UserError(f"{own}: no such file; give the crystals to find with --queries Q.db")
     queries = str(own) if args.queries is None else args.queries
     library = queries if args.library is None else args.library
     sets = {}

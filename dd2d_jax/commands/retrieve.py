@@ -137,7 +137,7 @@ def _write(args: argparse.Namespace, found: Any, image: Any, about: dict[str, st
 def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
     folder = Path(args.pattern[0])
     if args.output is None:
-        raise UserError(f"{folder}: a folder of patterns needs --output DIR for what is found")
+        raise UserError(f"{folder}: a folder of patterns needs --output DIR for the results")
     if args.tilts is not None or args.page is not None:
         raise UserError(
             f"{folder}: each pattern of a folder is retrieved on its own and has its own page in "
@@ -171,12 +171,12 @@ def _check_patterns(args: argparse.Namespace) -> None:
     """Before the work begins: as many patterns as tilts, one without."""
     for name in args.pattern:
         if _is_folder(name):
-            raise UserError(f"{name}: a folder; give one folder alone, or files")
+            raise UserError(f"{name}: is a folder; give a single folder, or files only")
     count = len(args.pattern)
     if args.tilts is None and count > 1:
         raise UserError(
-            f"{count} patterns need --tilts, degrees of each, such as '0,0 20,0'; patterns of "
-            "different crystals are retrieved one by one, or as a folder"
+            f"{count} patterns need --tilts, two angles in degrees for each, such as '0,0 20,0'; "
+            "patterns of different crystals are retrieved one at a time, or as a folder"
         )
     if args.tilts is not None and len(args.tilts) != count:
         raise UserError(f"--tilts has {len(args.tilts)} pairs of angles for {count} patterns")
@@ -305,7 +305,7 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if not weights or not all(name and 0 < x < float("inf") for name, x in weights.items()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not weights of elements, such as O=0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of weights, such as O=0.1")
     return weights
 
 

@@ -154,7 +154,7 @@ def _simulate(args: argparse.Namespace) -> None:
 
         error = float(dx.kinematic_error(*conditions))
         if error > KINEMATIC_LIMIT:
-            say(f"multiple scattering changes this pattern by {error:.0%}: --method multislice")
+            say(f"multiple scattering changes this pattern by {error:.0%}; use --method multislice")
     pattern = _as_told(pattern, args)
     if args.output:
         write_pattern(pattern, args.output)
@@ -186,7 +186,7 @@ def _check_crystal(atoms: Any) -> bool:
     from dd2d_jax.crystals import structures
 
     if structures.check_disordered(atoms):
-        say("disordered, or of many atoms: whether its atoms make a sheet is not checked")
+        say("disordered or very large: it is not checked whether its atoms form a layer")
         return True
     structures.layer(atoms)  # tilt and hk are those of the file
     return False

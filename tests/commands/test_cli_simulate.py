@@ -79,7 +79,7 @@ def test_a_mixed_site_scatters_as_the_mean_of_its_elements(dd2d):
     for name in ("mos2", "mixed", "half"):
         status, out, err = dd2d(f"simulate {name}.cif --q-max 0.7 --json")
         assert status == 0, err
-        assert ("whether its atoms make a sheet is not checked" in err) == (name != "mos2")
+        assert ("it is not checked whether its atoms form a layer" in err) == (name != "mos2")
         spots[name] = {tuple(hk): x for hk, x in zip(*map(json.loads(out).get, ("hk", "intensity")),
                        strict=True)}  # fmt: skip
     for hk in ((1, 1), (-1, 2)):
