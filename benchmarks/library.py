@@ -76,7 +76,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     queries /= np.linalg.norm(queries, axis=-1, keepdims=True)
     out["alone"] = timed(lambda: library.search(queries[0], 100))
     batch = timed(lambda: library.search(queries, 100), 2)
-    out["in a batch, a query"] = {k: round(v / args.batch, 1) for k, v in batch.items()}
+    out["in a batch, per query"] = {k: round(v / args.batch, 1) for k, v in batch.items()}
     only = allowed_rows(library, "Mo,S,Se,O")
     out["four elements"] = timed(lambda: allowed_rows(library, "Mo,S,Se,O"))
     out["alone, four elements"] = timed(lambda: library.search(queries[0], 100, only))

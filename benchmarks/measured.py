@@ -364,7 +364,7 @@ def table(rows: list[dict], group: str) -> str:
 
 HEAD = (
     "| images | number | own cell (%) | own or half (%) | other multiple (%) | wrong (%) | "
-    "refused (%) | spots missed (%) | spots that are none (%) | centre within 0.5 pixel (%) | "
+    "refused (%) | spots missed (%) | false spots (%) | centre within 0.5 pixel (%) | "
     "median error of the centre (pixels) | s an image |\n" + "| --- " * 12 + "|"
 )
 

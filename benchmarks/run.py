@@ -78,8 +78,7 @@ def retrieval(reports: list[dict[str, Any]]) -> Rows:
 
 def startup(report: dict[str, Any]) -> Rows:
     return [
-        (name, f"{row['wall_s']:.2f} s ({row['cpu_s']:.2f} s of processors)")
-        for name, row in report.items()
+        (name, f"{row['wall_s']:.2f} s ({row['cpu_s']:.2f} s CPU)") for name, row in report.items()
     ]
 
 
@@ -87,7 +86,7 @@ def library(report: dict[str, Any]) -> Rows:
     rows = [("crystals", f"{report['crystals']:,}"), ("on disk", f"{report['gigabytes']} GB")]
     for name, value in report.items():
         if isinstance(value, dict):
-            rows.append((name, f"{value['wall_ms']} ms ({value['cpu_ms']} ms of processors)"))
+            rows.append((name, f"{value['wall_ms']} ms ({value['cpu_ms']} ms CPU)"))
     return [*rows, ("recall of 100", f"{report['recall of 100']:.2%}")]
 
 
@@ -141,7 +140,7 @@ def main() -> None:
             command = [name + ".py"]
         console.print(f"{name}: {len(rows)} rows")
         lines += ["", f"## {name}", "", f"`python benchmarks/{' '.join(command)}`"]
-        lines += [f"(load before it: {load:.1f})", "", "| what | figure |", "| --- | --- |"]
+        lines += [f"(load before: {load:.1f})", "", "| what | figure |", "| --- | --- |"]
         lines += [f"| {what} | {figure} |" for what, figure in rows]
         # Kept after each: a benchmark may take half an hour.
         with new_file(args.out) as part:
@@ -155,7 +154,7 @@ def head() -> list[str]:
     return [
         "# Speed",
         "",
-        f"Written by `python benchmarks/run.py` on {today}, commit {commit()}: {on['processor']}, "
+        f"Measured by `python benchmarks/run.py` on {today}, commit {commit()}: {on['processor']}, "
         f"{on['cores']} cores; JAX on {on['jax_device']}; {platform.system()}, Python "
         f"{platform.python_version()}, {versions}.",
     ]

@@ -199,7 +199,7 @@ def warn_kinematic(
         which = f"of {above.sum()} of {len(error)} crystals are" if len(error) > 1 else "are"
         warnings.warn(
             f"kinematic intensities {which} off by up to {100 * error.max():.0f} % (R factor): "
-            "electrons scatter more than once here: simulate(..., method='multislice')",
+            "multiple scattering matters here; use simulate(..., method='multislice')",
             KinematicWarning,
             stacklevel=2,
         )

@@ -141,7 +141,7 @@ def counts(key: jax.Array, image: jax.Array, dose: float | jax.Array) -> jax.Arr
         ValueError: the dose is not positive and finite, a pixel is negative or not finite, or one
             expects more counts than the integers hold (where the values are known, not traced).
     """
-    _check(dose > 0, "dose", "positive, in counts an image", dose)
+    _check(dose > 0, "dose", "positive, in counts per image", dose)
     image = jnp.asarray(image)
     image = image.astype(jnp.promote_types(image.dtype, jnp.float32))  # whole numbers, too
     if not isinstance(image, jax.core.Tracer):

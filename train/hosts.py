@@ -37,12 +37,12 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     """
     given = (coordinator, processes, process)
     if None in given and given != (None, None, None):
-        raise ValueError("--coordinator, --processes and --process belong together")
+        raise ValueError("--coordinator, --processes and --process must be given together")
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except ValueError as error:
         raise ValueError(
-            f"the processes cannot be found out by themselves ({error}); give --coordinator, "
+            f"the processes cannot be detected automatically ({error}); give --coordinator, "
             "--processes and --process"
             if given == (None, None, None)
             else str(error)

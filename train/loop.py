@@ -178,7 +178,7 @@ def _fit(
                 hosts.on_first(functools.partial(_save_latest, workdir, done, current, best))
                 raise Stopped(
                     f"{stop.name}: stopped after step {done} of {config.train.steps} and saved in "
-                    f"{workdir}; the same command goes on from there",
+                    f"{workdir}; the same command resumes from there",
                     stop.status,
                 )
 
@@ -210,7 +210,7 @@ def _resume(
             return None
         for damaged, problem in found.damaged.items():
             checkpoint.forget(workdir, "latest", damaged)
-            console.print(f"{workdir}/latest/{damaged} is damaged and left out ({problem})")
+            console.print(f"{workdir}/latest/{damaged} is damaged and skipped ({problem})")
         console.print(f"going on from step {found.step} in {workdir}")
         current = jax.tree.unflatten(structure, jax.tree.leaves(found.state))
         return found.metrics["best"]

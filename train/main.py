@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what was saved", file=sys.stderr)
+        print("interrupted; the same command resumes from the last saved state", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         if DEBUG.value:

@@ -84,7 +84,7 @@ def describe(
         return
     if (workdir / "latest").exists():
         raise ValueError(
-            f"{workdir}: {DATA} is missing, so nobody knows which crystals this run has seen; "
+            f"{workdir}: {DATA} is missing, so it is unknown which crystals this run has seen; "
             "choose another --workdir"
         )
     checkpoint.write_config(workdir, config)
@@ -111,13 +111,13 @@ def _check_same_data(
     if before.get("digest") != now["digest"]:
         raise ValueError(
             f"{workdir}: the data set has changed since this run began ({before.get('crystals')} "
-            f"crystals then, {len(crystals)} now); give back the old one or choose another "
+            f"crystals then, {len(crystals)} now); restore the old one or choose another "
             "--workdir"
         )
     if before.get("splits") != now["splits"]:
         raise ValueError(
-            f"{workdir}: the data set is divided otherwise than when this run began: crystals of "
-            "the test would be trained on; choose another --workdir"
+            f"{workdir}: the data set is split differently than when this run began: crystals of "
+            "the test split would be used for training; choose another --workdir"
         )
     for name, value in before.get("files", {}).items():
         if not (workdir / name).is_file() or file_digest(workdir / name) != value:

@@ -86,7 +86,7 @@ class Controls:
             label="Dragging the mouse", options=[LOOK, CENTRE, MASK], value=LOOK, **sheet
         )
         self.regions = pn.widgets.TextAreaInput(
-            label="Masked regions, one a line", rows=2, width=280,
+            label="Masked regions, one per line", rows=2, width=280,
             placeholder="10,10 90,10 90,40 10,40", **sheet,
         )  # fmt: skip
         words = {**sheet, "width": 280}

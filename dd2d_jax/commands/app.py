@@ -25,28 +25,38 @@ def add_app(commands: Any) -> None:
         commands,
         "app",
         _app,
-        "open a window in the browser: a pattern, its spots and its crystals, live",
+        "work on a pattern, its spots and its candidates interactively in the browser",
         "dd2d app saed.tif",
     )
     parser.add_argument(
-        "file", nargs="?", help="image or spot list to begin with; others are opened in the window"
+        "file",
+        nargs="?",
+        help="image or spot list to open first (default: choose it in the window)",
     )
     parser.add_argument(
-        "--scale", type=positive, metavar="S", help="of FILE, 1/angstrom per pixel (the file's)"
+        "--scale",
+        type=positive,
+        metavar="S",
+        help="scale of FILE in 1/angstrom per pixel (default: from the file)",
     )
     parser.add_argument(
-        "--energy", type=energy, metavar="KEV", help="of FILE's electrons, keV (the file's)"
+        "--energy",
+        type=energy,
+        metavar="KEV",
+        help="electron energy of FILE in keV (default: from the file)",
     )
     parser.add_argument(
-        "--calibration", metavar="FILE", help="of the images, from `dd2d calibrate`"
+        "--calibration", metavar="FILE", help="calibration of the images, from `dd2d calibrate`"
     )
-    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    parser.add_argument(
+        "--library", metavar="DIR", help="library from `dd2d index` (default: the package's own)"
+    )
     add_checkpoint(parser)
     parser.add_argument(
-        "--port", type=at_least_one, metavar="N", help="of this machine (a free one)"
+        "--port", type=at_least_one, metavar="N", help="port on this machine (default: a free one)"
     )
     parser.add_argument(
-        "--no-browser", action="store_true", help="print the address and open nothing"
+        "--no-browser", action="store_true", help="print the address without opening it"
     )
 
 
@@ -60,7 +70,7 @@ def _app(args: argparse.Namespace) -> None:
     from dd2d_jax.app.serve import serve
 
     def ready(address: str) -> None:
-        say(f"{address}\nopen this address in a browser on this machine; Ctrl-C ends it")
+        say(f"{address}\nopen this address in a browser on this machine; Ctrl-C stops the window")
         if not args.no_browser:
             open_in_browser(address)
 

@@ -28,7 +28,7 @@ def command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     parser.set_defaults(run=run)
     return parser
 
@@ -39,44 +39,73 @@ def add_checkpoint(parser: argparse.ArgumentParser, required: bool = False) -> N
         "--checkpoint",
         required=required,
         metavar="DIR",
-        help="folder of a training run" + ("" if required else " (the package's own weights)"),
+        help="folder of a training run"
+        + ("" if required else " (default: the package's own weights)"),
     )
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
     """How an image becomes a pattern, for every command that reads one; see `image_options`."""
-    group = parser.add_argument_group("of an image")
+    group = parser.add_argument_group("options for images")
     group.add_argument(
-        "--scale", type=positive, metavar="S", help="1/angstrom per pixel (the file's)"
+        "--scale",
+        type=positive,
+        metavar="S",
+        help="scale in 1/angstrom per pixel (default: from the file)",
     )
     group.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="from `dd2d calibrate`, instead of --scale"
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="calibration from `dd2d calibrate`, instead of --scale",
     )
     group.add_argument(
-        "--energy", type=energy, metavar="KEV", help="of the electrons, keV (the file's)"
+        "--energy",
+        type=energy,
+        metavar="KEV",
+        help="energy of the electrons in keV (default: from the file)",
     )
     group.add_argument(
         "--centre",
         type=finite,
         nargs=2,
         metavar=("X", "Y"),
-        help="column and row of the central beam, pixels (the file's, or found by symmetry)",
+        help="column and row of the central beam in pixels (default: from the file, or from the "
+        "symmetry of the pattern)",
     )
     group.add_argument(
-        "--undistort", action="store_true", help="fit the distortion to the pattern's own lattice"
+        "--undistort",
+        action="store_true",
+        help="correct the distortion by fitting it to the pattern's own lattice",
     )
     group.add_argument(
-        "--mask", type=Path, metavar="FILE", help="image or .npy, 0 where not to look"
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="image or .npy that is 0 where spots are ignored",
     )
     group.add_argument(
-        "--no-beam-stop", action="store_true", help="take dark areas for what they show"
+        "--no-beam-stop",
+        action="store_true",
+        help="treat dark areas as measured, not as a beam stop",
     )
     group.add_argument(
-        "--width", type=positive, metavar="PX", help="of a spot, standard deviation (found)"
+        "--width",
+        type=positive,
+        metavar="PX",
+        help="standard deviation of a spot in pixels (default: from the image)",
     )
-    group.add_argument("--threshold", type=positive, metavar="T", help="in sigma of the noise (7)")
     group.add_argument(
-        "--max-radius", type=positive, metavar="PX", help="no spots farther from the centre"
+        "--threshold",
+        type=positive,
+        metavar="T",
+        help="lowest height of a spot, in standard deviations of the noise (default: 5.5)",
+    )
+    group.add_argument(
+        "--max-radius",
+        type=positive,
+        metavar="PX",
+        help="largest distance of a spot from the centre, in pixels",
     )
 
 
@@ -159,7 +188,7 @@ def tilt_pairs(text: str) -> list[tuple[float, float]]:
         pairs = []
     if not pairs or any(len(pair) != 2 or not all(abs(x) < 90 for x in pair) for pair in pairs):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not pairs of angles in degrees, such as '0,0 20,0'"
+            f"{text!r} is not a list of angle pairs in degrees, such as '0,0 20,0'"
         )
     return pairs
 
@@ -206,7 +235,7 @@ def check_file(option: str, path: Path | None, suffixes: tuple[str, ...] = ()) -
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if path.is_dir():
-        raise UserError(f"{option} {path}: a folder; give the name of a file")
+        raise UserError(f"{option} {path}: is a folder; give the name of a file")
     check_above(f"{option} {path}: cannot be written", path.absolute().parent)
 
 
@@ -221,7 +250,7 @@ def check_new(directory: Path) -> None:
 def check_above(problem: str, above: Path) -> None:
     """Before the work begins: something can be made in a folder, else there is this problem."""
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{problem}, {above} is no writable folder")
+        raise UserError(f"{problem}, {above} is not a writable folder")
 
 
 def open_in_browser(address: str) -> None:

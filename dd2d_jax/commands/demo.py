@@ -29,7 +29,7 @@ def add_demo(commands: Any) -> None:
         commands,
         "demo",
         _demo,
-        "go from an image to its crystal on an example; no data is needed",
+        "identify the crystal in an example image; needs no data",
         "dd2d demo",
     )
     parser.add_argument(
@@ -38,13 +38,16 @@ def add_demo(commands: Any) -> None:
         choices=[one.name for one in EXAMPLES],
         default=EXAMPLES[0].name,
         help="; ".join(f"{one.name}: {one.what}" for one in EXAMPLES)
-        + f" ({EXAMPLES[0].name})",
+        + f" (default: {EXAMPLES[0].name})",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help=f"new folder for image and results ({_FOLDER})"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"new folder for image and results (default: {_FOLDER})",
     )
     parser.add_argument(
-        "--no-browser", action="store_true", help="write the page and do not open it"
+        "--no-browser", action="store_true", help="write the page without opening it"
     )
     parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
 
@@ -91,12 +94,12 @@ def _tell(example: Any, output: Path, image: Path, measured: Any, lattices: Any,
     from dd2d_jax.reports.tables import measured_table
 
     print(
-        f"1. The image: {image}, {example.what} at {example.energy:g} keV. It is simulated: a "
-        "camera's\n   noise, a beam stop, the beam off the middle."
+        f"1. The image: {image}, {example.what} at {example.energy:g} keV. It is simulated, with "
+        "camera\n   noise, a beam stop and an off-centre beam."
     )
-    print(f"\n2. Its spots and their lattice; every step is drawn in {output / 'steps.png'}:\n")
+    print(f"\n2. Its spots and their lattice; {output / 'steps.png'} shows every step:\n")
     print_table(measured_table(measured, lattices))
-    print(f"\n3. The crystals of the library that explain it, {found.searched:,} searched:\n")
+    print(f"\n3. The crystals that explain it best, of {found.searched:,} in the library:\n")
     print_table(found.table())
     for one in (found, *found.others):
         print(f"\n{conclusion(one)}")
@@ -104,17 +107,17 @@ def _tell(example: Any, output: Path, image: Path, measured: Any, lattices: Any,
     energy = f"--energy {example.energy:g}"
     print(
         f"""
-4. The page, to look at and to pass on: {page}
+4. The result page, to read and to pass on: {page}
 
 What next
 
-   Say which elements may be in the sample, and refine the candidates:
+   Give the elements that may be in the sample, and refine the candidates:
       {retrieval} --elements {elements} --refine --output {output}/refined
 
-   Change anything and see at once what follows, in a window (it needs pip install '.[app]'):
+   Work interactively in a window (needs pip install '.[app]'):
       dd2d app {image} {energy}
 
-   Take your own image; S is its scale, 1/angstrom per pixel, where the file does not say it:
+   Use your own image; S is its scale in 1/angstrom per pixel, if the file does not store it:
       dd2d pattern MINE.tif --scale S --plot steps.png
       dd2d retrieve MINE.tif --scale S --output mine"""
     )

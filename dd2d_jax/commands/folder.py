@@ -126,7 +126,7 @@ def _files(folder: Path, say: Callable[[str], None]) -> list[Path]:
     others = [p.name for p in inside if p not in files]
     if others:
         some = ", ".join(printable(name) for name in others[:3])
-        say(f"passed over {len(others)} that are no patterns: {some}")
+        say(f"skipped {len(others)} that are not patterns: {some}")
     if not files:
         raise ValueError(f"{folder}: holds no pattern; files may end in {' '.join(SUFFIXES)}")
     return files
@@ -172,7 +172,7 @@ def _row(file: Path, place: Path) -> dict[str, Any]:
         found = json.loads((place / "found.json").read_text())
         source = found["source"]
         if source["file"] != file.name:
-            raise ValueError(f"{place}: holds what was found for {source['file']}; remove it")
+            raise ValueError(f"{place}: holds the results of {source['file']}; remove it")
         if "sha256" in source and source["sha256"] != digest(file):
             raise ValueError(f"{file} was changed after its results were made; remove {place}")
         first = found["candidates"][0]

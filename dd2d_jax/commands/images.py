@@ -40,7 +40,9 @@ def add_pattern(commands: Any) -> None:
         help=".png .jpg .bmp .tif .npy .dm3 .dm4 .emd .mrc .blo .hspy .zspy .ser .tvips or .mib",
     )
     add_image(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the spots, .csv or .json"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every step, .png")
     parser.add_argument("--json", action="store_true", help="print lattice and spots as JSON")
 
@@ -122,24 +124,33 @@ def add_calibrate(commands: Any) -> None:
         commands,
         "calibrate",
         _calibrate,
-        "find scale and distortion of a camera length by the pattern of a known material",
+        "calibrate scale and distortion of a camera length with a known material",
         "dd2d calibrate gold.tif --material Au --output camera.json",
     )
-    parser.add_argument("image", type=Path, help="image of rings or spots, as in dd2d pattern")
+    parser.add_argument(
+        "image", type=Path, help="image of rings or spots; formats as in dd2d pattern"
+    )
     parser.add_argument(
         "--material",
         default="Au",
         metavar="NAME",
-        help="rings of Ag, Al, Au, Cu, Fe, Ni, Pd, Pt, Si, W, graphite or a CIF file; spots of one "
-        "crystal of graphene, hBN or graphite (Au)",
+        help="for rings: Ag, Al, Au, Cu, Fe, Ni, Pd, Pt, Si, W, graphite or a CIF file; for spots "
+        "of a single crystal: graphene, hBN or graphite (default: Au)",
     )
     parser.add_argument(
-        "--scale", type=positive, metavar="S", help="about, to 15 %%, 1/angstrom per pixel"
+        "--scale",
+        type=positive,
+        metavar="S",
+        help="approximate scale in 1/angstrom per pixel, within 15 %%",
     )
     parser.add_argument(
-        "--centre", type=finite, nargs=2, metavar=("X", "Y"), help="about, column and row, pixels"
+        "--centre",
+        type=finite,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="approximate column and row of the centre in pixels",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the calibration, .json")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the calibration, .json")
     parser.add_argument("--json", action="store_true", help="print the calibration as JSON")
 
 
@@ -167,4 +178,4 @@ def _check_image(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if not is_image(path):
-        raise UserError(f"{path}: no image; dd2d pattern --help names the formats")
+        raise UserError(f"{path}: not an image; dd2d pattern --help lists the formats")

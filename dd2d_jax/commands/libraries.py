@@ -28,8 +28,8 @@ def add_index(commands: Any) -> None:
         commands,
         "index",
         _index,
-        "build a library of crystals that `dd2d retrieve` searches; started again, it goes on "
-        "where it was ended",
+        "build a library of crystals for `dd2d retrieve`; the same command resumes an "
+        "interrupted build",
         "dd2d index crystals.db my_library --checkpoint runs/base\n"
         "  dd2d index enumerate:1000000 million --part 1/2 & dd2d index enumerate:1000000 million "
         "--part 2/2",
@@ -48,18 +48,20 @@ def add_index(commands: Any) -> None:
         type=part_of,
         default=(1, 1),
         metavar="I/N",
-        help="this process makes every N-th part, from the I-th; run all N of them (1/1)",
+        help="let this process build every N-th part, from the I-th; start all N processes "
+        "(default: 1/1)",
     )
     parser.add_argument(
-        "--append", action="store_true", help="add the source to the library that is there"
+        "--append", action="store_true", help="add the source to an existing library"
     )
     parser.add_argument(
         "--known",
         type=Path,
         metavar="FILE",
-        help="uids of crystals that were made, one a line: always weighed where their cell fits",
+        help="uids of synthesised crystals, one per line; these are always weighed if their cell "
+        "fits",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder for prepared data sets")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -93,7 +95,7 @@ def _uids(path: Path | None) -> list[str]:
     uids = [line.strip() for line in read_text(path, MAX_TEXT).splitlines()]
     uids = [uid for uid in uids if uid and not uid.startswith("#")]
     if not uids:
-        raise UserError(f"--known {path}: no uid in it; give one a line")
+        raise UserError(f"--known {path}: no uid in it; give one per line")
     return uids
 
 
@@ -103,8 +105,8 @@ def add_enumerate(commands: Any) -> None:
         commands,
         "enumerate",
         _enumerate,
-        "make up crystals, prototypes with all elements that their places may take; "
-        "`dd2d index enumerate:N DIR` takes them without a database between",
+        "write hypothetical crystals, prototypes with all suitable elements, to a database; "
+        "`dd2d index enumerate:N DIR` indexes them directly",
         "dd2d enumerate crystals.db --count 20000",
     )
     parser.add_argument("out", type=Path, metavar="OUT.db", help="a new ASE database")
@@ -113,7 +115,8 @@ def add_enumerate(commands: Any) -> None:
         type=at_least_one,
         default=20_000,
         metavar="N",
-        help="crystals, those included that are left out as two atoms are too close (20000)",
+        help="number of candidates, including those skipped because two atoms are too close "
+        "(default: 20000)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -133,10 +136,12 @@ def add_merge(commands: Any) -> None:
         commands,
         "merge",
         _merge,
-        "make one library of several",
+        "merge several libraries into one",
         "dd2d merge first_library second_library both",
     )
-    parser.add_argument("libraries", nargs="+", type=Path, metavar="LIBRARY", help="to be merged")
+    parser.add_argument(
+        "libraries", nargs="+", type=Path, metavar="LIBRARY", help="libraries to merge"
+    )
     parser.add_argument("directory", type=Path, help="a new folder for the library")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dd2d",
         description="From a diffraction pattern to the 2D crystal that made it.",
-        epilog="dd2d COMMAND --help says more, with an example.",
+        epilog="dd2d COMMAND --help shows the options of a command, with an example.",
     )
     parser.add_argument("--version", action="version", version=f"dd2d-jax {__version__}")
     _add_completion(parser)
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_completion(parser: argparse.ArgumentParser) -> None:
     """An option that prints what a shell completes commands and options with."""
-    what = "print what completes commands and options in this shell"
+    what = "print the completion script for this shell"
     try:
         import shtab
     except ImportError:

@@ -34,12 +34,15 @@ def add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "measure top-1/3/5/10/50 in percent and milliseconds per query, three methods side by side",
+        "compare accuracy (top-1/3/5/10/50 in percent) and speed of the methods",
         "dd2d evaluate --checkpoint runs/base --queries test.db --library all.db --level clean",
     )
     add_checkpoint(parser)
     parser.add_argument(
-        "--queries", required=True, metavar="Q.db", help="crystals to find; uids as in the library"
+        "--queries",
+        required=True,
+        metavar="Q.db",
+        help="crystals to find; with the same uids as in the library",
     )
     parser.add_argument(
         "--library",
@@ -48,24 +51,28 @@ def add_evaluate(commands: Any) -> None:
         help="crystals to search: a database, or a folder from dd2d index",
     )
     parser.add_argument(
-        "--level", choices=_LEVELS, default="clean", help="how the queries are disturbed (clean)"
+        "--level",
+        choices=_LEVELS,
+        default="clean",
+        help="how the queries are disturbed (default: clean)",
     )
     parser.add_argument(
-        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: the queries of --level thermal"
+        "--snapshots", metavar="S.db", help="queries of --level thermal, from `dd2d snapshots`"
     )
     parser.add_argument(
         "--leave-out",
         action="store_true",
-        help="ask again with each query's crystal, and its structural twins, left out of the "
-        "library",
+        help="repeat with each query's crystal and its duplicates removed from the library",
     )
     parser.add_argument(
         "--elements",
         choices=("known", "unknown"),
         default="unknown",
-        help="whether each query's elements are known (unknown)",
+        help="whether each query's elements are known (default: unknown)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the disturbance (default: 0)"
+    )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="OUT", help="print JSON, or write it to OUT"
     )
@@ -82,7 +89,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     check_file("--json", out)
     if (args.level == "thermal") != (args.snapshots is not None):
         raise UserError(
-            "--level thermal and --snapshots S.db need each other; make S.db with dd2d snapshots"
+            "--level thermal and --snapshots S.db must be given together; make S.db "
+            "with dd2d snapshots"
         )
     _check_snapshots(args.snapshots)
     model = load_model(args.checkpoint)
@@ -116,18 +124,24 @@ def add_report(commands: Any) -> None:
         commands,
         "report",
         _report,
-        "write a page with the tables and figures of the paper, made for a checkpoint",
+        "write a page with the paper's tables and figures for a checkpoint",
         "dd2d report --checkpoint runs/base --out runs/base_report",
     )
     add_checkpoint(parser, required=True)
     parser.add_argument(
-        "--queries", metavar="Q.db", help="crystals to find (the checkpoint's own test.db)"
+        "--queries", metavar="Q.db", help="crystals to find (default: the checkpoint's test.db)"
     )
     parser.add_argument(
-        "--library", metavar="L.db", help="crystals to search; the queries' uids (the queries)"
+        "--library",
+        metavar="L.db",
+        help="crystals to search, with the same uids (default: the queries)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="a new folder (report)"
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="a new folder (default: report)",
     )
     parser.add_argument(
         "--ablation",
@@ -137,12 +151,16 @@ def add_report(commands: Any) -> None:
         help="checkpoints to compare with it, on the same queries",
     )
     parser.add_argument(
-        "--snapshots", metavar="S.db", help="from `dd2d snapshots`: adds the level thermal"
+        "--snapshots", metavar="S.db", help="from `dd2d snapshots`; adds the level thermal"
     )
     parser.add_argument(
-        "--crystal", metavar="UID", help="whose attention is drawn (the first of 3 to 6 atoms)"
+        "--crystal",
+        metavar="UID",
+        help="query whose attention maps are drawn (default: the first with 3 to 6 atoms)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the disturbance (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the disturbance (default: 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
@@ -160,7 +178,7 @@ def _report(args: argparse.Namespace) -> None:
     others = {name: (load_model(name), last_step(name, "best")) for name in names}
     own = Path(args.checkpoint) / "test.db"
     if args.queries is None and not own.is_file():
-        raise UserError(f"{own}: no such file; say with --queries Q.db which crystals to find")
+        raise UserError(f"{own}: no such file; give the crystals to find with --queries Q.db")
     queries = str(own) if args.queries is None else args.queries
     library = queries if args.library is None else args.library
     sets = {}
@@ -205,36 +223,52 @@ def add_snapshots(commands: Any) -> None:
         commands,
         "snapshots",
         _snapshots,
-        "make snapshots of crystals by molecular dynamics, for `dd2d evaluate --level thermal`; "
-        "started again, it goes on where it was ended",
+        "make molecular-dynamics snapshots of crystals for `dd2d evaluate --level thermal`; the "
+        "same command resumes an interrupted run",
         "dd2d snapshots test.db thermal.db --calculator chgnet --temperature 300",
     )
-    parser.add_argument("source", help="crystals, as `dd2d index` takes them")
-    parser.add_argument("out", type=Path, metavar="OUT.db", help="ASE database, begun or gone on")
+    parser.add_argument("source", help="crystals, in any form that `dd2d index` accepts")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT.db", help="ASE database, new or to be continued"
+    )
     parser.add_argument(
         "--calculator",
         required=True,
         metavar="NAME",
-        help="chgnet, sevennet, emt, or module:function, which returns an ASE calculator",
+        help="chgnet, sevennet, emt, or module:function for a function that returns an ASE "
+        "calculator",
     )
-    parser.add_argument("--temperature", type=positive, default=300.0, metavar="T", help="K (300)")
+    parser.add_argument(
+        "--temperature",
+        type=positive,
+        default=300.0,
+        metavar="T",
+        help="temperature in K (default: 300)",
+    )
     parser.add_argument(
         "--time",
         type=positive,
         default=1.0,
         metavar="T",
-        help="ps before a crystal's first snapshot, and between two (1)",
+        help="time in ps before the first snapshot of a crystal, and between two (default: 1)",
     )
     parser.add_argument(
-        "--snapshots", type=at_least_one, default=1, metavar="N", help="of each crystal (1)"
+        "--snapshots",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="number of snapshots per crystal (default: 1)",
     )
     parser.add_argument(
-        "--limit", type=at_least_one, metavar="N", help="the source's first N crystals"
+        "--limit", type=at_least_one, metavar="N", help="use only the first N crystals"
     )
     parser.add_argument(
-        "--seed", type=at_least_zero, default=0, help="of velocities and thermostat (0)"
+        "--seed",
+        type=at_least_zero,
+        default=0,
+        help="random seed of velocities and thermostat (default: 0)",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="where prepared data sets are kept")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder for prepared data sets")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

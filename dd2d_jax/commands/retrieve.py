@@ -33,7 +33,7 @@ def add_retrieve(commands: Any) -> None:
         commands,
         "retrieve",
         _retrieve,
-        "find the crystals of a library that explain a pattern best",
+        "find the crystals of a library that best explain a pattern",
         "dd2d retrieve saed.tif --scale 0.0052 --elements Mo,S --refine --output found\n"
         "  dd2d retrieve a.csv b.csv --tilts '0,0 20,0' --refine --page both.html\n"
         "  dd2d retrieve my_patterns --calibration camera.json --output my_results",
@@ -41,9 +41,9 @@ def add_retrieve(commands: Any) -> None:
     parser.add_argument(
         "pattern",
         nargs="+",
-        help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif); several of "
-        "one crystal with --tilts; a folder of them, each on its own, with --output: started "
-        "again, it goes on where it was ended",
+        help="spot list (.csv, .txt, .json, .npy; 1/angstrom) or image (.png, .tif); with --tilts, "
+        "several patterns of one crystal; with --output, a folder of patterns of different "
+        "crystals (the same command resumes an interrupted run)",
     )
     add_image(parser)
     parser.add_argument(
@@ -51,13 +51,14 @@ def add_retrieve(commands: Any) -> None:
         type=not_negative,
         default=0.02,
         metavar="E",
-        help="how wrong the scale may be, relative; 1: known to a factor 2, or not at all (0.02)",
+        help="relative error of the scale; 1 if the scale is known to a factor 2, or not at all "
+        "(default: 0.02)",
     )
     parser.add_argument(
         "--tilts",
         type=tilt_pairs,
         metavar="'X,Y ...'",
-        help="of several patterns of one crystal, degrees about x and y, one pair for each",
+        help="tilt of each pattern of one crystal, as a pair of angles about x and y in degrees",
     )
     _add_search(parser)
     parser.add_argument(
@@ -65,17 +66,18 @@ def add_retrieve(commands: Any) -> None:
         type=at_least_zero,
         default=100,
         metavar="N",
-        help="how many crystals are weighed by simulation; 0: none, the network's order (100)",
+        help="number of crystals weighed by simulation; 0 keeps the network's order, without "
+        "probabilities (default: 100)",
     )
     parser.add_argument(
-        "--refine", action="store_true", help="fit strain, atoms and B of the first K candidates"
+        "--refine", action="store_true", help="refine strain, atoms and B of the first K candidates"
     )
     parser.add_argument(
         "--multislice", action="store_true",
-        help="as --refine, and the first candidate to intensities of multiple scattering",
+        help="as --refine, and fit the first candidate with multiple scattering",
     )  # fmt: skip
     parser.add_argument(
-        "--propose", action="store_true", help="crystals that the library does not hold as well"
+        "--propose", action="store_true", help="also propose crystals that are not in the library"
     )
 
 
@@ -135,7 +137,7 @@ def _write(args: argparse.Namespace, found: Any, image: Any, about: dict[str, st
 def _retrieve_folder(args: argparse.Namespace, options: dict[str, Any]) -> None:
     folder = Path(args.pattern[0])
     if args.output is None:
-        raise UserError(f"{folder}: a folder of patterns needs --output DIR for what is found")
+        raise UserError(f"{folder}: a folder of patterns needs --output DIR for the results")
     if args.tilts is not None or args.page is not None:
         raise UserError(
             f"{folder}: each pattern of a folder is retrieved on its own and has its own page in "
@@ -169,12 +171,12 @@ def _check_patterns(args: argparse.Namespace) -> None:
     """Before the work begins: as many patterns as tilts, one without."""
     for name in args.pattern:
         if _is_folder(name):
-            raise UserError(f"{name}: a folder; give one folder alone, or files")
+            raise UserError(f"{name}: is a folder; give a single folder, or files only")
     count = len(args.pattern)
     if args.tilts is None and count > 1:
         raise UserError(
-            f"{count} patterns need --tilts, degrees of each, such as '0,0 20,0'; patterns of "
-            "different crystals are retrieved one by one, or as a folder"
+            f"{count} patterns need --tilts, two angles in degrees for each, such as '0,0 20,0'; "
+            "patterns of different crystals are retrieved one at a time, or as a folder"
         )
     if args.tilts is not None and len(args.tilts) != count:
         raise UserError(f"--tilts has {len(args.tilts)} pairs of angles for {count} patterns")
@@ -191,7 +193,7 @@ def add_propose(commands: Any) -> None:
         commands,
         "propose",
         _propose,
-        "find crystals that explain a pattern, those that the library does not hold as well",
+        "find crystals that explain a pattern, also some that are not in the library",
         "dd2d propose pattern.csv --library my_library --elements Mo,S --output proposed",
     )
     parser.add_argument(
@@ -200,7 +202,11 @@ def add_propose(commands: Any) -> None:
     add_image(parser)
     _add_search(parser)
     parser.add_argument(
-        "--count", type=at_least_one, default=2000, metavar="N", help="proposals to simulate (2000)"
+        "--count",
+        type=at_least_one,
+        default=2000,
+        metavar="N",
+        help="proposals to simulate (default: 2000)",
     )
 
 
@@ -224,9 +230,7 @@ def _propose(args: argparse.Namespace) -> None:
             found = parents
             held = allowed_rows(library, **limits, needed=False).any()
             if held and (any(limits.values()) or args.no_prior):
-                found = retrieve(
-                    pattern, library, model, args.k, prior=not args.no_prior, **limits
-                )
+                found = retrieve(pattern, library, model, args.k, prior=not args.no_prior, **limits)
         except PatternError as error:
             raise UserError(f"{args.pattern}: {error}") from error
         stage("proposing")
@@ -241,36 +245,48 @@ def _propose(args: argparse.Namespace) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     """What is searched, and where what is found goes."""
-    parser.add_argument("--library", metavar="DIR", help="from `dd2d index` (the package's own)")
+    parser.add_argument(
+        "--library", metavar="DIR", help="library from `dd2d index` (default: the package's own)"
+    )
     add_checkpoint(parser)
-    parser.add_argument("-k", type=at_least_one, default=10, metavar="K", help="candidates (10)")
+    parser.add_argument(
+        "-k", type=at_least_one, default=10, metavar="K", help="number of candidates (default: 10)"
+    )
     parser.add_argument(
         "--elements",
         metavar="Mo,S",
-        help="only crystals of these elements; also a formula, or nonmetals,Mo for no metal but Mo",
+        help="only crystals made of these elements; a formula works too, and nonmetals,Mo "
+        "allows no metal but Mo",
     )
-    parser.add_argument("--contains", metavar="Mo", help="only crystals with all of these")
-    parser.add_argument("--excludes", metavar="O", help="only crystals with none of these")
+    parser.add_argument(
+        "--contains", metavar="Mo", help="only crystals that have all of these elements"
+    )
+    parser.add_argument(
+        "--excludes", metavar="O", help="only crystals that have none of these elements"
+    )
     parser.add_argument(
         "--weights",
         type=_weights,
         metavar="O=0.1,...",
-        help="how much likelier an element makes a crystal: O=0.1 for 'maybe O'; such elements are "
-        "allowed beside --elements",
+        help="prior weight of crystals that contain an element, such as O=0.1 for 'maybe O'; these "
+        "elements are allowed in addition to --elements",
     )
     parser.add_argument(
         "--no-prior",
         action="store_true",
-        help="all crystals alike beforehand, however stable and whether made or not",
+        help="give all crystals the same prior probability, stable or not, known or not",
     )
     parser.add_argument(
-        "--all", action="store_true", help="show candidates of less than 0.1 %%, too"
+        "--all", action="store_true", help="also show candidates of less than 0.1 %%"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="new folder for CIF, POSCAR, JSON, CSV and PNG"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="new folder for the page, CIF, POSCAR, JSON, CSV and PNG",
     )
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="a page that shows what was found, .html"
+        "--page", type=Path, metavar="FILE", help="write a page with the result, .html"
     )
     parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
 
@@ -289,7 +305,7 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if not weights or not all(name and 0 < x < float("inf") for name, x in weights.items()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not weights of elements, such as O=0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of weights, such as O=0.1")
     return weights
 
 

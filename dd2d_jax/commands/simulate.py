@@ -44,14 +44,26 @@ def add_simulate(commands: Any) -> None:
     parser.add_argument("structure", help="CIF, POSCAR, extended XYZ or XSF file of one layer")
     beam = parser.add_mutually_exclusive_group()
     beam.add_argument(
-        "--energy", type=energy, metavar="KEV", help="electrons, keV (80); kept in the files"
+        "--energy",
+        type=energy,
+        metavar="KEV",
+        help="energy of the electrons in keV, stored in the files (default: 80)",
     )
-    beam.add_argument("--xrays", type=positive, metavar="WAVELENGTH", help="X-rays, angstrom")
-    parser.add_argument(
-        "--q-max", type=positive, default=1.5, help="1/angstrom, q = 1/d without 2 pi (1.5)"
+    beam.add_argument(
+        "--xrays", type=positive, metavar="WAVELENGTH", help="X-rays, wavelength in angstrom"
     )
     parser.add_argument(
-        "--b-iso", type=not_negative, default=0.5, metavar="B", help="angstrom^2 (0.5)"
+        "--q-max",
+        type=positive,
+        default=1.5,
+        help="largest q = 1/d in 1/angstrom, without 2 pi (default: 1.5)",
+    )
+    parser.add_argument(
+        "--b-iso",
+        type=not_negative,
+        default=0.5,
+        metavar="B",
+        help="Debye-Waller factor B in angstrom^2 (default: 0.5)",
     )
     parser.add_argument(
         "--tilt",
@@ -59,28 +71,30 @@ def add_simulate(commands: Any) -> None:
         nargs=2,
         default=(0.0, 0.0),
         metavar=("X", "Y"),
-        help="degrees, about x and then about y, of the layer as the file has it (0 0)",
+        help="tilt of the layer, as in the file, about x and then y in degrees (default: 0 0)",
     )
     parser.add_argument(
-        "--table", choices=_TABLES, default="lobato", help="form factors of electrons (lobato)"
+        "--table", choices=_TABLES, default="lobato", help="form factors (default: lobato)"
     )
     parser.add_argument(
         "--method",
         choices=("kinematic", "multislice"),
         default="kinematic",
-        help="multislice for what scatters electrons more than once (kinematic)",
+        help="multislice includes multiple scattering (default: kinematic)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="all spots, .csv or .json")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write all spots, .csv or .json"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw layer and pattern, .png")
     parser.add_argument(
-        "--image", type=Path, metavar="FILE", help="the pattern on a detector, .tif or .npy"
+        "--image", type=Path, metavar="FILE", help="write a detector image, .tif or .npy"
     )
     parser.add_argument(
         "--rotation",
         type=finite,
         default=0.0,
         metavar="DEG",
-        help="turn the pattern about the beam, from +q_x towards +q_y (0)",
+        help="rotation of the pattern in degrees, from +q_x towards +q_y (default: 0)",
     )
     _add_detector(parser)
     parser.add_argument("--json", action="store_true", help="print all spots as JSON")
@@ -89,21 +103,22 @@ def add_simulate(commands: Any) -> None:
 def _add_detector(parser: argparse.ArgumentParser) -> None:
     """The flags that say what a detector sees."""
     detector = parser.add_argument_group("with --image")
-    detector.add_argument("--dose", type=positive, metavar="N", help="N counts, with their noise")
+    detector.add_argument("--dose", type=positive, metavar="N", help="N counts with counting noise")
     detector.add_argument(
-        "--size", type=at_least_one, metavar="PX", help=f"rows and columns ({_PIXELS})"
+        "--size", type=at_least_one, metavar="PX", help=f"rows and columns (default: {_PIXELS})"
     )
     detector.add_argument(
         "--halo",
         type=not_negative,
         metavar="SHARE",
-        help="electrons around the beam that were scattered inelastically, to those in spots (0)",
+        help="ratio of inelastically scattered electrons around the beam to those in spots "
+        "(default: 0)",
     )
     detector.add_argument(
         "--beam",
         type=not_negative,
         metavar="SHARE",
-        help="electrons in the central beam, to those in spots (0)",
+        help="ratio of electrons in the central beam to those in spots (default: 0)",
     )
     detector.add_argument(
         "--beam-stop",
@@ -111,7 +126,7 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=_STOP,
         metavar="RADIUS",
-        help=f"with a bar from below; 1/angstrom ({_STOP})",
+        help=f"beam stop with a bar from below; radius in 1/angstrom (without a value: {_STOP})",
     )
 
 
@@ -139,7 +154,7 @@ def _simulate(args: argparse.Namespace) -> None:
 
         error = float(dx.kinematic_error(*conditions))
         if error > KINEMATIC_LIMIT:
-            say(f"multiple scattering changes this pattern by {error:.0%}: --method multislice")
+            say(f"multiple scattering changes this pattern by {error:.0%}; use --method multislice")
     pattern = _as_told(pattern, args)
     if args.output:
         write_pattern(pattern, args.output)
@@ -161,7 +176,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_file("--image", args.image, (".tif", ".tiff", ".npy"))
     for name in ("dose", "size", "halo", "beam", "beam_stop"):
         if getattr(args, name) is not None and not args.image:
-            raise UserError(f"--{name.replace('_', '-')} is of an image: give --image FILE, too")
+            raise UserError(f"--{name.replace('_', '-')} needs --image FILE")
     if args.xrays and (args.method == "multislice" or args.table != "lobato"):
         raise UserError("--method multislice and --table are for electrons, not for --xrays")
 
@@ -171,7 +186,7 @@ def _check_crystal(atoms: Any) -> bool:
     from dd2d_jax.crystals import structures
 
     if structures.check_disordered(atoms):
-        say("disordered, or of many atoms: whether its atoms make a sheet is not checked")
+        say("disordered or very large: it is not checked whether its atoms form a layer")
         return True
     structures.layer(atoms)  # tilt and hk are those of the file
     return False

@@ -16,11 +16,13 @@ def add_import_weights(commands: Any) -> None:
         commands,
         "import-weights",
         _import_weights,
-        "make a checkpoint of the DD2D authors' PyTorch weights",
+        "convert the DD2D authors' PyTorch weights into a checkpoint",
         "dd2d import-weights model.pt paper_weights",
     )
     parser.add_argument(
-        "file", type=Path, help="state dict: .pt (needs the extra `torch`) or .npz, names the same"
+        "file",
+        type=Path,
+        help="state dict: .pt (needs the extra `torch`), or .npz with the same names",
     )
     parser.add_argument("directory", type=Path, help="a new folder for the checkpoint")
     parser.add_argument(
@@ -28,9 +30,9 @@ def add_import_weights(commands: Any) -> None:
         type=at_least_one,
         default=4,
         metavar="N",
-        help="attention heads of the network (4)",
+        help="attention heads of the network (default: 4)",
     )
-    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def _import_weights(args: argparse.Namespace) -> None:

@@ -166,7 +166,8 @@ def _compare_formula(atoms: ase.Atoms, formula: Any) -> None:
     if any(abs(told[x] / total - there[x] / whole) > 0.01 for x in told | there):
         found = " ".join(f"{x}{there[x]:.4g}" for x in sorted(there))
         warnings.warn(
-            f"the CIF says {printable(formula)[:60]!r}, but its atoms are {found}: the atoms count",
+            f"the CIF says {printable(formula)[:60]!r}, but its atoms are {found}: the "
+            "atoms are used",
             Notice,
             stacklevel=2,
         )

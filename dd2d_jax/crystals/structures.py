@@ -98,13 +98,14 @@ def _check_atoms(atoms: ase.Atoms) -> None:
         occupancies = list(_occupancies(atoms))
     except (TypeError, ValueError, AttributeError) as error:
         raise StructureError(
-            "partial occupancy", "the occupancies are no numbers; every site must be occupied to 1"
+            "partial occupancy",
+            "the occupancies are not numbers; every site must be fully occupied",
         ) from error
     for site, occupancy in occupancies:
         if not abs(occupancy - 1) <= 1e-3:
             raise StructureError(
                 "partial occupancy",
-                f"site {site} is occupied to {occupancy:g}; every site must be occupied to 1",
+                f"site {site} has an occupancy of {occupancy:g}; every site must be fully occupied",
             )
 
 
@@ -124,7 +125,7 @@ def _check_numbers(atoms: ase.Atoms) -> None:
     largest = max(np.abs(atoms.positions).max(), np.abs(atoms.cell.array).max())
     if largest > MAX_LENGTH:
         raise StructureError(
-            "too large", f"coordinates of {largest:g} A; {MAX_LENGTH:g} A are the most"
+            "too large", f"coordinates of {largest:g} A; at most {MAX_LENGTH:g} A are allowed"
         )
 
 
@@ -235,7 +236,7 @@ def _check_network(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarr
         name = ("cluster", "chain")[rank]
         raise StructureError(
             name,
-            f"the atoms form lone {name}s; contacts must join those of a 2D crystal into a sheet",
+            f"the atoms form isolated {name}s; in a 2D crystal, contacts join them into a sheet",
         )
 
 
@@ -249,7 +250,7 @@ def _check_distances(i: np.ndarray, j: np.ndarray, distance: np.ndarray, bond: n
     who = f"atoms {i[nearest]} and {j[nearest]} are {distance[nearest]:.2f} A apart"
     if distance[nearest] < SAME_SITE:
         raise StructureError(
-            "two atoms on one site", f"{who}; keep one atom a site, {SAME_SITE} A or more apart"
+            "two atoms on one site", f"{who}; keep one atom per site, {SAME_SITE} A or more apart"
         )
     if distance[nearest] < SHORTEST * bond[nearest]:
         raise StructureError(

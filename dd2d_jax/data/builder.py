@@ -87,7 +87,7 @@ def read(
     if source == "c2db" and path is None:
         path = manual / "c2db.db"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not there. {' '.join(C2DB_HELP.split())}")
+            raise FileNotFoundError(f"{path}: not found. {' '.join(C2DB_HELP.split())}")
     name = f"{source}-{sources.fingerprint(source, path)}"
     config = SourceConfig(name=name, source=source, path=path)
     with _quiet():
@@ -124,7 +124,8 @@ def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
         return Path(dl_manager.download(url))
     except (OSError, tfds.download.DownloadError) as error:
         raise ConnectionError(
-            f"{url}: cannot be downloaded ({error}); fetch it by hand and give its place as path"
+            f"{url}: cannot be downloaded ({error}); download it by hand and give its "
+            "location as path"
         ) from error
 
 

@@ -239,7 +239,9 @@ def _queries(
     if level not in (*LEVELS, THERMAL):
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, {THERMAL}, got {level!r}")
     if (level == THERMAL) != (snapshots is not None):
-        raise ValueError(f"snapshots and level {THERMAL!r} need each other, got level {level!r}")
+        raise ValueError(
+            f"snapshots and level {THERMAL!r} must be given together, got level {level!r}"
+        )
     if snapshots is None:
         return queries
     queries = read_snapshots(snapshots, queries)

@@ -192,7 +192,7 @@ def trajectory(atoms: ase.Atoms, settings: Settings, uid: str) -> tuple[list[ase
         raise StructureError("calculator failed", f"{type(error).__name__}: {error}") from error
     mean = float(np.mean(kinetic[len(kinetic) // 2 :]))
     if not mean <= HOT * settings.temperature:
-        raise StructureError("blown up", f"{mean:.0f} K where {settings.temperature:g} K was asked")
+        raise StructureError("blown up", f"{mean:.0f} K instead of {settings.temperature:g} K")
     for snapshot in found:
         layer(snapshot)
     return found, mean
@@ -293,8 +293,8 @@ def read_snapshots(path: str | Path, parents: CrystalSet) -> CrystalSet:
         same = sorted(atoms.numbers) == sorted(real) and not np.abs(cell[:, 2]).max() > SYMPREC
         if not same or np.abs(cell[:, :2] - parents.lattice[i]).max() > SYMPREC:
             raise ValueError(
-                f"{path}: {keys.get('uid')} has not the cell of {keys['parent']}; "
-                "make the snapshots of these very crystals with dd2d snapshots"
+                f"{path}: {keys.get('uid')} does not have the cell of {keys['parent']}; "
+                "make snapshots of exactly these crystals with dd2d snapshots"
             )
         room = parents.numbers.shape[1] - len(real)
         of.append(i)
@@ -341,7 +341,7 @@ def _snapshots(path: Path) -> Iterator[tuple[ase.Atoms, dict[str, Any]]]:
     """Atoms and keys of every row."""
     for row in database.rows(path):
         if isinstance(row.atoms, StructureError) or "parent" not in row.keys:
-            raise ValueError(f"{path}: row {row.id} is no snapshot; make it with dd2d snapshots")
+            raise ValueError(f"{path}: row {row.id} is not a snapshot; make it with dd2d snapshots")
         yield row.atoms, row.keys
 
 

@@ -172,7 +172,7 @@ def _mapping(
         return mapping, _doubts(mapping, own, "one that was given", image.pixels.shape, where)
     if own is None and image.angle is not None:
         raise PatternError(
-            f"{where}the file gives its scale in angles: give energy= (--energy) in keV, too"
+            f"{where}the file gives its scale in angles: also give energy= (--energy) in keV"
         )
     if own is None and likely_scale:
         return None, ()
@@ -202,13 +202,13 @@ def _doubts(
         ratio = scale / own.mean()
         notes.append(
             f"{where}the file says {own.mean():.4g} 1/A per pixel, but the {name} is {scale:.4g} "
-            f"({ratio:.3g} times as much): the {name} counts"
+            f"({ratio:.3g} times as much): the {name} is used"
         )
     reach = scale * max(shape) / 2
     if reach > _FARTHEST:
         notes.append(
             f"{where}at {scale:.4g} 1/A per pixel the image reaches {reach:.3g} 1/A, farther than "
-            f"patterns do; if the scale is in 1/nm give {scale / 10:.4g}, if it holds 2 pi "
+            f"patterns do; if the scale is in 1/nm, give {scale / 10:.4g}; if it includes 2 pi, "
             f"{scale / 2 / np.pi:.4g}"
         )
     elif reach < _NEAREST:

@@ -149,8 +149,8 @@ def read(
         raise PatternError(f"{path}: the format is unknown; give {_ACCEPTED}")
     if calibration is not None or undistort or finding:
         raise PatternError(
-            f"{path}: a list of spots; calibration, undistort and how spots are found are for "
-            "images"
+            f"{path}: is a list of spots; calibration, undistort and options of spot finding are "
+            "for images"
         )
     pattern, notes = read_list(path, scale, centre, energy)
     return Read(pattern, None, notes)
@@ -167,12 +167,14 @@ def read_mask(path: str | Path) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not is_image(path):
-        raise PatternError(f"{path}: a mask is an image or a .npy, 0 where not to look")
+        raise PatternError(
+            f"{path}: a mask must be an image or .npy that is 0 where spots are ignored"
+        )
     mask = readers.read_image(path).pixels != 0
     if mask.mean() < _EMPTY:
         raise PatternError(
-            f"{path}: the mask leaves {100 * mask.mean():.2g} % of the pixels; 0 marks where not "
-            "to look: is it inverted?"
+            f"{path}: the mask leaves {100 * mask.mean():.2g} % of the pixels; 0 marks what is "
+            "ignored: is it inverted?"
         )
     return mask
 

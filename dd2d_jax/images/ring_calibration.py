@@ -237,7 +237,7 @@ class _Polar:
         keep[: edge + gentle[0] if steep[edge] > 3.5 else 0] = False
         self.radius, profile = radius[keep], profile[keep]
         if len(profile) < 30:
-            raise PatternError("there are no rings in the image beside the central beam")
+            raise PatternError("there are no rings in the image except the central beam")
         self.trend = np.exp(ndimage.gaussian_filter1d(np.log(profile), len(profile) / 12))
         self.profile = profile / self.trend
         self.good = good[:, keep]
@@ -364,7 +364,7 @@ class _Fit:
         # The spots of a lattice, too, lie on rings that are strong in some sectors.
         spotty = self.sectors.powder_share(self.rings(x)) < _POWDER * (1 - noise / whole)
         if spotty:
-            raise PatternError(f"no rings of {material} in the image: what lies on them is spots")
+            raise PatternError(f"no rings of {material} in the image: it shows spots")
         # No powder's outer rings are that much stronger than its inner ones.
         far = abs(x[2]) > 0.1 or np.hypot(x[3], x[4]) > 0.2 or x[6] < _LEAST_B
         if explained < _EXPLAINED or far:

@@ -143,7 +143,7 @@ def find_spots(
         )  # fmt: skip
     if len(found.position) < _FEWEST:
         raise _refused(
-            f"too few spots in the image to be a lattice's: {len(found.position)} stand above the "
+            f"too few spots in the image for a lattice: {len(found.position)} stand above the "
             f"noise, at least {_FEWEST} are needed; a lower --threshold finds weaker ones",
             "spots", found, pixels,
         )  # fmt: skip
@@ -188,8 +188,8 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
         raise PatternError("the mask leaves no pixel of the image")
     if measured.sum() < _LEAST_PIXELS:
         raise PatternError(
-            f"the mask leaves {measured.sum()} pixels of the image; it is True (white) where the "
-            "image is to be used: is it inverted?"
+            f"the mask leaves {measured.sum()} pixels of the image; it must be True (white) where "
+            "the image is used: is it inverted?"
         )
     image = np.where(measured, image, np.median(image[measured]))
     if np.ptp(image[measured]) == 0:

@@ -424,7 +424,7 @@ def _from_pixels(
     # Pixels are whole numbers, so the central beam may stand one off its place.
     outer = np.linalg.norm(x[:2].T - middle, axis=1) > 1.5
     if not outer.any():
-        raise PatternError(f"{path}: X holds no spot beside the central beam")
+        raise PatternError(f"{path}: X holds no spot except the central beam")
     x = x[:, outer]
     rows = np.c_[(x[:2].T - middle) * scale, np.exp(x[2] - x[2].max())]
     return from_rows(rows, str(path))

@@ -69,7 +69,7 @@ def checked(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray | N
             raise PatternError(f"spot {row}: {name} {values[row]:g} is negative{hint}")
     rows = np.flatnonzero(np.linalg.norm(q, axis=1) > 0.02)
     if len(rows) == 0 or intensity[rows].max() <= 0:
-        raise PatternError("the pattern has no spot with an intensity beside the central beam")
+        raise PatternError("the pattern has no spot with an intensity except the central beam")
     strongest = intensity[rows].max()
     sigma = named["sigma"][rows] / strongest if "sigma" in named else None
     return q[rows], intensity[rows] / strongest, sigma, rows
@@ -111,7 +111,7 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     sigma = sigma if sigma is None else sigma[order]
     if len(q) < _FEWEST:
         raise PatternError(
-            f"{len(q)} spots are too few to find a lattice; {_FEWEST} are needed at least"
+            f"{len(q)} spots are too few to find a lattice; at least {_FEWEST} are needed"
         )
     if np.linalg.svd(q, compute_uv=False)[1] < 0.02:
         raise PatternError("the spots lie on a line: they span no 2D lattice")

@@ -18,10 +18,10 @@ def notes(found: Indexed, spots: int) -> tuple[str, ...]:
     away = float(np.hypot(*warp.shift))
     shortest = float(np.linalg.norm(np.linalg.inv(found.lattice), axis=0).min())
     if away > 0.1 * shortest:
-        doubt = "; the next places of the lattice may be the beam as well" * (away > 0.3 * shortest)
+        doubt = "; the beam may also be at a neighbouring lattice point" * (away > 0.3 * shortest)
         lines.append(
             f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
-            f"centre that was told: it was moved there{doubt}"
+            f"given centre: the centre was moved there{doubt}"
         )
     if warp.stretch or warp.radial:
         furthest = float(np.square(found.q).sum(1).max())

@@ -84,7 +84,7 @@ def symmetric_stretch(basis: np.ndarray, alike: float = _RATIO) -> complex:
     else:
         raise PatternError(
             f"the lattice (angle {angle:.1f} degrees, b / a = {np.exp(ratio):.3f}) has no symmetry "
-            "from which a stretch could be told; calibrate with dd2d calibrate"
+            "from which a distortion could be derived; calibrate with dd2d calibrate"
         )
     fit = optimize.least_squares(lambda a: [*wrong(a), *(1e-4 * a)], np.zeros(2))
     return complex(*fit.x)

@@ -181,7 +181,7 @@ def _made(path: Path, say: Callable[[str], None]) -> bool:
     try:
         Shard(path)
     except LibraryError as error:
-        say(f"{error}; it is made anew")
+        say(f"{error}; it is built again")
         return False
     return True
 

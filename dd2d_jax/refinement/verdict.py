@@ -128,8 +128,8 @@ def doubts(found: dict[str, np.ndarray], stated: bool, dynamical: float) -> tupl
     goodness, errors = float(found["goodness"]), "stated" if stated else "assumed"
     if goodness > _FAR:
         out.append(
-            f"the residuals are {goodness**0.5:.1f} times the {errors} errors: another crystal, a "
-            "false minimum, or errors that were misjudged"
+            f"the residuals are {goodness**0.5:.1f} times the {errors} errors: a wrong crystal, a "
+            "false minimum, or wrong errors"
         )
     if dynamical > _DYNAMICAL:
         out.append(

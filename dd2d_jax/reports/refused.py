@@ -18,7 +18,7 @@ _HELP = {
     "annotations and what is no part of the pattern",
     "symmetry": f"{_CENTRE}; {_FEWER}",
     "distortion": f"without --undistort the image is taken as it is; {_CENTRE}",
-    "lattice": f"{_CENTRE}; {_FEWER}; where rows of spots are bent, --undistort",
+    "lattice": f"{_CENTRE}; {_FEWER}; if rows of spots are curved, --undistort",
 }
 
 

@@ -150,8 +150,8 @@ def _attention(one: Mapping[str, Any]) -> dict[str, Any]:
         )
         effective = np.array(one["effective"])[i]
         sentences.append(
-            f"Layer {layer}: attention by kind of token, {text}; a row looks at "
-            f"{effective.mean():.1f} of {count} tokens in effect ({effective.min():.1f} to "
+            f"Layer {layer}: attention by kind of token, {text}; a row effectively attends to "
+            f"{effective.mean():.1f} of {count} tokens ({effective.min():.1f} to "
             f"{effective.max():.1f} by head)."
         )
     return {**{k: one[k] for k in ("formula", "uid", "encoder")}, "sentences": sentences}

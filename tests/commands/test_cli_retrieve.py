@@ -131,7 +131,7 @@ def test_a_folder_goes_on_where_it_was_ended(dd2d, monkeypatch):
     folder_of_patterns()
     line = "retrieve in --library lib --checkpoint run -k 1 --output"
     status, out, err = dd2d(f"{line} whole")
-    assert status == 0 and "passed over 1 that are no patterns: notes.md" in err
+    assert status == 0 and "skipped 1 that are not patterns: notes.md" in err
     assert "line 2: intensity is nan" in out and out.count("MoS2") >= 2
     with open("whole/summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -60,7 +60,7 @@ def test_a_rotation_turns_spots_and_image_alike(dd2d):
 @pytest.mark.parametrize("option", ["--size 64", "--halo 1", "--beam 1", "--beam-stop"])
 def test_what_is_of_an_image_needs_one(dd2d, option):
     status, _, err = dd2d(f"simulate mos2.cif {option}")
-    assert status == 1 and f"{option.split()[0]} is of an image" in err
+    assert status == 1 and f"{option.split()[0]} needs --image" in err
 
 
 def test_a_mixed_site_scatters_as_the_mean_of_its_elements(dd2d):
@@ -79,7 +79,7 @@ def test_a_mixed_site_scatters_as_the_mean_of_its_elements(dd2d):
     for name in ("mos2", "mixed", "half"):
         status, out, err = dd2d(f"simulate {name}.cif --q-max 0.7 --json")
         assert status == 0, err
-        assert ("whether its atoms make a sheet is not checked" in err) == (name != "mos2")
+        assert ("it is not checked whether its atoms form a layer" in err) == (name != "mos2")
         spots[name] = {tuple(hk): x for hk, x in zip(*map(json.loads(out).get, ("hk", "intensity")),
                        strict=True)}  # fmt: skip
     for hk in ((1, 1), (-1, 2)):

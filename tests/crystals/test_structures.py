@@ -286,7 +286,7 @@ def test_a_formula_that_contradicts_the_atoms_is_told(tmp_path, formula, contrad
         assert len(read_structure(path)) == 2
     notices = [str(x.message) for x in told if x.category is Notice]
     assert len(notices) == contradicts
-    assert not contradicts or "its atoms are Fe1 Se1: the atoms count" in notices[0]
+    assert not contradicts or "its atoms are Fe1 Se1: the atoms are used" in notices[0]
 
 
 def file_reason(path: Path) -> str:

@@ -288,7 +288,7 @@ def test_snapshots_keep_the_setting_in_which_their_crystal_is_known(tmp_path, mo
 
 def test_snapshots_and_the_level_thermal_need_each_other(model, library, snapshots):
     for level, path in (("thermal", None), ("clean", snapshots)):
-        with pytest.raises(ValueError, match=f"need each other, got level '{level}'"):
+        with pytest.raises(ValueError, match=f"must be given together, got level '{level}'"):
             evaluate(model, library, library, level, snapshots=path)
 
 

@@ -225,7 +225,7 @@ class Kicks(Calculator):
 
 @pytest.mark.parametrize(
     ("potential", "says"),
-    [(Springs(np.nan), "the forces are not finite"), (Kicks(), "K where 300 K was asked")],
+    [(Springs(np.nan), "the forces are not finite"), (Kicks(), "K instead of 300 K")],
 )
 def test_forces_and_temperatures_out_of_bounds_are_blow_ups(potential, says):
     atoms = slab("Cu", "Cu", "Cu")
@@ -322,7 +322,7 @@ def test_snapshots_are_read_in_their_parents_setting(slabs, tmp_path):
     with pytest.raises(ValueError, match="no snapshot of any of the 1 crystals"):
         read_snapshots(path, slabs.take([2]))
     stretched = dataclasses.replace(slabs, lattice=slabs.lattice * 1.01)
-    with pytest.raises(ValueError, match="Au-Au-Cu@300K#1 has not the cell of Au-Au-Cu"):
+    with pytest.raises(ValueError, match="Au-Au-Cu@300K#1 does not have the cell of Au-Au-Cu"):
         read_snapshots(path, stretched)
     with pytest.raises(FileNotFoundError, match="gone.db: no such file; make it with dd2d snap"):
         read_snapshots(tmp_path / "gone.db", slabs)

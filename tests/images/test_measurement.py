@@ -77,8 +77,8 @@ def test_the_file_says_the_scale_unless_the_user_does(image, tmp_path):
     [
         (0.0111, ""),
         (0.022, "the file says 0.011 1/A per pixel, but the one that was given is 0.022 (2 times"),
-        (0.11, "if the scale is in 1/nm give 0.011"),
-        (0.0691, "if it holds 2 pi 0.011"),
+        (0.11, "if the scale is in 1/nm, give 0.011"),
+        (0.0691, "if it includes 2 pi, 0.011"),
         (0.0011, "reaches 0.141 1/A only"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_full_disk_and_a_cut_part_are_survived(
     said = []
     build(database, folder, model, say=said.append)
     assert contents(folder) == contents(whole)
-    assert any("made anew" in line for line in said) == (damage == "cut")
+    assert any("built again" in line for line in said) == (damage == "cut")
 
 
 def test_an_unfinished_library_wants_its_own_source_and_model(database, model, tmp_path):

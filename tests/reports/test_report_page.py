@@ -98,7 +98,7 @@ def test_captions_state_the_numbers(numbers):
     text = words(numbers)
     for part in (
         "cell 50 % (25 to 75 by head; evenly 50)",
-        "looks at 1.6 of 2 tokens in effect (1.5 to 1.7 by head)",
+        "effectively attends to 1.6 of 2 tokens (1.5 to 1.7 by head)",
         "the commonest mistake is -6m2 for 3m (4 candidates)",
         "The true crystal has rank 2. 3 of the 3 have its point group, 3 its formula",
         "clean: 0 of 200 queries (0.0 %); perturbed: 30 of 200 queries (15.0 %)",

@@ -122,7 +122,7 @@ def test_sigterm_to_one_stops_all_after_the_same_step(pair):
 
 def test_flags_that_belong_together_are_asked_for():
     for given in (("127.0.0.1:1", None, None), (None, 2, 0), ("127.0.0.1:1", 2, None)):
-        with pytest.raises(ValueError, match="belong together"):
+        with pytest.raises(ValueError, match="must be given together"):
             hosts.connect(*given)
 
 

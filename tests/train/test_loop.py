@@ -290,7 +290,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(whole, config, tmp_path,
     console = Console(file=io.StringIO(), width=400)
     loop.train_and_evaluate(config, folder, console)
     said = console.file.getvalue()
-    assert "latest/6 is damaged and left out" in said and "going on from step 3" in said
+    assert "latest/6 is damaged and skipped" in said and "going on from step 3" in said
     assert len(calls) == 1 and latest(config, folder).step == 6
     assert {path.name for path in (folder / "latest").iterdir()} == {"3", "6"}
 

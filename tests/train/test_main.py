@@ -110,7 +110,7 @@ def one_error(done) -> str:
         (("--config=configs/base.py", "--config.train.batch=many"), "--config.train.batch=many"),
         (("--config=configs/base.py", "--nonsense"), "nonsense"),
         (("--config=configs/smoke.py", "--config.train.batch=0"), "must be at least 1"),
-        (("--config=configs/base.py", "--processes=2"), "belong together"),
+        (("--config=configs/base.py", "--processes=2"), "must be given together"),
         (("--config=configs/nothing.py",), "configs/nothing.py"),
         (("--config=configs/nothing.py", "--config.seed=1"), "configs/nothing.py"),
         ((), "--config must have a value"),

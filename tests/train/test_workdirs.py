@@ -40,7 +40,7 @@ def test_crystals_of_the_stored_test_are_never_trained_on(whole, config, tmp_pat
     folder = shutil.copytree(whole, tmp_path / "run")
     other = inputs.splits.split
     monkeypatch.setattr(inputs.splits, "split", lambda c, kind, seed, n: other(c, kind, 1, n))
-    with pytest.raises(ValueError, match="crystals of the test would be trained on"):
+    with pytest.raises(ValueError, match="crystals of the test split would be used for training"):
         loop.run(config, folder)
 
 
