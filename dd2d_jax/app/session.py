@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from dd2d_jax.networks.trained import Model
 
 _NO_SCALE = (
-    "The file does not store its scale. Set it in 1/Å per pixel; if it is unknown, set its error to 1."
+    "The file does not store its scale. Set it in 1/Å per pixel; if it is unknown, set its error "
+    "to 1."
 )
 Region = tuple[tuple[float, float], ...]
 

@@ -109,7 +109,7 @@ def test_without_a_scale_spots_are_shown_and_the_scale_is_asked_for(here):
     session = Session(".", **OWN)
     session.open_named("export.png")
     seen = session.look()
-    assert "does not say its scale" in seen.problem and len(seen.measured.spots.position) > 20
+    assert "does not store its scale" in seen.problem and len(seen.measured.spots.position) > 20
     assert session.search() is None
     session.change(scale=0.0124)
     assert session.look().problem == "" and session.search() is not None
