@@ -46,7 +46,7 @@ def lattice_title(found: Found, i: int) -> str:
     if i == 0:
         return "lattice 1"
     degrees, sigma = twist(found.indexed, found.others[i - 1].indexed)
-    turned = f"turned by {degrees:.2f} +- {sigma:.2f} deg against the first"
+    turned = f"rotated by {degrees:.2f} +- {sigma:.2f} deg from the first"
     return f"lattice {i + 1}, {turned}"
 
 
@@ -280,7 +280,7 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
         degrees, sigma = twist(found, other)
         rows[f"lattice {i}"] = (
             f"{a:.3f} x {b:.3f} A, {gamma:.2f} degrees, {100 * other.explained:.0f} % of spots; "
-            f"turned by {degrees:.2f} +- {sigma:.2f}"
+            f"rotated by {degrees:.2f} +- {sigma:.2f}"
         )
     if mapping.stretch or mapping.radial:
         rows["ellipticity"] = f"{100 * mapping.ellipticity:.2f} % along {mapping.axis:.0f} degrees"

@@ -133,7 +133,7 @@ def test_every_lattice_that_is_found_is_shown(dd2d):
     assert status == 0 and len(found["others"]) == 1
     assert abs(found["others"][0]["twist"]) == pytest.approx(21.0, abs=0.3)
     status, out, _ = dd2d("pattern twisted.tif")
-    assert status == 0 and "lattice 2" in out and "turned by" in out
+    assert status == 0 and "lattice 2" in out and "rotated by" in out
 
 
 def test_an_energy_in_volts_is_asked_about_and_a_good_one_is_kept(dd2d, folder):

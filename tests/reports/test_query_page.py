@@ -75,7 +75,7 @@ def test_a_page_beside_files_needs_none_of_them(tmp_path):
     make_twisted(count=1).write(tmp_path / "out")
     made = (tmp_path / "out/page.html").read_text("utf-8")
     html_pages.check(made)
-    assert "Lattice 2, turned by 7.00 ± " in words(made)
+    assert "Lattice 2, rotated by 7.00 ± " in words(made)
     assert (tmp_path / "out/lattice2/01_MoS2.cif").is_file()
 
 

@@ -101,7 +101,7 @@ def test_nearly_certain_is_not_certain(probability, text):
 def test_each_lattice_has_its_own_table_and_its_twist(tmp_path, undrawn):
     found = make_twisted()
     text = shown(tables.found_table(found))
-    assert text.count("mp-1") == 4 and "lattice 2, turned by 7.00 +- " in text
+    assert text.count("mp-1") == 4 and "lattice 2, rotated by 7.00 +- " in text
     data = as_json.found_dict(found)
     assert data["others"][0]["twist"]["degrees"] == pytest.approx(7, abs=1e-3)
     assert [c["rank"] for c in data["others"][0]["candidates"]] == [1, 2]
