@@ -182,7 +182,7 @@ def test_files_are_found_named_and_counted(tmp_path):
 def test_without_a_network_a_download_ends_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "JARVIS_URL", "http://127.0.0.1:9/files/1")  # nobody is there
     begin = time.monotonic()
-    with pytest.raises(ConnectionError, match="fetch it by hand"):
+    with pytest.raises(ConnectionError, match="download it by hand"):
         load("jarvis_2d", data_dir=str(tmp_path))
     assert time.monotonic() - begin < 20
 
