@@ -87,7 +87,7 @@ def test_sigterm_saves_and_leaves_with_143(tmp_path):
         process.kill()
     assert process.returncode == 143, said[-2000:]
     line = said.splitlines()[-1]  # after the report on the data
-    assert line.startswith("SIGTERM: stopped after step ") and "the same command goes on" in line
+    assert line.startswith("SIGTERM: stopped after step ") and "the same command resumes" in line
     assert "Traceback" not in said
     (saved,) = (tmp_path / "run" / "latest").iterdir()
     assert f"after step {saved.name} of 1000000" in line and int(saved.name) >= 10
