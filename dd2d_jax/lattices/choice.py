@@ -9,7 +9,7 @@ import numpy as np
 from dd2d_jax.lattices.copies import copies
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.search import SHORTEST, Fit, shortest, sizes, square
-from dd2d_jax.lattices.sets import Explained, double_diffraction, explain, sparse, worth
+from dd2d_jax.lattices.sets import Explained, double_diffraction, explain, seen, sparse, worth
 from dd2d_jax.lattices.stretch import common_stretch, stretched, symmetric_stretch
 from dd2d_jax.lattices.warp import Warp, straight
 from dd2d_jax.util.errors import PatternError
@@ -97,26 +97,20 @@ def _multiple_of_short(
     found: Explained, q: np.ndarray, intensity: np.ndarray, tolerance: float
 ) -> bool:
     """Whether a lattice is only a multiple of one whose cell no crystal has."""
-    if len(found.fits) != 1:
+    if len(found.fits) != 1 or seen(found.fits[0], q[found.fits[0].good]) > 1 - _EMPTY:
         return False
-    fit = found.fits[0]
-    places = np.pi * square(q[fit.good]).max() * fit.area
-    if len(np.unique(fit.hk[fit.good], axis=0)) > (1 - _EMPTY) * places:
-        return False
-    least = share(found, intensity) - 0.02
-    short = _short(q, intensity, tolerance, least)
-    return short is not None and short.area < _DENSEST
+    short = _short(q, intensity, tolerance, share(found, intensity) - 0.02)
+    return short is not None and 1 / abs(np.linalg.det(short)) < _DENSEST
 
 
 def _short(
     q: np.ndarray, intensity: np.ndarray, tolerance: float, least: float
-) -> Fit | None:
-    """A lattice of this share of the spots, cells smaller than crystals have allowed."""
+) -> np.ndarray | None:
+    """Reciprocal basis of a lattice of this share of the spots, its cell smaller than crystals'."""
     for factor in (2, 5, 12):
         new = explain(q / factor, tolerance / factor, 1)
         if new.fits and share(new, intensity) >= least:
-            fit = new.fits[0]
-            return dataclasses.replace(fit, basis=fit.basis * factor, reach=fit.reach * factor)
+            return new.fits[0].basis * factor
     return None
 
 
@@ -243,7 +237,7 @@ def refusal(q: np.ndarray, intensity: np.ndarray, tolerance: float) -> str:
         return f"the cell would be {a:.2f} x {b:.2f} A; are these {kinds}? q is needed in 1/A"
     short = _short(q, intensity, tolerance, NEEDED)
     if short is not None:
-        a, b = _lengths(short.basis)
+        a, b = _lengths(short)
         if a < SHORTEST:
             cell = f"{a:.2f} x {b:.2f} A"
             return f"the cell would be {cell}, which no crystal has; is the scale right?"

@@ -152,10 +152,15 @@ def _twofold(fit: Fit, q: np.ndarray, tolerance: float) -> bool:
     return len(near) - len(np.unique(near, axis=0)) > max(2, _TWOFOLD * len(near))
 
 
+def seen(fit: Fit, q: np.ndarray) -> float:
+    """Share of the lattice's places out to the furthest of spots q (K, 2) that have a spot."""
+    places = np.pi * square(q).max() * fit.area
+    return len(np.unique(fit.hk[fit.good], axis=0)) / places
+
+
 def sparse(fit: Fit, q: np.ndarray) -> bool:
     """Whether a cell is large and few of its places are seen."""
-    places = np.pi * square(q).max() * fit.area
-    return fit.area > _LARGE and len(np.unique(fit.hk[fit.good], axis=0)) < _SEEN * places
+    return fit.area > _LARGE and seen(fit, q) < _SEEN
 
 
 def worth(found: Explained, q: np.ndarray) -> float:

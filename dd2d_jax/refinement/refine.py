@@ -45,6 +45,8 @@ _AS_FOUND = (
 _CHUNK = 32
 # Room for so many atoms, and twice as many displacements, at least: compiling costs more.
 _ROOM = 16
+# What `minima.refine` gives, of n candidates: arrays (n, ...), or a list where shapes differ.
+_Fits = dict[str, np.ndarray | list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +209,7 @@ def fit(
     return _summary(task, before, found, queries, added, method)
 
 
-def _all(
-    task: _Task, added: np.ndarray, neglected: np.ndarray
-) -> dict[str, np.ndarray | list[np.ndarray]]:
+def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> _Fits:
     """Every candidate's fit, in chunks of like size, by the names of `minima.refine`."""
     crystals = task.crystals
     rooms = np.array([power_of_two(max(int(n), _ROOM)) for n in atom_slots(crystals.numbers)])
@@ -238,7 +238,7 @@ def _all(
     return _joined(parts, len(crystals), crystals.numbers.shape[1])
 
 
-def _fitted(found: dict, crystals: CrystalSet) -> dx.Crystal:
+def _fitted(found: _Fits, crystals: CrystalSet) -> dx.Crystal:
     return dx.Crystal(
         jnp.asarray(found["lattice"]), jnp.asarray(found["positions"]), crystals.crystal.numbers
     )
@@ -247,7 +247,7 @@ def _fitted(found: dict, crystals: CrystalSet) -> dx.Crystal:
 def _summary(
     task: _Task,
     before: Fit,
-    found: dict,
+    found: _Fits,
     queries: Spots | Sequence[Spots],
     added: np.ndarray,
     method: str,
@@ -280,7 +280,7 @@ def _summary(
     )
 
 
-def _forget_heights(found: dict, dynamical: np.ndarray) -> None:
+def _forget_heights(found: _Fits, dynamical: np.ndarray) -> None:
     """Heights that only multiple scattering (R factors (n,)) shows are as uncertain as before."""
     along = (np.abs(found["tilt"]) < ALONG_NORMAL).all((1, 2))
     lost = (along & (dynamical > HEIGHTS_LIMIT))[:, None]
@@ -370,15 +370,13 @@ def _agreement(
 # What comes out of it.
 
 
-def _joined(
-    parts: list[tuple[np.ndarray, dict]], count: int, slots: int
-) -> dict[str, np.ndarray | list[np.ndarray]]:
+def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> _Fits:
     """Chunks put together in the order of the candidates, atoms padded to `slots`.
 
     What has as many entries as a chunk's fits have parameters becomes a list, one array each.
     """
     by_atom = ("positions", "b_atoms", "b_sigma", "b_left", "position_sigma", "position_prior")
-    out: dict[str, np.ndarray | list[np.ndarray]] = {}
+    out: _Fits = {}
     for rows, found in parts:
         for name, values in found.items():
             if name in by_atom:

@@ -12,8 +12,9 @@ OWN = ("benchmarks", "dd2d_jax", "diffraction", "train")
 def test_what_a_benchmark_imports_is_there(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     try:
-        importlib.import_module(name)
+        made = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name.split(".")[0] in OWN:
             raise
         pytest.skip(f"{error.name} is not installed")
+    assert made.__file__ == str(ROOT / "benchmarks" / f"{name}.py")

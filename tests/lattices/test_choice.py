@@ -93,9 +93,8 @@ def test_two_hexagonal_lattices_show_the_cameras_ellipse():
 @pytest.mark.parametrize("seed", range(4))
 def test_a_multiple_of_a_cell_that_is_too_small_is_no_answer_to_a_wrong_scale(seed):
     random = np.random.default_rng(seed)
-    corners = np.exp(1j * np.radians(7 + 60 * np.arange(6)))
-    graphene = np.concatenate([corners, corners * np.sqrt(3) * 1j, 2 * corners]) / 2.13
-    q = np.stack([graphene.real, graphene.imag], 1) + random.normal(0, 0.008, (18, 2))
+    graphene = places(CELL * 2.46 / 3.18, 0.96)
+    q = graphene + random.normal(0, 0.008, (18, 2))
     q = np.concatenate([q, random.uniform(-0.9, 0.9, (5, 2))])
     strong = np.r_[np.ones(18), np.full(5, 0.2)]
     lengths = np.linalg.norm(lattices.find(pattern(q, strong)).lattice, axis=1)

@@ -204,7 +204,10 @@ def test_a_report_is_written_once(place, dd2d):
     ("line", "says"),
     [
         ("--checkpoint run --crystal nobody", "no query has the uid 'nobody'"),
-        ("--checkpoint paper", "paper/test.db: no such file; give the crystals to find"),
+        (
+            "--checkpoint paper",
+            "paper/test.db: no such file; give the crystals to find with --queries Q.db",
+        ),
         ("--checkpoint run --ablation gone", "gone: no checkpoint here"),
         ("--checkpoint run --queries gone.db", "gone.db: no such file"),
         ("--checkpoint run --snapshots all.db", "all.db: not a database of dd2d snap"),
