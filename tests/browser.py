@@ -199,6 +199,9 @@ class Browser:
         """A window of this width, pixels."""
         self._send("Emulation.setDeviceMetricsOverride", width=width, height=800,
                    deviceScaleFactor=1, mobile=False)  # fmt: skip
+        # Drawn so before anything is measured.
+        self.wait(f"innerWidth == {width}")
+        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def close(self):
         """End the browser."""
