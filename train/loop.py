@@ -223,15 +223,9 @@ def _forget_after(step: int, path: Path) -> None:
     """Drop what was logged after the restored step: those steps are taken again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:  # a line that was cut when the run was killed
-            continue
+    kept = [one for one in checkpoint.read_records(path.parent) if one["step"] <= step]
     with new_file(path) as part:
-        part.write_text("".join(kept))
+        part.write_text("".join(json.dumps(one) + "\n" for one in kept))
 
 
 def _save(

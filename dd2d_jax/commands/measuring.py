@@ -168,7 +168,7 @@ def _report(args: argparse.Namespace) -> None:
     check_new(args.out)
     _check_snapshots(args.snapshots)
     from dd2d_jax.data.datasets import read_source
-    from dd2d_jax.networks.checkpoint import last_step
+    from dd2d_jax.networks.checkpoint import last_step, read_records
     from dd2d_jax.reports.report import make
     from dd2d_jax.reports.tables import evaluation_table
 
@@ -202,6 +202,7 @@ def _report(args: argparse.Namespace) -> None:
         args.snapshots,
         args.seed,
         args.crystal,
+        read_records(args.checkpoint),
         say,
     )
     if args.json:

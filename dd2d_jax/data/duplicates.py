@@ -14,22 +14,17 @@ if TYPE_CHECKING:
 
 # Two structures are one where atoms differ by less than this, angstrom (root mean square).
 SAME = 0.3
-# Angstrom, of the cell in which structures are compared.
-_HEIGHT = 60.0
+# Angstrom between a layer and the next one of the structures that are compared. With more, the
+# matcher takes longer: it tries each c that is a few degrees off.
+_VACUUM = 10.0
 
 
 def distinct(crystals: CrystalSet, library: CrystalSet, k: int) -> list[int]:
     """The first k of some crystals that are neither the library's nor each other's twins."""
     chosen: list[int] = []
-    kept: dict[str, list[Structure]] = {}
     for i in range(len(crystals)):
-        cell, formula = crystals.lattice[i].astype(float), crystals.formula[i]
-        this = _on_cell(crystals, i, cell)
-        if formula not in kept:
-            same = np.flatnonzero(library.formula == formula)
-            kept[formula] = [_on_cell(library, row, cell) for row in same]
-        if not any(_alike(this, other) for other in kept[formula]):
-            kept[formula].append(this)
+        known = len(twins(crystals, i, library)) > 0
+        if not known and not any(_alike(crystals, i, crystals, j) for j in chosen):
             chosen.append(i)
         if len(chosen) == k:
             break
@@ -38,10 +33,8 @@ def distinct(crystals: CrystalSet, library: CrystalSet, k: int) -> list[int]:
 
 def twins(crystals: CrystalSet, i: int, library: CrystalSet) -> np.ndarray:
     """Rows of a library that hold crystal i's structure, by formula and atoms, not by cell."""
-    cell = crystals.lattice[i].astype(float)
-    this = _on_cell(crystals, i, cell)
     same = np.flatnonzero(library.formula == crystals.formula[i])
-    return np.array([r for r in same if _alike(this, _on_cell(library, r, cell))], int)
+    return np.array([row for row in same if _alike(crystals, i, library, row)], int)
 
 
 def groups(crystals: CrystalSet, count: int) -> list[list[int]]:
@@ -50,41 +43,42 @@ def groups(crystals: CrystalSet, count: int) -> list[list[int]]:
     Twins of these that come later are with them.
     """
     out: list[list[int]] = []
-    kept: dict[tuple, list[list[int]]] = {}
     for i in range(len(crystals)):
-        key = (crystals.formula[i], int((crystals.numbers[i] > 0).sum()))
-        others = kept.setdefault(key, [])
-        if len(out) == count and not others:
-            continue
-        cell = crystals.lattice[i].astype(float)
-        this = _on_cell(crystals, i, cell) if others else None
-        same = next((o for o in others if _alike(this, _on_cell(crystals, o[0], cell))), None)
+        same = next((group for group in out if _alike(crystals, i, crystals, group[0])), None)
         if same is not None:
             same.append(i)
         elif len(out) < count:
             out.append([i])
-            others.append(out[-1])
     return out
 
 
-def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray) -> Structure:
-    from pymatgen.io.ase import AseAtomsAdaptor  # half a second that not every pattern needs
+def _alike(one: CrystalSet, i: int, other: CrystalSet, j: int) -> bool:
+    """Whether two crystals are one structure, both on the cell of the first."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher  # takes half a second
+
+    count = int((one.numbers[i] > 0).sum())
+    if one.formula[i] != other.formula[j] or count != (other.numbers[j] > 0).sum():
+        return False
+    cell = one.lattice[i].astype(float)
+    height = _VACUUM + max(_thickness(one, i), _thickness(other, j))
+    this, that = _on_cell(one, i, cell, height), _on_cell(other, j, cell, height)
+    # It measures distances in units of (volume / atoms)^(1/3).
+    unit = (this.volume / count) ** (1 / 3)
+    matcher = StructureMatcher(stol=SAME / unit, primitive_cell=False)
+    # Both are on one reduced cell already.
+    return matcher.fit(this, that, skip_structure_reduction=True)
+
+
+def _thickness(crystals: CrystalSet, i: int) -> float:
+    return float(np.ptp(crystals.positions[i][crystals.numbers[i] > 0, 2]))
+
+
+def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray, height: float) -> Structure:
+    from pymatgen.io.ase import AseAtomsAdaptor  # see _alike
 
     real = crystals.numbers[i] > 0
     positions = crystals.positions[i][real].astype(float)
     positions[:, :2] = positions[:, :2] @ np.linalg.inv(crystals.lattice[i]) @ cell
     atoms = to_atoms(cell, positions, crystals.numbers[i][real])
-    atoms.cell[2, 2] = _HEIGHT
+    atoms.cell[2, 2] = height
     return AseAtomsAdaptor.get_structure(atoms)
-
-
-def _alike(one: Structure, other: Structure) -> bool:
-    from pymatgen.analysis.structure_matcher import StructureMatcher  # see _on_cell
-
-    if len(one) != len(other):
-        return False
-    # It measures distances in units of (volume / atoms)^(1/3).
-    unit = (one.volume / len(one)) ** (1 / 3)
-    matcher = StructureMatcher(stol=SAME / unit, primitive_cell=False)
-    # Both are on one reduced cell already.
-    return matcher.fit(one, other, skip_structure_reduction=True)

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from dd2d_jax.util.errors import CheckpointError
 from dd2d_jax.util.files import new_file
-from dd2d_jax.util.limits import MAX_ARRAYS, first_line, read_json
+from dd2d_jax.util.limits import MAX_ARRAYS, MAX_TEXT, first_line, read_json, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,21 @@ def read_config(directory: Path) -> ConfigDict:
         return ConfigDict(value)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a config ({first_line(error)})") from error
+
+
+def read_records(directory: str | Path) -> list[dict[str, Any]]:
+    """What training recorded in `metrics.jsonl`, one object a line; nothing where there is none.
+
+    A line that is not such an object, as the last one of a killed run, is left out.
+    """
+    path, found = Path(directory) / "metrics.jsonl", []
+    text = read_text(path, MAX_TEXT, CheckpointError) if path.is_file() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found.append(record)
+    return found
 
 
 def _checkpointer():

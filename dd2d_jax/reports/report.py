@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def make(
     snapshots: str | Path | None = None,
     seed: int = 0,
     crystal: str | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Gather everything and write the folder `out`.
@@ -71,6 +72,8 @@ def make(
         seed: of the disturbance.
         crystal: uid of the query whose attention is drawn; None takes the first with 3 to 6
             atoms.
+        records: of its training, from `checkpoint.read_records`; without any, the page has no
+            learning curves.
         say: called with a line at each stage.
 
     Returns:
@@ -102,6 +105,7 @@ def make(
         numbers["ablation"] = report_numbers.compared_networks(
             model, answers, queries, library, seed, about, others or {}, say
         )
+        numbers["learning"] = report_numbers.learning_numbers(records)
         say("drawing")
         images = _draw(part, numbers, seen, answers[LEVEL], library, model)
         text = json.dumps(numbers, indent=1, allow_nan=False)
@@ -159,6 +163,8 @@ def _draw(
         ),
         "ranks": lambda: report_figures.plot_ranks(numbers["failures"]["ranks"]),
     }
+    if numbers["learning"] is not None:
+        draw["learning"] = lambda: report_figures.plot_learning(numbers["learning"])
     images: dict[str, dict[str, str]] = {}
     for name, make_figure in draw.items():
         figure = make_figure()

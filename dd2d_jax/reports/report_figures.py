@@ -217,6 +217,27 @@ def _whole(spots: Spots, row: int) -> dx.Pattern:
     )
 
 
+def plot_learning(curves: dict[str, Any]) -> Figure:
+    """Loss of the training batches, and top-1 of each level on the validation crystals, by step."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    loss, right = figure.subplots(1, 2)
+    loss.plot(*zip(*curves["loss"], strict=True), color=_BARS[0][0], lw=1)
+    loss.set_ylabel("loss")
+    loss.set_yscale("log")
+    for number, (level, points) in enumerate(curves["validation"].items()):
+        colour, _ = _BARS[number % len(_BARS)]
+        marker = "osv^D"[number % len(_BARS)]
+        right.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1, label=level)
+    right.set_ylabel("validation top-1 (%)")
+    right.set_ylim(0, 100)
+    if curves["validation"]:
+        right.legend(frameon=False, fontsize=8)
+    for ax in (loss, right):
+        ax.set_xlabel("training step")
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def plot_ranks(ranks: dict[str, dict[str, int]]) -> Figure:
     """How many queries of each level have which rank, of those that were not found first."""
     figure = Figure(figsize=(7, 3), layout="constrained")

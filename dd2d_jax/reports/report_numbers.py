@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +64,28 @@ def attention_numbers(queries: CrystalSet, row: int, seen: Attention) -> dict[st
         "effective": seen.effective().tolist(),
         "weights": np.round(seen.weights, 5).tolist(),
     }
+
+
+def learning_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Loss and validation top-1 by step, (step, value) each; None where no step was recorded."""
+    losses = [(one["step"], one["loss"]) for one in records if _is_number(one.get("loss"))]
+    if not losses:
+        return None
+    evaluated = [one for one in records if isinstance(one.get("validation"), dict)]
+    validation = {
+        level: [
+            (one["step"], values["top1"])
+            for one in evaluated
+            if isinstance(values := one["validation"].get(level), dict)
+            and _is_number(values.get("top1"))
+        ]
+        for level in LEVELS
+    }
+    return {"loss": losses, "validation": {k: v for k, v in validation.items() if v}}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def point_group_numbers(answers: Answers, groups: np.ndarray) -> dict[str, Any]:

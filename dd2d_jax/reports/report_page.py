@@ -16,6 +16,7 @@ from dd2d_jax.reports.report_figures import TOKENS
 
 _TOP = (1, 3, 5, 10)
 _LEVELS = ("clean", "perturbed")
+_HOLDS = {True: "holds", False: "does not hold"}
 # What comes nearest to a microscope first.
 _NEAREST = ("microscope", "measured", "thermal", "perturbed")
 
@@ -44,6 +45,7 @@ def page(numbers: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]) ->
         groups=_point_groups(numbers["point_groups"]),
         candidates=_candidates(numbers["candidates"]),
         networks=_networks(numbers["ablation"]),
+        learning=_learning(numbers["learning"], numbers["about"]["steps"]),
         failures=_failures(numbers["failures"], levels),
     )
 
@@ -154,7 +156,49 @@ def _attention(one: Mapping[str, Any]) -> dict[str, Any]:
             f"{effective.mean():.1f} of {count} tokens ({effective.min():.1f} to "
             f"{effective.max():.1f} by head)."
         )
+    sentences += _claims(one)
     return {**{k: one[k] for k in ("formula", "uid", "encoder")}, "sentences": sentences}
+
+
+def _claims(one: Mapping[str, Any]) -> list[str]:
+    """Whether what the paper says of its Fig. 2 holds where a and b are tokens."""
+    tokens = one["tokens"]
+    if not {"a", "b", "end"} <= set(tokens):
+        return []
+    weights, even = np.array(one["weights"]), 1 / len(tokens)
+    first = weights[0].mean(-2)
+    a, b = first[:, tokens.index("a")], first[:, tokens.index("b")]
+    apart = a.argmax() != b.argmax() and min(a.max(), b.max()) > 2 * even
+    cell = np.array(one["kinds"]) == "cell"
+    end = weights[-1, :, tokens.index("end")][:, cell].sum(-1)
+    looks = end.max() > 2 * even * cell.sum()
+    return [
+        "According to the paper, some heads look at a and others at b. Here, in layer "
+        f"{one['layers'][0]}, head {a.argmax() + 1} looks most at a ({100 * a.max():.0f} % of its "
+        f"attention) and head {b.argmax() + 1} at b ({100 * b.max():.0f} %; evenly "
+        f"{100 * even:.0f}): this {_HOLDS[bool(apart)]}.",
+        "According to the paper, the class tokens of the last layer look at the lattice. Here the "
+        f"end token puts {100 * end.max():.0f} % of its attention on the cell in head "
+        f"{end.argmax() + 1} and {100 * end.mean():.0f} % on average over heads (evenly "
+        f"{100 * even * cell.sum():.0f}): this {_HOLDS[bool(looks)]}.",
+        "A claim holds here where one head gives more than twice the even share.",
+    ]
+
+
+def _learning(curves: Mapping[str, Any] | None, best: int) -> str | None:
+    if curves is None:
+        return None
+    last = curves["loss"][-1][0]
+    where = (
+        "the last step: validation was still improving"
+        if best == last
+        else f"step {best:,} of {last:,}"
+    )
+    return (
+        "Left: the loss of the training batches. Right: top-1 on the validation crystals, which "
+        "are also the gallery, so that it is not comparable with other galleries. The weights of "
+        f"this report are those of {where}."
+    )
 
 
 def _point_groups(groups: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,11 @@ from dd2d_jax.reports import report, report_numbers
 from dd2d_jax.reports.network_answers import answer
 
 QUERIES = 8
+RECORDS = """{"step": 10, "loss": 3.5, "scale": 14}
+{"step": 10, "validation": {"clean": {"top1": 25.0}, "no level": 3}}
+{"step": 20, "loss": NaN}
+[1, 2]
+{"step": 30, "lo"""
 EVIL = "<script>alert(1)</script>$\\frac{"
 
 
@@ -60,6 +65,8 @@ def place(tmp_path_factory) -> Path:
         (folder / name).mkdir()
         checkpoint.write_config(folder / name, config)
         steps = 30 if name == "run" else 0
+        if name == "run":
+            (folder / name / "metrics.jsonl").write_text(RECORDS)
         checkpoint.save(folder / name, "best", steps, {"params": params_of(config)}, {})
     write_db(folder / "run/test.db", sheets[:QUERIES])
     write_db(folder / "all.db", sheets)
@@ -117,7 +124,7 @@ def dd2d(place, monkeypatch, capsys):
 
 def test_the_folder_holds_page_numbers_and_figures(place, numbers):
     names = {path.name for path in (place / "new/folder").iterdir()}
-    figures = {"attention", "point_groups", "candidates", "ranks"}
+    figures = {"attention", "point_groups", "candidates", "ranks", "learning"}
     assert names == {"report.html", "report.json", *(f"{name}.png" for name in figures)}
     for name in figures:
         assert (place / f"new/folder/{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -139,6 +146,10 @@ def test_table_and_figures_speak_of_the_same_answers(numbers):
         assert numbers["ablation"][0][level] == {k: v for k, v in neural.items() if "top" in k}
 
 
+def test_what_training_recorded_is_read_as_far_as_it_goes(numbers):
+    assert numbers["learning"] == {"loss": [[10, 3.5]], "validation": {"clean": [[10, 25.0]]}}
+
+
 def test_the_compared_networks_are_told_by_size_and_steps(numbers):
     one, other = numbers["ablation"]
     assert (one["checkpoint"], one["network"], one["steps"]) == ("run", "default", 30)
@@ -151,7 +162,7 @@ def test_the_compared_networks_are_told_by_size_and_steps(numbers):
 def test_the_page_loads_nothing_and_is_whole(page):
     elements = html_pages.check(page)
     pictures = [a for tag, a in elements if tag in ("img", "source")]
-    assert len(pictures) == 8
+    assert len(pictures) == 10
     links = [a.get("src") or a["srcset"] for a in pictures]
     assert all(link.startswith("data:image/") for link in links)
     assert len(page.encode()) < 2e6

@@ -96,6 +96,17 @@ def test_candidates_are_drawn_in_order_and_the_true_one_is_marked():
     assert len(figure.axes[0].patches) == 9
 
 
+def test_learning_curves_hold_every_step():
+    curves = {"loss": [(10, 5.0), (20, 2.0)], "validation": {"clean": [(20, 40.0)],
+              "measured": [(20, 30.0)]}}  # fmt: skip
+    figure = report_figures.plot_learning(curves)
+    assert texts_inside(figure)
+    loss, right = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), curves["loss"])
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in right.lines}
+    assert drawn == {"clean": [[20, 40]], "measured": [[20, 30]]}
+
+
 def test_bars_are_as_high_as_queries_failed():
     ranks = {"clean": {"2": 1, "3": 0, "> 3": 2}, "perturbed": {"2": 4, "3": 7, "> 3": 0}}
     figure = report_figures.plot_ranks(ranks)

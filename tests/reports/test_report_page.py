@@ -3,6 +3,7 @@
 import copy
 
 import html_pages
+import numpy as np
 import pytest
 
 from dd2d_jax.reports.report_page import page
@@ -60,6 +61,7 @@ NUMBERS = {
                        for i in (1, 2, 3)],
     },
     "ablation": [network("runs/one", 80), network("runs/two", 85)],
+    "learning": {"loss": [(10, 5.0), (40, 2.0)], "validation": {"clean": [(40, 55.0)]}},
     "failures": {
         "level": "perturbed",
         "ranks": {"clean": {"2": 0}, "perturbed": {"2": 30}},
@@ -68,7 +70,7 @@ NUMBERS = {
     },
 }  # fmt: skip
 IMAGES = dict.fromkeys(
-    ("attention", "point_groups", "candidates", "ranks"),
+    ("attention", "point_groups", "candidates", "ranks", "learning"),
     {"light": "data:image/png,a", "dark": "data:image/png,b"},
 )
 
@@ -134,10 +136,57 @@ def test_the_best_network_of_each_column_is_marked(numbers):
 
 
 def test_sections_are_numbered_and_left_out_where_there_is_nothing_to_say(numbers):
-    assert "6. Networks compared" in words(numbers) and "7. What it gets wrong" in words(numbers)
+    text = words(numbers)
+    parts = ("6. Networks compared", "7. How it learned", "8. What it gets wrong")
+    assert all(part in text for part in parts)
     numbers["ablation"] = []
     text = words(numbers)
-    assert "Networks compared" not in text and "6. What it gets wrong" in text
+    assert "Networks compared" not in text
+    assert "6. How it learned" in text and "7. What it gets wrong" in text
+    numbers["learning"] = None
+    text = words(numbers)
+    assert "How it learned" not in text and "6. What it gets wrong" in text
+
+
+def test_the_page_says_whether_training_had_ended(numbers):
+    assert "The weights of this report are those of step 1,234 of 40." in words(numbers)
+    numbers["about"]["steps"] = 40
+    assert "those of the last step: validation was still improving." in words(numbers)
+
+
+@pytest.mark.parametrize(("encoder", "says"), [
+    ("spots", "own simulated spots"), ("atoms", "one token for each atom"),
+    ("sequence", "x, y, z and the atomic number Z of each atom"),
+])  # fmt: skip
+def test_what_each_network_reads_is_said(numbers, encoder, says):
+    numbers["attention"]["encoder"] = encoder
+    assert says in words(numbers)
+
+
+def test_claims_of_the_paper_hold_where_heads_look_there(numbers):
+    """Two heads and two layers; in the first layer one head looks at a, the other at b."""
+    tokens = ["start", "a", "b", "γ", *(f"C{i}" for i in range(1, 6)), "end"]
+    kinds = ["start", *["cell"] * 3, *["atoms"] * 5, "end"]
+    weights = np.full((2, 2, 10, 10), 0.1)
+    weights[0] *= 0.5
+    weights[0, 0, :, 1] += 0.5
+    weights[0, 1, :, 2] += 0.5
+    one = numbers["attention"]
+    even = {"shares": {kind: [[0.1, 0.1]] * 2 for kind in dict.fromkeys(kinds)}}
+    one.update(tokens=tokens, kinds=kinds, layers=[1, 4], effective=[[5, 5]] * 2, **even)
+    one["weights"] = weights.tolist()
+    text = words(numbers)
+    assert "head 1 looks most at a (55 % of its attention) and head 2 at b" in text
+    assert "(55 %; evenly 10): this holds." in text
+    assert "the end token puts 30 % of its attention on the cell in head 1" in text
+    assert "(evenly 30): this does not hold." in text
+    weights[0] = weights[0, :1]
+    weights[1, 1, 9] = [0, 0.4, 0.2, 0.2, 0, 0, 0, 0, 0, 0.2]
+    one["weights"] = weights.tolist()
+    text = words(numbers)
+    assert "and head 1 at b (5 %; evenly 10): this does not hold." in text
+    assert "puts 80 % of its attention on the cell in head 2 and 55 % on average" in text
+    assert "(evenly 30): this holds." in text
 
 
 def test_no_failure_is_said_as_such(numbers):
