@@ -17,6 +17,9 @@ _flags = (
 if version("jaxlib").startswith("0.10."):
     _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _flags)
+# Two workers on two cores: threads of their own would only wait for each other.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 # Workers and programs that tests start share what was compiled, for as long as the tests run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="dd2d-tests-")

@@ -75,6 +75,7 @@ def test_patterns_on_the_fly(run):
     run(NAMES[0], "BATCH, STEPS, Q_MAX = 64, 2, 1.2", checks, pictures=6)
 
 
+@pytest.mark.slow
 def test_training_and_retrieval(run, tmp_path):
     path = tiny.write_db(tmp_path / "tiny.db")
     overrides = (
@@ -97,6 +98,7 @@ def test_training_and_retrieval(run, tmp_path):
     run(NAMES[1], parameters, checks, pictures=3)
 
 
+@pytest.mark.slow
 def test_from_an_image_to_a_structure(run):
     checks = """
     assert abs(calibration.mapping.scale / camera.scale - 1) < 0.005

@@ -152,7 +152,7 @@ def _measured_cell(found: Found) -> str:
     indexed = found.indexed
     values = (*cell(indexed.lattice), indexed.rotation)
     a, b, gamma, turn = (
-        f"{value:.{digits}f} ± {text.number(float(sigma), digits)}"
+        f"{value:z.{digits}f} ± {text.number(float(sigma), digits)}"
         for value, digits, sigma in zip(values, (4, 4, 2, 2), indexed.sigma, strict=True)
     )
     return (

@@ -46,6 +46,12 @@ def test_the_head_says_where_it_all_comes_from():
     assert "library my library; 42 crystals searched" in text and "energy not given" in text
 
 
+def test_an_angle_of_nearly_nothing_has_no_sign():
+    found = make_found(count=1)
+    turned = dataclasses.replace(found.indexed, lattice=np.array([[3.18, -1e-5], [-1.59, 2.754]]))
+    assert "a lies at 0.00 ±" in words(page(dataclasses.replace(found, indexed=turned)))
+
+
 def test_a_superlattice_and_other_cells_are_told():
     found = make_found(count=1)
     satellites = np.arange(len(found.indexed.q)) % 3 > 0
