@@ -61,7 +61,10 @@ def split_accuracy(model: Model, source: inputs.Source, rows: np.ndarray) -> dic
 
 
 def test_table(model: Model, source: inputs.Source, splits: dict[str, np.ndarray]) -> dict:
-    """Accuracy of the test queries, gallery the test split and gallery every crystal."""
+    """Accuracy of the test queries, gallery the test split and gallery every crystal.
+
+    Every one: also those that config.data.limit keeps from training.
+    """
     rows = splits["test"]
     everything = model.embed_crystals(
         source.crystal, np.asarray(source.hk)[:, : model.conditions.tokens]
@@ -76,11 +79,10 @@ def test_table(model: Model, source: inputs.Source, splits: dict[str, np.ndarray
     return table
 
 
-def print_table(table: dict, splits: dict[str, np.ndarray], console: Console) -> None:
-    """The test table, in percent."""
-    total = sum(len(rows) for rows in splits.values())
-    sizes = {"split": len(splits["test"]), "full": total}
-    view = Table(title=f"test: {len(splits['test'])} queries, neural alone, percent")
+def print_table(table: dict, queries: int, crystals: int, console: Console) -> None:
+    """The test table, in percent: the queries are the one gallery, all crystals the other."""
+    sizes = {"split": queries, "full": crystals}
+    view = Table(title=f"test: {queries} queries, neural alone, percent")
     for column in ("level", "gallery", "top-1", "top-3", "top-5", "top-10", "top-50"):
         view.add_column(column, justify="right")
     for level, galleries in table.items():

@@ -88,7 +88,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, console: Console) -> d
     _fit(config, workdir, source, splits, console)
     table = test_table(Model(config, _best_params(config, workdir)), source, splits)
     table = hosts.on_first(lambda: _write_table(workdir, table))
-    print_table(table, splits, console)
+    print_table(table, len(splits["test"]), len(crystals), console)
     return table
 
 

@@ -55,7 +55,7 @@ def test_it_runs_to_the_end_and_prints_the_table(tmp_path):
     )
     done = call(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    for text in ("step 2", "validation", "top-1", "top-50", "split (2)", "full (20)", "perturbed"):
+    for text in ("step 2", "validation", "top-1", "top-50", "split (2)", "full (32)", "perturbed"):
         assert text in done.stdout
     assert "Traceback" not in done.stderr and "WARNING" not in done.stderr
     table = json.loads((tmp_path / "run" / "test.json").read_text())
