@@ -14,18 +14,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dd2d_jax.data.datasets import read_source  # noqa: E402
+from dd2d_jax.evaluation.evaluate import make_queries, places  # noqa: E402
 from dd2d_jax.evaluation.ranks import accuracy, embedding_ranks  # noqa: E402
-from dd2d_jax.networks.disturbances import Disturbance, observe  # noqa: E402
+from dd2d_jax.networks.disturbances import Disturbance  # noqa: E402
 from dd2d_jax.networks.trained import load  # noqa: E402
-from train import inputs  # noqa: E402
-
-CHUNK = 256
+from dd2d_jax.spots import strongest  # noqa: E402
 
 
 def main() -> None:
@@ -39,26 +35,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = load(options.checkpoint)
-    conditions = model.conditions
     queries = read_source(options.checkpoint / "test.db")
     library = queries if options.library is None else read_source(options.library)
-    rows = {uid: row for row, uid in enumerate(library.uid)}
-    truth = np.array([rows[uid] for uid in queries.uid])
-    source, count = inputs.load_source(queries, conditions), len(queries)
+    truth = places(queries, library)
     gallery = model.embed_crystals(library.crystal)
-    seen = jax.jit(observe)
-    print(f"{count} queries, {len(library):,} crystals")
+    print(f"{len(queries)} queries, {len(library):,} crystals")
     print("displacement of each coordinate (A), top-1/3/5/10 (%)")
     for size in options.displacements:
-        key, parts = jax.random.key(options.seed), []
-        for start in range(0, count, CHUNK):
-            part = source.take(np.arange(start, min(start + CHUNK, count)))
-            amount = Disturbance(displacement=size)
-            made = seen(
-                jax.random.fold_in(key, start), part.crystal, part.hk, conditions, amount
-            )
-            parts.append(model.embed_patterns(made))
-        found = accuracy(embedding_ranks(np.concatenate(parts), gallery, truth))
+        amount = Disturbance(displacement=size)
+        made = make_queries(queries, model.conditions, amount, options.seed)
+        seen = model.embed_patterns(strongest(made, model.conditions.tokens))
+        found = accuracy(embedding_ranks(seen, gallery, truth))
         print(f"{size:5.2f}  " + "/".join(f"{found[f'top{k}']:.1f}" for k in (1, 3, 5, 10)))
 
 

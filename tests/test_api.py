@@ -161,7 +161,7 @@ def test_what_is_known_of_a_pattern_counts(defaults):
     flat = dx.simulate(crystal, dx.Electrons(80.0), 1.5, 0.5)
     # NbS2's pattern is nearly the same, of a cell 5 % larger.
     odds = []
-    for error in (0.02, 0.1, 0.3):
+    for error in (0.02, 0.1, 1.0):
         found = dd2d_jax.retrieve(flat, library, model, k=3, scale_error=error)
         share = {one.uid: one.probability for one in found}
         assert found[0].uid == "1H-MoS2"
@@ -178,13 +178,6 @@ def test_textbook_materials_are_found_with_the_default_weights(formula, defaults
     mirrored = dx.Pattern(pattern.q * np.array([1, -1]), pattern.intensity, pattern.hk * 0,
                           pattern.mask)  # fmt: skip
     # Textbook values differ from the library's by up to 1.2 % in the cell.
-    for seen in (pattern, mirrored):
-        found = dd2d_jax.retrieve(seen)
+    for found in (dd2d_jax.retrieve(pattern), dd2d_jax.retrieve(mirrored, refine=True, k=3)):
         assert found[0].formula == formula, [(c.uid, c.score, c.r_factor) for c in found]
         assert found[0].r_factor < 0.25
-
-
-def test_refinement_brings_a_textbook_structure_closer(defaults):
-    pattern = dx.simulate(dx.Crystal.from_ase(TEXTBOOK["MoS2"]), dx.Electrons(80.0), b_iso=0.5)
-    first = dd2d_jax.retrieve(pattern, refine=True, k=1)[0]
-    assert first.formula == "MoS2" and first.r_factor < first.r_before < 0.25

@@ -23,7 +23,8 @@ def distinct(crystals: CrystalSet, library: CrystalSet, k: int) -> list[int]:
     """The first k of some crystals that are neither the library's nor each other's twins."""
     chosen: list[int] = []
     for i in range(len(crystals)):
-        known = len(twins(crystals, i, library)) > 0
+        same = np.flatnonzero(library.formula == crystals.formula[i])
+        known = any(_alike(crystals, i, library, row) for row in same)
         if not known and not any(_alike(crystals, i, crystals, j) for j in chosen):
             chosen.append(i)
         if len(chosen) == k:

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from dd2d_jax.util.errors import CheckpointError
 from dd2d_jax.util.files import new_file
-from dd2d_jax.util.limits import MAX_ARRAYS, MAX_TEXT, first_line, read_json, read_text
+from dd2d_jax.util.limits import MAX_ARRAYS, MAX_JSON, first_line, read_json, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_records(directory: str | Path) -> list[dict[str, Any]]:
     A line that is not such an object, as the last one of a killed run, is left out.
     """
     path, found = Path(directory) / "metrics.jsonl", []
-    text = read_text(path, MAX_TEXT, CheckpointError) if path.is_file() else ""
+    text = read_text(path, MAX_JSON, CheckpointError) if path.is_file() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)

@@ -62,8 +62,6 @@ WANTED = {
     "FeSe": litharge("Fe2Se2", 3.77, 1.45),
     "ReSSe": oblique(),
 }
-# Rectangular, square and oblique.
-LATTICES = ("phosphorene", "FeSe", "ReSSe")
 NEAR = {
     "1T-MoS2": mx2("MoS2", "1T", a=3.18, vacuum=8),
     "1H-WS2": mx2("WS2", "2H", a=3.16, vacuum=8),
@@ -105,14 +103,14 @@ def turned(pattern: dx.Pattern, degrees: float, mirrored: bool = False) -> dx.Pa
 
 @pytest.mark.parametrize("name", WANTED)
 def test_right_crystal_is_first_at_any_rotation_and_from_below(name, library, model):
-    for degrees, mirrored in ((73, False), (201, True)):
+    for degrees, mirrored in ((0, False), (73, False), (201, True)):
         found = retrieve(turned(simulated(WANTED[name]), degrees, mirrored), library, model)
         assert found[0].uid == name
         assert found[0].r_factor < 1e-3
         assert found[0].score > found[1].score + 1e-4
 
 
-@pytest.mark.parametrize("name", ["1H-MoS2", *LATTICES])
+@pytest.mark.parametrize("name", WANTED)
 def test_right_crystal_is_first_at_another_energy_and_reach(name, library, model):
     """The library is simulated at 80 keV to 1.25 1/angstrom."""
     for energy, q_max in ((200.0, 1.25), (60.0, 1.5), (80.0, 1.0)):
@@ -120,7 +118,7 @@ def test_right_crystal_is_first_at_another_energy_and_reach(name, library, model
         assert retrieve(pattern, library, model)[0].uid == name
 
 
-@pytest.mark.parametrize("name", ["1H-MoS2", *LATTICES])
+@pytest.mark.parametrize("name", WANTED)
 def test_right_crystal_is_first_whatever_cell_it_was_written_in(name, library, model):
     """The library's cell is not the user's: a supercell, a skewed cell, the layer upside down."""
     atoms = WANTED[name]
@@ -309,9 +307,9 @@ def test_a_calibrated_signal_is_retrieved(library, model):
 
 def test_refinement_keeps_the_exact_crystal_first(library, model):
     pattern = turned(simulated(WANTED["phosphorene"]), 33)
-    found = retrieve(pattern, library, model, k=2, refine=True)
+    found = retrieve(pattern, library, model, k=5, refine=True)
     assert found[0].uid == "phosphorene"
-    unrefined = retrieve(pattern, library, model, k=2)
+    unrefined = retrieve(pattern, library, model, k=5)
     assert [c.uid for c in found] == [c.uid for c in unrefined]
     assert found[0].r_factor < 0.02
     assert found[0].r_factor <= found[0].r_before + 1e-3

@@ -65,9 +65,8 @@ def place(tmp_path_factory) -> Path:
         (folder / name).mkdir()
         checkpoint.write_config(folder / name, config)
         steps = 30 if name == "run" else 0
-        if name == "run":
-            (folder / name / "metrics.jsonl").write_text(RECORDS)
         checkpoint.save(folder / name, "best", steps, {"params": params_of(config)}, {})
+    (folder / "run/metrics.jsonl").write_text(RECORDS)
     write_db(folder / "run/test.db", sheets[:QUERIES])
     write_db(folder / "all.db", sheets)
     crystals = usable.from_atoms(sheets[:5])
