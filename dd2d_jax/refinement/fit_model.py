@@ -160,7 +160,7 @@ def predict(
 
         return jax.tree.map(_pairs, jax.vmap(pattern)(jnp.arange(problem.hk.shape[0])))
 
-    return spots
+    return jax.jit(spots)
 
 
 def residuals(

@@ -91,19 +91,22 @@ def _advance(
 ) -> tuple[jax.Array, Variances, jax.Array]:
     """`_STEPS` steps from each of k places x (n, k, p): places, variances, values (n, k)."""
 
-    def one(problem, x, *variances):
+    def run(problem, x, *variances):
         evaluate, dynamical = residuals(problem, priors, conditions)
         rescale = functools.partial(_rescaled, problem, dynamical, least)
+        x, variances, (kinds, _) = minimise(evaluate, x, variances, rescale, _STEPS, _STEPS)
+        return x, variances, [r for r, _ in kinds]
 
-        def run(x, *variances):
-            return minimise(evaluate, x, variances, rescale, _STEPS, _STEPS)
-
-        x, variances, (kinds, _) = jax.vmap(run)(x, *variances)
-        # By the errors as the best of them has them.
-        alike = _smallest(variances)
-        return x, variances, jax.vmap(lambda x, kinds: cost(x, kinds, alike))(x, kinds)
-
-    return jax.vmap(one)(problems, x, *variances)
+    # One axis of problems and places: tracing costs most, and each axis is traced again.
+    n, k = x.shape[:2]
+    each = jax.tree.map(lambda v: jnp.repeat(v, k, 0), problems)
+    flat = jax.tree.map(lambda v: v.reshape(n * k, *v.shape[2:]), (x, *variances))
+    found = jax.vmap(run)(each, *flat)
+    x, variances, parts = jax.tree.map(lambda v: v.reshape(n, k, *v.shape[1:]), found)
+    # By the errors as the best of them has them.
+    alike = jax.vmap(_smallest)(variances)
+    squares = [jnp.sum(r**2 / v[:, None], -1) for r, v in zip(parts, alike, strict=True)]
+    return x, variances, sum(squares) + jnp.sum(x**2, -1)
 
 
 def _first_variances(problems: Problem, x: jax.Array, group: int) -> Variances:
