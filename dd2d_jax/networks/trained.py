@@ -219,6 +219,10 @@ def initial_params(config: ConfigDict) -> Any:
     pairs = jnp.zeros((1, config.diffraction.tokens, 2))
     crystal = dx.Crystal(jnp.eye(2)[None], jnp.zeros((1, 1, 3)), jnp.ones((1, 1), jnp.int32))
     spots = Spots(pairs, pairs.astype(jnp.int32), pairs, pairs > 0, crystal.lattice)
-    tower = tower_of(config.model)
-    # Jitted: operation by operation it takes many times as long.
-    return jax.jit(tower.init)(jax.random.key(config.seed), crystal, spots, spots)["params"]
+    return _initial(tower_of(config.model), jax.random.key(config.seed), crystal, spots)
+
+
+# Operation by operation it takes many times as long; compiled once for every network of a config.
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(tower: Towers, key: jax.Array, crystal: dx.Crystal, spots: Spots) -> Any:
+    return tower.init(key, crystal, spots, spots)["params"]
