@@ -15,6 +15,8 @@ from dd2d_jax.images.distortion import Mapping, from_lattice
 from dd2d_jax.images.image import Image, checked_energy
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.images.spot_finding import SpotList, find_spots
+from dd2d_jax.images.weak_spots import weak_spots
+from dd2d_jax.lattices import lattice
 from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.progress import stage
 
@@ -114,7 +116,28 @@ def measure(
             seen = _measured(image, spots, mapping)
             raise _refused(f"{where}{error}", "distortion", seen) from error
         spots = dataclasses.replace(spots, centre=spots.centre + shift)
-    return _measured(image, spots, mapping)
+    return _with_weak_spots(_measured(image, spots, mapping))
+
+
+def _with_weak_spots(found: Measured) -> Measured:
+    """With the spots that only the lattice tells where to look for, see `weak_spots`."""
+    try:
+        lattices = lattice.find_all(found.pattern)
+    except PatternError:
+        return found
+    if len(lattices) > 1:  # what is left of one may belong to another
+        return found
+    position, intensity, sigma = weak_spots(found.spots, lattices[0].spots, lattices[0].hk)
+    if not len(position):
+        return found
+    spots = dataclasses.replace(
+        found.spots,
+        position=np.concatenate([found.spots.position, position]),
+        intensity=np.concatenate([found.spots.intensity, intensity]),
+        sigma=np.concatenate([found.spots.sigma, sigma]),
+        saturated=np.concatenate([found.spots.saturated, np.zeros(len(position), bool)]),
+    )
+    return _measured(found.image, spots, found.mapping)
 
 
 def _refused(message: str, step: str, seen: object) -> PatternError:

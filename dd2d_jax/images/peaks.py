@@ -96,9 +96,7 @@ def significance(residual: np.ndarray, under: Background, width: float) -> np.nd
     # Where the halo is steep, what half a pixel's shift explains is no spot.
     slope = np.hypot(*np.gradient(under.level))
     excess = np.maximum(excess - 0.5 * slope, 0.0)
-    above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
-    error = np.hypot(np.sqrt(under.variance) * background.passed(width), _CONTRAST * above)
-    out = excess / (error + 1e-9 * np.ptp(residual) + 1e-30)
+    out = excess / error(residual, under, width)
     if under.few:
         # Counts under the matched filter, and those that the background's variance stands for.
         area = 4 * np.pi * width**2
@@ -110,6 +108,13 @@ def significance(residual: np.ndarray, under: Background, width: float) -> np.nd
     # 1931, of gamma variates).
     skew = np.maximum(under.skew, 1e-3)
     return (np.cbrt(1 + skew * out / 2) - 1) * 6 / skew + skew / 6
+
+
+def error(residual: np.ndarray, under: Background, width: float) -> np.ndarray:
+    """(H, W) one standard deviation of the noise in the light of a spot at a pixel."""
+    above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
+    noise = np.hypot(np.sqrt(under.variance) * background.passed(width), _CONTRAST * above)
+    return noise + 1e-9 * np.ptp(residual) + 1e-30
 
 
 def find(

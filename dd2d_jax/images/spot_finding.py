@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import block_reduce
 
 from dd2d_jax.images import background, peaks, pixel_values
+from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import Centre, find_centre
 from dd2d_jax.images.peaks import Peaks
 from dd2d_jax.util.errors import PatternError
@@ -35,6 +36,33 @@ _PAIRED = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
+class Searched:
+    """What spots were looked for in: an image, averaged down by `factor`.
+
+    Attributes:
+        residual: (h, w) the image less its background, 0 where it is not measured.
+        measured: (h, w) pixels that are used.
+        under: background and noise.
+        width: standard deviation of a spot, averaged pixels.
+        factor: pixels that were averaged in either direction.
+    """
+
+    residual: np.ndarray
+    measured: np.ndarray
+    under: Background
+    width: float
+    factor: int = 1
+
+    def averaged(self, position: np.ndarray) -> np.ndarray:
+        """Column and row (..., 2) of the image as it was, in averaged pixels."""
+        return (position - (self.factor - 1) / 2) / self.factor
+
+    def full_size(self, position: np.ndarray) -> np.ndarray:
+        """The reverse of `averaged`."""
+        return position * self.factor + (self.factor - 1) / 2
+
+
+@dataclasses.dataclass(frozen=True)
 class SpotList:
     """Spots of an image, and how they were found.
 
@@ -50,6 +78,7 @@ class SpotList:
             beam, the beam stop, the image's edge or a gap, or of another shape.
         measured: (H, W) False behind the beam stop, in gaps and in hot pixels.
         level: (H, W) background.
+        searched: what the spots were looked for in.
         notes: lines that the user should read, such as that the centre is not sure.
     """
 
@@ -62,6 +91,7 @@ class SpotList:
     rejected: np.ndarray
     measured: np.ndarray
     level: np.ndarray
+    searched: Searched
     notes: tuple[str, ...] = ()
 
 
@@ -281,25 +311,28 @@ def _around(
         rejected=found[~clear].position,
         measured=measured,
         level=under.level,
+        searched=Searched(residual, measured, under, width),
         notes=tuple(pixels.notes),
     )
 
 
 def _full_size(found: SpotList, pixels: _Pixels) -> SpotList:
     """Spots in the pixels of the image as it was before it was averaged down."""
-    factor, offset = pixels.factor, pixels.offset
+    factor = pixels.factor
     if factor == 1:
         return found
+    searched = dataclasses.replace(found.searched, factor=factor)
     return dataclasses.replace(
         found,
-        position=found.position * factor + offset,
+        position=searched.full_size(found.position),
         intensity=found.intensity * factor**2,
         sigma=found.sigma * factor**2,
-        centre=found.centre * factor + offset,
+        centre=searched.full_size(found.centre),
         width=found.width * factor,
-        rejected=found.rejected * factor + offset,
+        rejected=searched.full_size(found.rejected),
         measured=_enlarged(found.measured, factor, pixels.shape),
         level=_enlarged(found.level, factor, pixels.shape),
+        searched=searched,
     )
 
 
