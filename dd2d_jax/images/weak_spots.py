@@ -21,8 +21,8 @@ from dd2d_jax.lattices.search import FRACTIONS, INDEX
 
 # Supercells of up to so many cells are asked for, and once more those of what was found.
 _LARGEST, _STEPS = 4, 2
-# By so much, in logarithms, light at the places is likelier than none. On 105 images whose whole
-# cell was found, the largest was 2.
+# By so much, in logarithms, light at the places is likelier than none. Of abTEM's 120 images the
+# ten that have such a supercell come to 21 and more, the others to no more than 0.
 _EVIDENCE = 10.0
 # Mean intensities of a superlattice's spots, in standard deviations of the noise.
 _MEANS = (0.5, 1.0, 2.0, 4.0)
