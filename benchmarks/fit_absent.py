@@ -33,6 +33,7 @@ from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
 from dd2d_jax.data.datasets import read_source  # noqa: E402
 from dd2d_jax.data.duplicates import twins  # noqa: E402
 from dd2d_jax.data.splits import split  # noqa: E402
+from dd2d_jax.evaluation.answers import ABSENT  # noqa: E402
 from dd2d_jax.evaluation.evaluate import make_patterns  # noqa: E402
 from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
 from dd2d_jax.lattices import lattice as lattices  # noqa: E402
@@ -290,6 +291,7 @@ def check(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for i in np.flatnonzero(fold == k):
             one = weights[rows[i]["mode"]]
             odds[i] = np.dot(rows[i]["features"], [one[name] for name in absent.NAMES])
+            odds[i] += absent.DOUBT * (rows[i]["mode"] == "all")
     rows = [{**row, "odds": float(x)} for row, x in zip(rows, odds, strict=True)]
     out = []
     for kind, mode in sorted({(row["kind"], row["mode"]) for row in rows}):
@@ -303,8 +305,8 @@ def check(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                   for x, some in ((False, here), (True, gone))}  # fmt: skip
         right = np.array([r["right"] for r in here])
         before = np.array([r["share"] for r in here])
-        loss = -(1 - absent.NONE) * np.log(1 - none[False]).mean()
-        loss -= absent.NONE * np.log(none[True]).mean()
+        loss = -(1 - ABSENT) * np.log(1 - none[False]).mean()
+        loss -= ABSENT * np.log(none[True]).mean()
         out.append(
             {
                 "kind": kind, "mode": mode, "queries": len(here), "left_out": len(gone),

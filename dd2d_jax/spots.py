@@ -7,6 +7,7 @@ token costs one place in the attention and nothing is lost.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -119,6 +120,7 @@ def pair_intensities(
     return q[..., 0, :], intensity
 
 
+@functools.partial(jax.jit, static_argnames="tokens")
 def select(
     q: jax.Array,
     hk: jax.Array,
@@ -170,6 +172,7 @@ def _by_pair(change: Callable[[jax.Array], jax.Array], spots: Spots) -> Spots:
     return Spots(**jax.tree.map(change, pairs), lattice=spots.lattice)
 
 
+@jax.jit
 def fit_lattice(q: jax.Array, hk: jax.Array, mask: jax.Array) -> jax.Array:
     """Least-squares cell (..., 2, 2) in angstrom of spots q (..., T, 2) indexed hk (..., T, 2)."""
     weight = mask.astype(q.dtype)[..., None]
@@ -224,19 +227,19 @@ def clean_pairs_in_few_shapes(
             # The last row is repeated.
             rows = np.append(real, np.full(_BLOCK - len(real), real[-1]))
             cut = dx.Crystal(
-                jnp.asarray(lattice[rows]), *(_slots(x[rows], room) for x in (positions, numbers))
+                lattice[rows], *(_slots(x[rows], room) for x in (positions, numbers))
             )
-            hk = np.asarray(_slots(rods[rows], width))
+            hk = _slots(rods[rows], width)
             q, intensity = both_sides(cut, hk, conditions, tilt=np.asarray(tilt, np.float32))
             count = len(real)
             yield real, np.asarray(q)[:count, :, 0], hk[:count], np.asarray(intensity)[:count]
 
 
-def _slots(values: np.ndarray, size: int) -> jax.Array:
+def _slots(values: np.ndarray, size: int) -> np.ndarray:
     """Axis 1 cut or padded with zeros to a size."""
     short = max(size - values.shape[1], 0)
     padded = np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))
-    return jnp.asarray(padded[:, :size])
+    return padded[:, :size]
 
 
 def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> np.ndarray:

@@ -218,9 +218,7 @@ class Crystal:
                 )
             u = jnp.asarray(frame @ u @ frame.T)
         return cls(
-            jnp.asarray(lattice),
-            jnp.asarray(positions),
-            jnp.asarray(numbers, jnp.int32),
+            *jax.device_put((lattice, positions, np.asarray(numbers, np.int32))),
             occupancy,
             u,
         )
@@ -276,6 +274,7 @@ def _ase_sites(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray | N
     return np.array(rows), np.array(numbers), np.array(occupancy)
 
 
+@jax.jit
 def reciprocal(lattice: jax.Array) -> jax.Array:
     """Rows b1, b2 (..., 2, 2) in 1/angstrom of lattices (..., 2, 2) in angstrom."""
     a, b = lattice[..., 0, :], lattice[..., 1, :]
@@ -318,7 +317,7 @@ def stack(crystals: Sequence[Crystal], size: int | None = None) -> Crystal:
         out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), np.result_type(*arrays))
         for row, x in zip(out, arrays, strict=True):
             row[: len(x)] = x
-        return jnp.asarray(out)
+        return jax.device_put(out)
 
     def optional(name: str, absent: Callable[[Crystal], np.ndarray]) -> jax.Array | None:
         values = [getattr(c, name) for c in crystals]

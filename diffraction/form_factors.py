@@ -19,6 +19,7 @@ def coefficients(radiation: Radiation) -> np.ndarray:
     return table("waasmaier_kirfel", radiation.ions)
 
 
+@jax.jit
 def form_factor(radiation: Radiation, numbers: jax.Array, q_squared: jax.Array) -> jax.Array:
     """Form factors of atoms; zero for padding (Z = 0), NaN where there is no table.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -185,6 +186,7 @@ def _indices(lattice: np.ndarray, q_max: float) -> np.ndarray:
     return hk[np.lexsort((hk[:, 1], hk[:, 0], np.round(length, 6)))]
 
 
+@jax.jit
 def ewald_qz(
     q_par: jax.Array, wavelength: float | jax.Array, tilt: tuple[float, float] | jax.Array = (0, 0)
 ) -> jax.Array:
@@ -222,6 +224,7 @@ def small_root(linear: jax.Array, constant: jax.Array) -> jax.Array:
     return jnp.where(reached, constant / (linear + root), jnp.nan)
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
 def tilt_matrix(tilt: tuple[float, float] | jax.Array, dtype=jnp.float32) -> jax.Array:
     """Rotations (..., 3, 3) of the crystal: about x by tilt[..., 0], then about y by tilt[..., 1].
 

@@ -1,6 +1,5 @@
 """Lattices, their points and patterns made of them, for the tests of lattices."""
 
-import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
@@ -9,8 +8,8 @@ Q_MAX = 1.25
 
 
 def pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
-    mask = jnp.ones(len(q), bool)
-    return dx.Pattern(jnp.asarray(q), jnp.asarray(intensity), jnp.zeros(q.shape, jnp.int32), mask)
+    mask = np.ones(len(q), bool)
+    return dx.Pattern(q, np.asarray(intensity), np.zeros(q.shape, np.int32), mask)
 
 
 def turned(q: np.ndarray, degrees: float, mirrored: bool) -> np.ndarray:

@@ -69,13 +69,11 @@ class CrystalSet:
     @property
     def crystal(self) -> "diffraction.Crystal":
         """All of them as one batch."""
-        import jax.numpy as jnp
+        import jax
 
         import diffraction
 
-        return diffraction.Crystal(
-            jnp.asarray(self.lattice), jnp.asarray(self.positions), jnp.asarray(self.numbers)
-        )
+        return diffraction.Crystal(*jax.device_put((self.lattice, self.positions, self.numbers)))
 
     def write_db(self, path: str | Path) -> None:
         """Writes an ASE database (SQLite) with the keys `uid`, `known`, `prototype`, `ehull`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 import diffraction as dx
@@ -103,7 +103,7 @@ def from_lattice(
 def spots_pattern(q: np.ndarray, intensity: np.ndarray) -> dx.Pattern:
     """Spots q (K, 2) in 1/angstrom of intensity (K,) as a pattern."""
     return dx.Pattern(
-        jnp.asarray(q), jnp.asarray(intensity), jnp.zeros(q.shape, int), jnp.ones(len(q), bool)
+        *jax.device_put((q, intensity, np.zeros(q.shape, np.int32), np.ones(len(q), bool)))
     )
 
 

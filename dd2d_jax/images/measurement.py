@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -148,14 +148,9 @@ def _refused(message: str, step: str, seen: object) -> PatternError:
 
 def _measured(image: Image, spots: SpotList, mapping: Mapping) -> Measured:
     q = mapping.q(spots.position - spots.centre)
-    pattern = dx.Pattern(
-        jnp.asarray(q, jnp.float32),
-        jnp.asarray(spots.intensity, jnp.float32),
-        jnp.zeros(q.shape, jnp.int32),
-        jnp.ones(len(q), bool),
-        jnp.asarray(spots.sigma, jnp.float32),
-        image.energy,
-    )
+    q, intensity, sigma = (x.astype(np.float32) for x in (q, spots.intensity, spots.sigma))
+    hk, there = np.zeros(q.shape, np.int32), np.ones(len(q), bool)
+    pattern = dx.Pattern(*jax.device_put((q, intensity, hk, there, sigma)), image.energy)
     return Measured(image, spots, mapping, pattern)
 
 

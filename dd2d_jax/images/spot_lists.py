@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 import diffraction as dx
@@ -380,15 +380,11 @@ def from_rows(
         if (sigma < 0).any():
             row = int(np.argmax(sigma < 0))
             raise PatternError(f"{where}, {name(row)}: sigma {sigma[row]:g} is negative")
-        sigma = jnp.asarray(sigma, jnp.float32)
-    return dx.Pattern(
-        jnp.asarray(rows[:, :2], jnp.float32),
-        jnp.asarray(rows[:, 2], jnp.float32),
-        jnp.asarray(hk, jnp.int32),
-        jnp.ones(len(rows), bool),
-        sigma,
-        energy,
-    )
+        sigma = sigma.astype(np.float32)
+    q, intensity = rows[:, :2].astype(np.float32), rows[:, 2].astype(np.float32)
+    there = np.ones(len(rows), bool)
+    made = jax.device_put((q, intensity, hk.astype(np.int32), there, sigma))
+    return dx.Pattern(*made, energy)
 
 
 def _numbers(value: Any, dimensions: int, path: Path, field: str) -> np.ndarray:

@@ -317,7 +317,7 @@ def canonical_spots(
     )
     q, intensity, error = (x.astype(np.float32) for x in (q, intensity, error))
     error = None if sigma is None else error
-    chosen = _select(q, hk.astype(np.int32), intensity, measured, tokens, error)
+    chosen = select(q, hk.astype(np.int32), intensity, measured, tokens, error)
     return jax.tree.map(lambda x: np.asarray(x)[:count], chosen)
 
 
@@ -332,9 +332,6 @@ def _frame(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     x = a / np.linalg.norm(a)
     y = np.array([-x[1], x[0]])
     return np.stack([x, y if b @ y > 0 else -y])
-
-
-_select = jax.jit(select, static_argnums=4)
 
 
 def _pairs(

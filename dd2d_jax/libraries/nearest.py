@@ -99,7 +99,7 @@ def _cosines(part: np.ndarray, queries: np.ndarray) -> np.ndarray:
     size = min(limit, power_of_two(count))
     if count < size:
         part = np.concatenate([part, np.zeros((size - count, part.shape[1]), part.dtype)])
-    flat = jnp.asarray(queries.reshape(-1, queries.shape[-1]))
+    flat = jax.device_put(queries.reshape(-1, queries.shape[-1]))
     # The last block overlaps the one before it: all of them have one shape, none is copied.
     starts = [min(s, len(part) - size) for s in range(0, count, size)]
     blocks = [_block(part[s : s + size], flat, queries.shape[1]) for s in starts]

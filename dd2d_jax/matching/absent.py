@@ -29,6 +29,10 @@ from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
+# Added to the logarithm of the odds where the elements are not known, as if not 10 but 15 % of the
+# crystals were absent: fewer than half as many of those that are then get a wrong crystal above
+# 90 %, for one in twenty sure right answers and the same log-loss (docs/retrieval.md).
+DOUBT = 0.46
 # Strain and shear within which crystals count as of the pattern's cell.
 NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.
@@ -111,7 +115,8 @@ def log_odds(features: np.ndarray, restricted: bool) -> float:
         restricted: only crystals of some elements may be returned.
     """
     weights = _told()["weights"]["elements" if restricted else "all"]
-    return float(np.asarray(features) @ np.array([weights[name] for name in NAMES]))
+    odds = float(np.asarray(features) @ np.array([weights[name] for name in NAMES]))
+    return odds if restricted else odds + DOUBT
 
 
 def log_odds_of_any(

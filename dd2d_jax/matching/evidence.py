@@ -109,10 +109,10 @@ def explain(
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     used = (np.asarray(queries.hk) != 0).any(-1)
     last = used.shape[-1] - int(used[..., ::-1].argmax(-1).min())
-    few = strongest(queries, power_of_two(max(last, 32)))
+    few = jax.tree.map(np.asarray, strongest(queries, power_of_two(max(last, 32))))
     if few.lattice.ndim == 2:
-        few = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(crystals), *x.shape)), few)
-    stacked = jax.tree.map(lambda *x: jnp.array(x), *hypotheses)
+        few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
+    stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
     single, each = np.zeros((5, len(crystals)), np.float32), (len(crystals), len(hypotheses))
     out = Explained(*single, *np.zeros((2, *each), np.float32))
@@ -122,7 +122,7 @@ def explain(
             rows = alike[np.minimum(np.arange(start, start + _CHUNK), len(alike) - 1)]
             numbers = _sized(crystals.numbers[rows], room)
             positions = _sized(crystals.positions[rows], room)
-            batch = dx.Crystal(*map(jnp.asarray, (crystals.lattice[rows], positions, numbers)))
+            batch = dx.Crystal(crystals.lattice[rows], positions, numbers)
             asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
             some = _explain(batch, asked, conditions, stacked, tilts[rows])

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
@@ -58,7 +57,7 @@ def differences(
             i, p = rows[full], which[full]
             say(f"multislice of {begin + len(part)} of {len(alike)} patterns")
             found = _difference(
-                jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], crystals),
+                jax.tree.map(lambda x, i=i: np.asarray(x)[i], crystals),
                 b_atoms[i].astype(np.float32), rods[i, p], tilts[i, p].astype(np.float32),
                 conditions.radiation, reach, band, tuple(int(n) for n in grid),
             )  # fmt: skip

@@ -60,21 +60,13 @@ def refine(
     """
     options = (priors, conditions, least)
     groups = -(-starts // _KEPT)
-    firsts = jax.vmap(lambda problem: _starts(problem, groups * _KEPT))(problems)
+    firsts = _starts(problems, groups * _KEPT)
     found = []
     for group in range(groups):
         x = firsts[:, group * _KEPT : (group + 1) * _KEPT]
         # Each group has the same shape: one compilation.
         found.append(_advance(problems, *options, x, *_first_variances(problems, x, group)))
-    x, variances, value = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *found)
-    order = jnp.argsort(value, 1)[:, :_KEPT]
-    x, *variances = jax.tree.map(
-        lambda v: jnp.take_along_axis(v, order[..., None], 1), (x, *variances)
-    )
-    if groups > 1:
-        # Moved the other way: where a layer nearly has an inversion centre, that fits as well.
-        other = jax.vmap(lambda problem, one: _reflected(problem, one))(problems, x[:, 0])
-        x = x.at[:, -1].set(other)
+    x, variances = _best(problems, found)
     for _ in range(_ROUNDS - 1):
         x, variances, _ = _advance(problems, *options, x, *variances)
     return _summary(problems, *options, x, *variances)
@@ -109,6 +101,7 @@ def _advance(
     return x, variances, sum(squares) + jnp.sum(x**2, -1)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _first_variances(problems: Problem, x: jax.Array, group: int) -> Variances:
     """(n, k, m) of each kind to begin with.
 
@@ -200,21 +193,43 @@ def _summary_of_one(
     }
 
 
+@jax.jit
+def _best(
+    problems: Problem, found: list[tuple[jax.Array, Variances, jax.Array]]
+) -> tuple[jax.Array, Variances]:
+    """The `_KEPT` best of all groups' places, and their variances."""
+    x, variances, value = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *found)
+    order = jnp.argsort(value, 1)[:, :_KEPT]
+    x, *variances = jax.tree.map(
+        lambda v: jnp.take_along_axis(v, order[..., None], 1), (x, *variances)
+    )
+    if len(found) > 1:
+        # Moved the other way: where a layer nearly has an inversion centre, that fits as well.
+        x = x.at[:, -1].set(jax.vmap(_reflected)(problems, x[:, 0]))
+    return x, variances
+
+
 def _reflected(problem: Problem, flat: jax.Array) -> jax.Array:
     _, unravel = ravel_pytree(start(problem))
     parts = unravel(flat)
     return ravel_pytree(parts | {"atoms": -parts["atoms"]})[0]
 
 
-def _starts(problem: Problem, count: int) -> jax.Array:
-    """Parameters (count, p): none moved, and atoms displaced as their priors have it."""
-    zero = start(problem)
-    keys = jax.random.split(jax.random.key(0), count)
+@functools.partial(jax.jit, static_argnums=1)
+def _starts(problems: Problem, count: int) -> jax.Array:
+    """Parameters (n, count, p): none moved, and atoms displaced as their priors have it."""
 
-    def displaced(key, size):
-        return ravel_pytree(zero | {"atoms": size * jax.random.normal(key, zero["atoms"].shape)})[0]
+    def of(problem):
+        zero = start(problem)
+        keys = jax.random.split(jax.random.key(0), count)
 
-    return jax.vmap(displaced)(keys, (jnp.arange(count) > 0).astype(problem.q.dtype))
+        def displaced(key, size):
+            moved = size * jax.random.normal(key, zero["atoms"].shape)
+            return ravel_pytree(zero | {"atoms": moved})[0]
+
+        return jax.vmap(displaced)(keys, (jnp.arange(count) > 0).astype(problem.q.dtype))
+
+    return jax.vmap(of)(problems)
 
 
 def _smallest(variances: Variances) -> Variances:

@@ -231,7 +231,7 @@ def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> _Fits:
             for name in ("tilts", "added", "neglected"):
                 of[name] = of[name][filled]
             found = refine(
-                Problem(**jax.tree.map(jnp.asarray, of)), task.priors, task.conditions,
+                Problem(**jax.device_put(of)), task.priors, task.conditions,
                 jnp.asarray(task.least), task.starts,
             )  # fmt: skip
             parts.append((rows, {k: np.asarray(v)[: len(rows)] for k, v in found.items()}))

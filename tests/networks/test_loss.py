@@ -1,11 +1,15 @@
 """The contrastive loss: its definition, and the same whatever the number of devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd2d_jax.networks.loss import contrastive_loss
+from dd2d_jax.networks import loss as losses
+
+contrastive_loss = jax.jit(losses.contrastive_loss, static_argnames="axis_name")
 
 
 def unit(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -64,6 +68,7 @@ def linear():
     return params, unit(3, (16, 6)), unit(4, (16, 6))
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def loss_of(params, x, y, axis=None):
     crystals, patterns = x @ params["crystal"], y @ params["pattern"]
     crystals, patterns = (
