@@ -21,8 +21,8 @@ from dd2d_jax.lattices.search import FRACTIONS, INDEX
 
 # Supercells of up to so many cells are asked for, and once more those of what was found.
 _LARGEST, _STEPS = 4, 2
-# By so much, in logarithms, light at the places is likelier than none. Of abTEM's 120 images the
-# ten that have such a supercell come to 21 and more, the others to no more than 0.
+# By so much, in logarithms, light at the places is likelier than none. Of abTEM's 120 images ten
+# come to 21 and more, all with such a supercell, and the others, but for streaks, to 4 at most.
 _EVIDENCE = 10.0
 # Mean intensities of a superlattice's spots, in standard deviations of the noise.
 _MEANS = (0.5, 1.0, 2.0, 4.0)
@@ -153,7 +153,7 @@ def weak_spots(
             if len(at) < max(_FEWEST, _SHARE * len(new)):
                 continue
             here = _evidence(light, noise, at)
-            if here > value:
+            if here > value and not _streaked(light, noise, at):
                 value, finer = here, part @ whole
         if finer is None:
             break
@@ -185,18 +185,19 @@ def _noise(light: _Light, place: Callable, indices: np.ndarray) -> _Noise | None
 
 def _evidence(light: _Light, noise: _Noise, at: np.ndarray) -> float:
     """Logarithm of how much likelier spots at the places (N, 2) are than none."""
-    values = light.at(at)
-    # A streak along rows of places is as bright between them.
-    beside = at[:, None] + _STREAK_AT * light.width * _circle(_POINTS)
-    mean = light.at(beside.reshape(-1, 2)).reshape(len(at), -1).mean(0)
-    if mean.max() - noise.middle > _STREAK * (values.mean() - noise.middle):
-        return 0.0
-    score = np.clip(noise.score(values), -_MOST, _MOST)[:, None]
+    score = np.clip(noise.score(light.at(at)), -_MOST, _MOST)[:, None]
     m = np.array(_MEANS)
     # Of a Gaussian plus an exponential of mean m, over the Gaussian.
     ratio = 1 / (2 * m**2) - score / m + log_ndtr(score - 1 / m) - np.log(m)
     ratio += score**2 / 2 + np.log(2 * np.pi) / 2
     return float(ratio.sum(0).max())
+
+
+def _streaked(light: _Light, noise: _Noise, at: np.ndarray) -> bool:
+    """Whether it is as bright beside the places (N, 2) in some direction, as along a streak."""
+    beside = at[:, None] + _STREAK_AT * light.width * _circle(_POINTS)
+    mean = light.at(beside.reshape(-1, 2)).reshape(len(at), -1).mean(0)
+    return bool(mean.max() - noise.middle > _STREAK * (light.at(at).mean() - noise.middle))
 
 
 def _places(position: np.ndarray, hk: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
