@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -224,7 +223,6 @@ def small_root(linear: jax.Array, constant: jax.Array) -> jax.Array:
     return jnp.where(reached, constant / (linear + root), jnp.nan)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
 def tilt_matrix(tilt: tuple[float, float] | jax.Array, dtype=jnp.float32) -> jax.Array:
     """Rotations (..., 3, 3) of the crystal: about x by tilt[..., 0], then about y by tilt[..., 1].
 
@@ -413,8 +411,7 @@ def check_reach(
 ) -> None:
     """Raise ValueError where spots lie beyond what the form factors were fitted to.
 
-    The |q| of a spot is larger than that of its rod, most so uphill under tilt. What is traced is
-    not checked.
+    A spot's |q| is larger than its rod's, most so uphill under tilt. What is traced is not checked.
 
     Args:
         radiation: electrons or X-rays.
