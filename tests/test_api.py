@@ -42,6 +42,8 @@ TEXTBOOK = {
         (0.65, 0.65, 1.56), (0.65, 0, -1.56), (0, 0.65, -1.56), (0.35, 0.35, -1.56),
     ]),
 }  # fmt: skip
+# Of a size of their own, for which a refinement is compiled.
+LARGE = ("P", "CrI3")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,7 @@ def test_default_library_belongs_to_the_default_weights(defaults):
     assert len(library) > 1000
 
 
+@pytest.mark.slow
 def test_what_is_known_of_a_pattern_counts(defaults):
     """A known tilt; and the less is known of the scale, the less certain is the answer."""
     atoms = mx2("MoS2", "2H", a=3.18, thickness=3.13, vacuum=10)
@@ -169,7 +172,9 @@ def test_what_is_known_of_a_pattern_counts(defaults):
     assert odds[0] > 20 > 2 > max(odds[1:]) > 1
 
 
-@pytest.mark.parametrize("formula", TEXTBOOK)
+@pytest.mark.parametrize(
+    "formula", [pytest.param(f, marks=[pytest.mark.slow] * (f in LARGE)) for f in TEXTBOOK]
+)
 def test_textbook_materials_are_found_with_the_default_weights(formula, defaults):
     """Structures of the literature, not the library's: rotated, seen from below."""
     atoms = TEXTBOOK[formula].copy()

@@ -59,6 +59,7 @@ def test_they_are_valid_and_hold_no_outputs(name):
     assert code(notebook)[0].source == code(read(NAMES[0]))[0].source
 
 
+@pytest.mark.slow
 def test_patterns_on_the_fly(run):
     checks = """
     assert abs(ring * 3.18 * np.sqrt(3) / 2 - 1) < 1e-3

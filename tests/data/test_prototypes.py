@@ -52,6 +52,7 @@ def test_the_package_holds_at_least_8000_of_30_prototypes_and_80_are_known():
     assert list(crystals.uid[:1500]) == made
 
 
+@pytest.mark.slow
 def test_uids_are_unique(crystals):
     uids = Counter(info["uid"] for _, info in crystals)
     assert [uid for uid, count in uids.items() if count > 1] == []

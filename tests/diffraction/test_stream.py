@@ -141,6 +141,7 @@ def test_what_padding_holds_changes_nothing():
             np.testing.assert_allclose(one.intensity, other.intensity, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_pass_over_16000_crystals_compiles_nothing():
     batch = crystals(16_000)
 

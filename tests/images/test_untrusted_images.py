@@ -209,7 +209,7 @@ def test_a_material_has_a_cell_and_elements(tmp_path):
         refused(Calibration.load, tmp_path / "camera.json", "calibration|scale", PatternError)
 
 
-@pytest.mark.parametrize("kind", ["anywhere", "fine"])
+@pytest.mark.parametrize("kind", ["anywhere", pytest.param("fine", marks=pytest.mark.slow)])
 def test_tens_of_thousands_of_spots_take_neither_memory_nor_time(kind):
     side = np.arange(-100, 100)
     grid = 0.01 * np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)

@@ -95,6 +95,7 @@ def test_elements_places_and_cells_mean_something(params, crystals, spots):
         assert np.abs(found - expected).max(-1).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_not_computed_changes_nothing_and_too_little_room_gives_no_number(
     params, crystals, spots
 ):
@@ -149,6 +150,7 @@ def dark(count: int) -> Spots:
     )
 
 
+@pytest.mark.slow
 def test_it_learns_in_seconds_to_find_the_patterns_of_a_batch():
     config = small(width=32)
     config.train.update({"batch": 32, "steps": 60, "warmup": 5, "learning_rate": 1e-3})

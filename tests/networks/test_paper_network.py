@@ -294,6 +294,7 @@ def test_a_model_that_cannot_be_is_refused(change, says):
 # Training
 
 
+@pytest.mark.slow
 def test_it_is_trained_as_any_other(tmp_path, monkeypatch):
     # Tables of accuracy are made from embeddings, whatever the network.
     found = {level: {f"top{k}": 1.0 for k in TOP} for level in LEVELS}

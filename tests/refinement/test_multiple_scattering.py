@@ -57,6 +57,7 @@ def test_multiple_scattering_that_was_left_out_is_named_where_it_counts(error, n
     assert any("multiple scattering changes" in x for x in said) == named
 
 
+@pytest.mark.slow
 def test_heights_that_only_multiple_scattering_shows_are_undetermined():
     crystals, seen = seen_by_multislice(3)
     sigma = 0.02 * np.asarray(seen.intensity) + 1e-3

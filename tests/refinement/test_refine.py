@@ -167,6 +167,7 @@ def test_padding_neither_moves_nor_matters(refined, start, queries):
     )
 
 
+@pytest.mark.slow
 def test_chunks_of_unlike_size_say_of_each_candidate_what_it_alone_says(
     refined, start, queries, monkeypatch
 ):
@@ -318,6 +319,7 @@ def seen_at(crystals: CrystalSet, tilt) -> Spots:
     return jax.jit(select, static_argnums=4)(q, jnp.asarray(hk), intensity, intensity > 0, 64)
 
 
+@pytest.mark.slow
 def test_heights_are_undetermined_in_one_projection_and_determined_by_a_tilt_series(thick):
     one = fit(thick, noisy(seen_at(thick, (0.0, 0.0)), 2), CONDITIONS)
     for names in one.undetermined:
