@@ -289,9 +289,8 @@ def check(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for k in range(_FOLDS):
         weights = fit([row for row, its in zip(rows, fold, strict=True) if its != k])["weights"]
         for i in np.flatnonzero(fold == k):
-            one = weights[rows[i]["mode"]]
-            odds[i] = np.dot(rows[i]["features"], [one[name] for name in absent.NAMES])
-            odds[i] += absent.DOUBT * (rows[i]["mode"] == "all")
+            restricted = rows[i]["mode"] == "elements"
+            odds[i] = absent.log_odds(rows[i]["features"], restricted, weights)
     rows = [{**row, "odds": float(x)} for row, x in zip(rows, odds, strict=True)]
     out = []
     for kind, mode in sorted({(row["kind"], row["mode"]) for row in rows}):

@@ -38,7 +38,6 @@ CONDITIONS = Conditions(dx.Electrons(80.0), 1.25, 0.5, 64)
 NEAREST, MOST_ATOMS = 16, 32
 FLOOR, NOISE = 1e-3, 0.2
 ROOM = 512
-_select = jax.jit(select, static_argnums=4)
 
 
 def disturbed(crystals: CrystalSet, rng: np.random.Generator) -> dx.Crystal:
@@ -61,7 +60,7 @@ def observed(crystal: dx.Crystal, tilt: np.ndarray, rng: np.random.Generator) ->
     q, intensity = both_sides(crystal, hk, CONDITIONS, tilt=jnp.asarray(tilt, jnp.float32))
     intensity = np.asarray(intensity) * np.exp(rng.normal(0, NOISE, intensity.shape))
     seen = intensity > FLOOR * intensity.max()
-    spots = _select(q[..., 0, :], jnp.asarray(hk), jnp.asarray(intensity, jnp.float32),
+    spots = select(q[..., 0, :], jnp.asarray(hk), jnp.asarray(intensity, jnp.float32),
                     jnp.asarray(seen), CONDITIONS.tokens)  # fmt: skip
     spots = dataclasses.replace(spots, lattice=crystal.lattice)
     return jax.tree.map(lambda x: x[0], spots)

@@ -93,8 +93,7 @@ def scattered(crystal: dx.Crystal, conditions: Conditions) -> Spots:
     )  # fmt: skip
     intensity = np.stack(np.split(np.asarray(exact.intensity), 2), -1)
     q = np.asarray(exact.q)[: len(hk)]
-    spots = select(q, jnp.asarray(hk), intensity, np.ones(intensity.shape, bool), conditions.tokens)
-    return spots
+    return select(q, jnp.asarray(hk), intensity, np.ones(intensity.shape, bool), conditions.tokens)
 
 
 if __name__ == "__main__":

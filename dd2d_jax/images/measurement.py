@@ -127,7 +127,7 @@ def _with_weak_spots(found: Measured) -> Measured:
         return found
     if len(lattices) > 1:  # what is left of one may belong to another
         return found
-    position, intensity, sigma = weak_spots(found.spots, lattices[0].spots, lattices[0].hk)
+    position, intensity, sigma = weak_spots(found.spots, found.mapping, lattices[0])
     if not len(position):
         return found
     spots = dataclasses.replace(

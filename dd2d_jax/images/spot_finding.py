@@ -53,14 +53,6 @@ class Searched:
     width: float
     factor: int = 1
 
-    def averaged(self, position: np.ndarray) -> np.ndarray:
-        """Column and row (..., 2) of the image as it was, in averaged pixels."""
-        return (position - (self.factor - 1) / 2) / self.factor
-
-    def full_size(self, position: np.ndarray) -> np.ndarray:
-        """The reverse of `averaged`."""
-        return position * self.factor + (self.factor - 1) / 2
-
 
 @dataclasses.dataclass(frozen=True)
 class SpotList:
@@ -117,11 +109,6 @@ class _Pixels:
     shape: tuple[int, ...]
     notes: list[str]
 
-    @property
-    def offset(self) -> float:
-        """Of the middle of the first averaged pixel, pixels of the image."""
-        return (self.factor - 1) / 2
-
 
 def find_spots(
     image: np.ndarray,
@@ -153,9 +140,7 @@ def find_spots(
     pixels = _prepared(image, mask)
     if width is not None:
         width = width / pixels.factor
-    middle = None
-    if centre is not None:
-        middle = (np.asarray(centre, float) - pixels.offset) / pixels.factor
+    middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
     first, width = _anywhere(pixels, width, threshold)
     place = None
     if middle is None:
@@ -195,7 +180,7 @@ def _doubts(place: Centre, pixels: _Pixels) -> list[str]:
     """What the user should know of a centre that others are nearly as good as."""
     if not len(place.others):
         return []
-    here, other = (p * pixels.factor + pixels.offset for p in (place.place, place.others[0]))
+    here, other = (full_size(p, pixels.factor) for p in (place.place, place.others[0]))
     return [
         f"the centre is not sure: column {here[0]:.1f}, row {here[1]:.1f} is taken, but column "
         f"{other[0]:.1f}, row {other[1]:.1f} fits nearly as well; give --centre"
@@ -316,23 +301,32 @@ def _around(
     )
 
 
+def averaged(position: np.ndarray, factor: int) -> np.ndarray:
+    """Columns and rows (..., 2) of an image in pixels that are means of `factor` x `factor`."""
+    return (position - (factor - 1) / 2) / factor
+
+
+def full_size(position: np.ndarray, factor: int) -> np.ndarray:
+    """The reverse of `averaged`."""
+    return position * factor + (factor - 1) / 2
+
+
 def _full_size(found: SpotList, pixels: _Pixels) -> SpotList:
     """Spots in the pixels of the image as it was before it was averaged down."""
     factor = pixels.factor
     if factor == 1:
         return found
-    searched = dataclasses.replace(found.searched, factor=factor)
     return dataclasses.replace(
         found,
-        position=searched.full_size(found.position),
+        position=full_size(found.position, factor),
         intensity=found.intensity * factor**2,
         sigma=found.sigma * factor**2,
-        centre=searched.full_size(found.centre),
+        centre=full_size(found.centre, factor),
         width=found.width * factor,
-        rejected=searched.full_size(found.rejected),
+        rejected=full_size(found.rejected, factor),
         measured=_enlarged(found.measured, factor, pixels.shape),
         level=_enlarged(found.level, factor, pixels.shape),
-        searched=searched,
+        searched=dataclasses.replace(found.searched, factor=factor),
     )
 
 

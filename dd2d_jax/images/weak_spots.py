@@ -15,8 +15,10 @@ from scipy import ndimage
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
-from dd2d_jax.images import peaks
-from dd2d_jax.images.spot_finding import SpotList
+from dd2d_jax.images import background, peaks
+from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.spot_finding import SpotList, averaged, full_size
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.search import FRACTIONS, INDEX
 
 # Supercells of up to so many cells are asked for, and once more those of what was found.
@@ -39,8 +41,6 @@ _RING, _POINTS = 4.0, 12
 _FEWEST, _SHARE = 8, 0.3
 # Streaks have this share of the light beside their places, so many widths away, too.
 _STREAK, _STREAK_AT = 0.5, 5.0
-# Of so many spots a radial term is fitted.
-_BENT = 12
 # So many standard deviations above the noise stand spots at the lattice's own places, of which
 # noise then makes one in ten images, and those of a superlattice that is there.
 _OWN, _SEEN = 3.5, 2.0
@@ -64,16 +64,16 @@ class _Light:
 
     @classmethod
     def of(cls, spots: SpotList) -> _Light:
-        found = spots.searched
+        found, factor = spots.searched, spots.searched.factor
         noise = peaks.error(found.residual, found.under, found.width)
         height = ndimage.gaussian_filter(found.residual, found.width) / noise
         far = np.ones(height.shape, bool)
         known = np.concatenate([spots.position, spots.rejected])
-        whole = np.rint(found.averaged(known))[:, ::-1].astype(int)
+        whole = np.rint(averaged(known, factor))[:, ::-1].astype(int)
         far[tuple(np.clip(whole, 0, np.array(far.shape) - 1).T)] = False
         clear = found.measured & (ndimage.distance_transform_edt(far) > _CLEAR * found.width)
         rows, columns = np.indices(clear.shape)
-        middle = found.averaged(spots.centre)
+        middle = averaged(spots.centre, factor)
         clear &= np.hypot(columns - middle[0], rows - middle[1]) > _BEAM * found.width
         edge = int(np.ceil((_RING + 1) * found.width))
         clear[:edge] = clear[-edge:] = clear[:, :edge] = clear[:, -edge:] = False
@@ -117,7 +117,7 @@ class _Noise:
 
 
 def weak_spots(
-    spots: SpotList, rows: np.ndarray, hk: np.ndarray
+    spots: SpotList, mapping: Mapping, found: Indexed
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spots at places of a lattice or of its supercell, beside those that were found.
 
@@ -126,21 +126,25 @@ def weak_spots(
 
     Args:
         spots: of an image, as `find_spots` gives them.
-        rows: (K,) those on the lattice.
-        hk: (K, 2) their indices.
+        mapping: from its pixels to 1/angstrom.
+        found: their lattice.
 
     Returns:
         Column and row (W, 2), intensity (W,) and its standard uncertainty (W,), in the units of
         `spots`; empty where there are none.
     """
-    found = spots.searched
     nothing = np.zeros((0, 2)), np.zeros(0), np.zeros(0)
-    if len(rows) < _FEWEST:
+    if len(found.hk) < _FEWEST:
         return nothing
-    light = _Light.of(spots)
-    position = found.averaged(spots.position)
-    place = _places(position[rows], hk)
-    indices = _indices(light.height.shape, position[rows], hk)
+    light, factor = _Light.of(spots), spots.searched.factor
+    reciprocal = np.linalg.inv(found.lattice).T
+
+    def place(hk: np.ndarray) -> np.ndarray:
+        """Column and row (N, 2), averaged, of indices (N, 2), also broken ones."""
+        q = found.warp.measured(hk @ reciprocal)
+        return averaged(spots.centre + mapping.pixels(q), factor)
+
+    indices = _indices(spots, mapping, found)
     noise = _noise(light, place, indices)
     if noise is None:
         return nothing
@@ -166,9 +170,10 @@ def weak_spots(
     if not len(at):
         return nothing
     # As the others' were summed.
+    position = averaged(spots.position, factor)
     unit = np.median(spots.intensity / _read(light.height * light.noise, position))
     one = unit * _read(light.noise, at)
-    return found.full_size(at), one * light.at(at), one * noise.spread
+    return full_size(at, factor), one * light.at(at), one * noise.spread
 
 
 def _noise(light: _Light, place: Callable, indices: np.ndarray) -> _Noise | None:
@@ -178,9 +183,8 @@ def _noise(light: _Light, place: Callable, indices: np.ndarray) -> _Noise | None
     values = np.sort(light.at(np.concatenate(drawn)))
     if len(values) < _NULL:
         return None
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    return _Noise(values, middle, spread) if spread > 0 else None
+    spread = background.mad(values)
+    return _Noise(values, float(np.median(values)), spread) if spread > 0 else None
 
 
 def _evidence(light: _Light, noise: _Noise, at: np.ndarray) -> float:
@@ -200,30 +204,12 @@ def _streaked(light: _Light, noise: _Noise, at: np.ndarray) -> bool:
     return bool(mean.max() - noise.middle > _STREAK * (light.at(at).mean() - noise.middle))
 
 
-def _places(position: np.ndarray, hk: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from indices (N, 2), also broken ones, to column and row (N, 2).
-
-    Fitted to spots, with a radial term where there are enough of them.
-    """
-
-    def terms(hk: np.ndarray) -> np.ndarray:
-        plain = np.c_[hk, np.ones(len(hk))]
-        if len(position) < _BENT:
-            return plain
-        return np.c_[plain, hk * (((hk @ basis) ** 2).sum(1, keepdims=True) / reach)]
-
-    basis = np.linalg.lstsq(np.c_[hk, np.ones(len(hk))], position, rcond=None)[0][:2]
-    reach = ((hk @ basis) ** 2).sum(1).max()
-    fit = np.linalg.lstsq(terms(hk), position, rcond=None)[0]
-    return lambda hk: terms(hk) @ fit
-
-
-def _indices(shape: tuple[int, ...], position: np.ndarray, hk: np.ndarray) -> np.ndarray:
+def _indices(spots: SpotList, mapping: Mapping, found: Indexed) -> np.ndarray:
     """(N, 2) indices of all places in an image."""
-    fit = np.linalg.lstsq(np.c_[position, np.ones(len(position))], hk, rcond=None)[0]
-    height, width = shape
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ fit
-    low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+    height, width = spots.measured.shape
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - spots.centre
+    hk = found.warp(mapping.q(corners)) @ found.lattice.T
+    low, high = np.floor(hk.min(0)).astype(int), np.ceil(hk.max(0)).astype(int)
     axes = (np.arange(a, b + 1) for a, b in zip(low, high, strict=True))
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 

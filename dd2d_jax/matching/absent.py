@@ -107,15 +107,18 @@ def likeness(query: Query) -> tuple[int, float]:
     return int(measured.sum()), float(max(apart, _LEAST)) if both.sum() > 2 else 0.05
 
 
-def log_odds(features: np.ndarray, restricted: bool) -> float:
+def log_odds(
+    features: np.ndarray, restricted: bool, weights: dict[str, dict[str, float]] | None = None
+) -> float:
     """Natural logarithm of P(not in the library) / P(in it).
 
     Args:
         features: of the first candidate.
         restricted: only crystals of some elements may be returned.
+        weights: {"all", "elements"}: by `NAMES`; None takes those of `absent.json`.
     """
-    weights = _told()["weights"]["elements" if restricted else "all"]
-    odds = float(np.asarray(features) @ np.array([weights[name] for name in NAMES]))
+    own = (weights or _told()["weights"])["elements" if restricted else "all"]
+    odds = float(np.asarray(features) @ np.array([own[name] for name in NAMES]))
     return odds if restricted else odds + DOUBT
 
 

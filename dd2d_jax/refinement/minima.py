@@ -101,7 +101,7 @@ def _advance(
     return x, variances, sum(squares) + jnp.sum(x**2, -1)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@jax.jit
 def _first_variances(problems: Problem, x: jax.Array, group: int) -> Variances:
     """(n, k, m) of each kind to begin with.
 

@@ -316,7 +316,7 @@ def seen_at(crystals: CrystalSet, tilt) -> Spots:
     count = hk.shape[1]
     q = (pattern.q[:, :count] - pattern.q[:, count:]) / 2
     intensity = jnp.stack([pattern.intensity[:, :count], pattern.intensity[:, count:]], -1)
-    return jax.jit(select, static_argnums=4)(q, jnp.asarray(hk), intensity, intensity > 0, 64)
+    return select(q, jnp.asarray(hk), intensity, intensity > 0, 64)
 
 
 @pytest.mark.slow
