@@ -138,13 +138,20 @@ def weak_spots(
         return nothing
     light, factor = _Light.of(spots), spots.searched.factor
     reciprocal = np.linalg.inv(found.lattice).T
+    corners = _corners(spots, mapping, found)
+    reach = np.linalg.norm(corners, axis=1).max()
 
     def place(hk: np.ndarray) -> np.ndarray:
         """Column and row (N, 2), averaged, of indices (N, 2), also broken ones."""
-        q = found.warp.measured(hk @ reciprocal)
-        return averaged(spots.centre + mapping.pixels(q), factor)
+        q = hk @ reciprocal
+        # Farther out a distortion may have no inverse; (-1, -1) is outside of any image.
+        near = np.linalg.norm(q, axis=1) <= reach
+        out = np.full(q.shape, -1.0)
+        pixels = mapping.pixels(found.warp.measured(q[near]))
+        out[near] = averaged(spots.centre + pixels, factor)
+        return out
 
-    indices = _indices(spots, mapping, found)
+    indices = _indices(corners @ found.lattice.T)
     noise = _noise(light, place, indices)
     if noise is None:
         return nothing
@@ -204,12 +211,16 @@ def _streaked(light: _Light, noise: _Noise, at: np.ndarray) -> bool:
     return bool(mean.max() - noise.middle > _STREAK * (light.at(at).mean() - noise.middle))
 
 
-def _indices(spots: SpotList, mapping: Mapping, found: Indexed) -> np.ndarray:
-    """(N, 2) indices of all places in an image."""
+def _corners(spots: SpotList, mapping: Mapping, found: Indexed) -> np.ndarray:
+    """Straight q (4, 2) of an image's corners, 1/angstrom."""
     height, width = spots.measured.shape
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - spots.centre
-    hk = found.warp(mapping.q(corners)) @ found.lattice.T
-    low, high = np.floor(hk.min(0)).astype(int), np.ceil(hk.max(0)).astype(int)
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]])
+    return found.warp(mapping.q(corners - spots.centre))
+
+
+def _indices(corners: np.ndarray) -> np.ndarray:
+    """(N, 2) whole indices between those (4, 2) of an image's corners."""
+    low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
     axes = (np.arange(a, b + 1) for a, b in zip(low, high, strict=True))
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
