@@ -14,14 +14,10 @@ from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
 from dd2d_jax.images.background import mad
+from dd2d_jax.lattices.origin import CHANCE, LIKE
 
 # The strongest spots vote, and so many of the places with most votes are looked at.
 _VOTERS, _CANDIDATES = 150, 24
-# Friedel mates differ in the logarithm of their intensity by about so much.
-_LIKE = 0.8
-# A spot without a mate of like intensity counts as much against a centre as one with such a mate
-# at this share of its own counts for it.
-_CHANCE = 0.4
 # What the halo's roundness about a centre is worth beside the spots, and what the brightest spot
 # of all is, if the centre lies in it.
 _HALO, _BEAM = 0.3, 0.3
@@ -100,7 +96,7 @@ def _votes(position: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(len(some), 1)
     a, b = some[first], some[second]
     sums = position[a] + position[b]
-    alike = np.exp(-((np.log(intensity[a] / intensity[b])) ** 2) / (2 * _LIKE**2))
+    alike = np.exp(-((np.log(intensity[a] / intensity[b])) ** 2) / (2 * LIKE**2))
     weight = alike * np.sqrt(np.minimum(intensity[a], intensity[b]))
     origin = sums.min(0) - 4
     bins = np.rint((sums - origin) / 2).astype(int)
@@ -131,7 +127,7 @@ def _paired(
         near = distance < 1.5 * width + 0.015 * away + 0.5
         # A camera's distortion is the same on both sides of the centre, and of no other point.
         exact = np.exp(-0.5 * (distance / (0.7 * width + 0.3 + 0.003 * away)) ** 2)
-        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * _LIKE**2))
+        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * LIKE**2))
         alike = alike * exact * near
         usable = near & (away > 3 * width)
         if (usable * alike).sum() > 0.5:
@@ -145,7 +141,7 @@ def _paired(
     tested = (inside | near) & (away > 3 * width)
     if not tested.any():
         return place, 0.0, 0.0
-    for_ = float((root * (alike - _CHANCE) * tested).sum() / root.sum())
+    for_ = float((root * (alike - CHANCE) * tested).sum() / root.sum())
     return place, for_, float((root * alike * tested).sum() / (root * tested).sum())
 
 

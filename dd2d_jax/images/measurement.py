@@ -16,7 +16,8 @@ from dd2d_jax.images.image import Image, checked_energy
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.images.spot_finding import SpotList, find_spots
 from dd2d_jax.images.weak_spots import weak_spots
-from dd2d_jax.lattices import lattice
+from dd2d_jax.lattices import lattice, origin
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.progress import stage
 
@@ -116,17 +117,22 @@ def measure(
             seen = _measured(image, spots, mapping)
             raise _refused(f"{where}{error}", "distortion", seen) from error
         spots = dataclasses.replace(spots, centre=spots.centre + shift)
-    return _with_weak_spots(_measured(image, spots, mapping))
+    return _as_the_lattice_says(_measured(image, spots, mapping), centre is None)
 
 
-def _with_weak_spots(found: Measured) -> Measured:
-    """With the spots that only the lattice tells where to look for, see `weak_spots`."""
+def _as_the_lattice_says(found: Measured, move: bool) -> Measured:
+    """With the spots that only the lattice tells where to look for, see `weak_spots`.
+
+    With `move` also with the centre where the lattice has its origin.
+    """
     try:
         lattices = lattice.find_all(found.pattern)
     except PatternError:
         return found
     if len(lattices) > 1:  # what is left of one may belong to another
         return found
+    if move:
+        found = _centred(found, lattices[0])
     position, intensity, sigma = weak_spots(found.spots, found.mapping, lattices[0])
     if not len(position):
         return found
@@ -137,6 +143,15 @@ def _with_weak_spots(found: Measured) -> Measured:
         sigma=np.concatenate([found.spots.sigma, sigma]),
         saturated=np.concatenate([found.spots.saturated, np.zeros(len(position), bool)]),
     )
+    return _measured(found.image, spots, found.mapping)
+
+
+def _centred(found: Measured, indexed: Indexed) -> Measured:
+    """With the centre moved to the lattice's origin, by no more than a spot's width."""
+    shift = found.mapping.pixels(origin.offset(indexed.q, indexed.hk))
+    if np.linalg.norm(shift) > found.spots.width:
+        return found
+    spots = dataclasses.replace(found.spots, centre=found.spots.centre + shift)
     return _measured(found.image, spots, found.mapping)
 
 

@@ -13,6 +13,7 @@ from dd2d_jax.lattices.choice import best_explanation, refusal, symmetric
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.members import settle
 from dd2d_jax.lattices.notes import notes
+from dd2d_jax.lattices.origin import CERTAIN, rival
 from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.sets import parent
@@ -104,6 +105,33 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     """
     if tolerance <= 0 or most < 1:
         raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
+    found = _found(pattern, tolerance, most)
+    if len(found) > 1:
+        return found
+    moved = _at_its_origin(pattern, found[0], tolerance)
+    return found if moved is None else [moved]
+
+
+def _at_its_origin(pattern: dx.Pattern, found: Indexed, tolerance: float) -> Indexed | None:
+    """The lattice about the point that its intensities are symmetric about, if it is another."""
+    basis = np.linalg.inv(found.lattice).T
+    other = rival(found.hk, basis, found.intensity)
+    if other is None or other[1] < CERTAIN:
+        return None
+    shift = found.warp.measured(other[0] @ basis)
+    try:
+        again = _found(pattern, tolerance, 1, shift)[0]
+    except PatternError:
+        return None
+    return again if again.explained > found.explained - 0.05 else None
+
+
+def _found(
+    pattern: dx.Pattern, tolerance: float, most: int, origin: np.ndarray | None = None
+) -> list[Indexed]:
+    """What `find_all` finds about an origin, 1/angstrom; None for the pattern's own."""
+    origin = np.zeros(2) if origin is None else origin
+    pattern = dataclasses.replace(pattern, q=np.asarray(pattern.q, float) - origin)
     q, intensity, sigma, rows = checked(pattern)
     keep = np.flatnonzero(intensity > _FAINT)
     order = keep[np.argsort(-intensity[keep], kind="stable")][:_MOST]
@@ -134,7 +162,7 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
         furthest = float(np.linalg.norm(hk[good] @ basis, axis=1).max())
         basis, whole = symmetric(basis, whole, furthest)
         settled = [(basis, hk, good, whole)]
-    out = [_indexed(one, q, intensity, sigma, rows) for one in settled]
+    out = [_indexed(one, q, intensity, sigma, rows, origin) for one in settled]
     if len(keep) > _MOST:
         note = f"of {len(keep)} spots the strongest {_MOST} were used"
         out = [dataclasses.replace(one, notes=(note, *one.notes)) for one in out]
@@ -157,6 +185,7 @@ def _indexed(
     intensity: np.ndarray,
     sigma: np.ndarray | None,
     rows: np.ndarray,
+    origin: np.ndarray,
 ) -> Indexed:
     basis, hk, good, warp = settled
     coarse, _ = parent(hk[good], basis)
@@ -178,7 +207,7 @@ def _indexed(
         _uncertainties(lattice, hk, misfit),
         None if sigma is None else sigma[good],
         float(intensity[good].sum() / intensity.sum()),
-        warp=warp,
+        warp=Warp(origin).then(warp),
     )
     if coarse is not None:
         out = with_parent(out, np.linalg.inv(coarse @ basis).T)

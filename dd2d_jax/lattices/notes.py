@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dd2d_jax.lattices.origin import DOUBTFUL, rival
 from dd2d_jax.lattices.reduction import reduce
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ def notes(found: Indexed, spots: int) -> tuple[str, ...]:
         lines.append(
             f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
             f"given centre: the centre was moved there{doubt}"
+        )
+    other = rival(found.hk, np.linalg.inv(found.lattice).T, found.intensity)
+    if other is not None and other[1] > DOUBTFUL:
+        x, y = warp.measured(other[0] @ np.linalg.inv(found.lattice).T)
+        lines.append(
+            "the centre may be off by a lattice vector: the intensities are more symmetric about "
+            f"({x:.4f}, {y:.4f}) 1/A"
         )
     if warp.stretch or warp.radial:
         furthest = float(np.square(found.q).sum(1).max())

@@ -48,7 +48,9 @@ class Warp:
 
     def then(self, other: Warp) -> Warp:
         """Both, one after the other, to the first order in either."""
-        return Warp(self.shift + other.shift, self.stretch, self.radial + other.radial)
+        return Warp(
+            self.shift + other.shift, self.stretch + other.stretch, self.radial + other.radial
+        )
 
     @property
     def ellipticity(self) -> float:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from dd2d_jax.images.centre import find_centre
+from dd2d_jax.images.image import Image
+from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.spot_finding import find_spots
 
 
@@ -40,3 +42,24 @@ def test_a_beam_outside_of_the_image_can_be_told():
     missed, none = drawn.matched(spots.position, places[strength > 0.1])
     np.testing.assert_array_equal(spots.centre, (-20.0, 128.0))
     assert missed == 0 and len(spots.position) >= 4
+
+
+def test_bright_spots_that_bloom_do_not_move_the_centre_once_the_lattice_stands():
+    true = (126.3, 131.6)
+    places, strength = drawn.lattice(centre=true)
+    bright = np.argsort(-strength)[:14]
+    bloomed = places.copy()
+    bloomed[bright] += (0.5, 0.0)
+    image = drawn.counted(drawn.expected(bloomed, strength, centre=true, halo=30.0))
+    off = [
+        np.linalg.norm(made.centre - true)
+        for made in (find_spots(image), measure(Image(image), scale=0.01).spots)
+    ]
+    assert off[0] > 0.1 and off[1] < 0.05
+
+
+def test_a_centre_that_is_given_is_not_moved():
+    places, strength = drawn.lattice(centre=(128.0, 127.0))
+    image = drawn.counted(drawn.expected(places, strength, centre=(128.0, 127.0)))
+    made = measure(Image(image), scale=0.01, centre=(128.3, 127.2))
+    np.testing.assert_array_equal(made.spots.centre, (128.3, 127.2))
