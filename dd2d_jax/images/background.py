@@ -259,7 +259,7 @@ def _by_radius(
 
 def level_anywhere(image: np.ndarray, measured: np.ndarray, side: int) -> np.ndarray:
     """(H, W) the median of squares, for images whose centre is not known."""
-    return _tiled(image, measured, side, lambda v: float(np.median(v)), 0.5)
+    return _tiled(image, measured, side, lambda v: _quantile(np.sort(v), 0.5), 0.5)
 
 
 def _squares(values: np.ndarray, used: np.ndarray, width: float, tail: bool) -> np.ndarray:
@@ -293,11 +293,15 @@ def _tiled(
     total = ndimage.gaussian_filter(np.where(known, grid, 0), smooth, mode="nearest")
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     grid = np.where(weight > 0.1, total / np.maximum(weight, 0.1), grid[tuple(nearest)])
-    places = [np.interp(np.arange(n), (t[1:] + t[:-1] - 1) / 2, np.arange(len(t) - 1))
-              for n, t in zip(values.shape, tops, strict=True)]  # fmt: skip
-    return ndimage.map_coordinates(
-        grid, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest"
+    rows, columns = (
+        _between(n, (t[1:] + t[:-1] - 1) / 2) for n, t in zip(values.shape, tops, strict=True)
     )
+    return rows @ grid @ columns.T
+
+
+def _between(count: int, knots: np.ndarray) -> np.ndarray:
+    """(count, K) matrix that interpolates values at K places linearly to 0, 1, ... count - 1."""
+    return np.stack([np.interp(np.arange(count), knots, row) for row in np.eye(len(knots))], 1)
 
 
 def blurred(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:

@@ -33,6 +33,8 @@ _MOST = 5.0
 # Draws of places of no lattice, how many of these the noise is known by at least, and how many of
 # the largest are its tail.
 _DRAWS, _NULL, _TAIL = 30, 300, 30
+# A floor of one value has no scatter, but what it hides; of other images it is 0.7 to 1.05.
+_LEAST = 0.7
 # A place is clear so many widths from any spot that was found, and so many from the beam.
 _CLEAR, _BEAM = 5.5, 12.0
 # The ring that tells the surroundings: its radius in widths, and its points.
@@ -113,7 +115,8 @@ class _Noise:
         start = self.values[-_TAIL]
         last = norm.ppf(1 - _TAIL / len(self.values))
         beyond = last * (light - self.middle) / max(start - self.middle, 1e-12)
-        return np.where(light < start, norm.ppf(np.clip(rank, 1e-4, 1 - 1e-9)), beyond)
+        score = np.where(light < start, norm.ppf(np.clip(rank, 1e-4, 1 - 1e-9)), beyond)
+        return np.minimum(score, np.maximum(light - self.middle, 0) / _LEAST)
 
 
 def weak_spots(
@@ -190,8 +193,7 @@ def _noise(light: _Light, place: Callable, indices: np.ndarray) -> _Noise | None
     values = np.sort(light.at(np.concatenate(drawn)))
     if len(values) < _NULL:
         return None
-    spread = background.mad(values)
-    return _Noise(values, float(np.median(values)), spread) if spread > 0 else None
+    return _Noise(values, float(np.median(values)), max(background.mad(values), _LEAST))
 
 
 def _evidence(light: _Light, noise: _Noise, at: np.ndarray) -> float:

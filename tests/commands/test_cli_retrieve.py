@@ -14,6 +14,7 @@ import pytest
 from dd2d_jax.commands import main as cli
 
 
+@pytest.mark.slow  # tests/matching/test_propose.py has the same in Python
 def test_propose_says_what_a_crystal_was_made_from(dd2d):
     line = "propose mos2.csv --library lib --checkpoint run --elements W,S --count 20 -k 3 --json"
     status, out, err = dd2d(line)

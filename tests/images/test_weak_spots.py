@@ -103,3 +103,13 @@ def test_weak_spots_have_their_place_and_intensity_within_its_uncertainty():
     assert len(pulls) > 30
     assert abs(np.median(pulls)) < 0.5
     assert np.quantile(np.abs(pulls), 0.68) < 1.5
+
+
+def test_what_an_export_cuts_off_leaves_no_spot_more_certain_than_its_grey_levels():
+    # All but the spots is one value, as in a picture with 130 grey levels on a logarithmic scale.
+    floor, step = 60.0, 1.04
+    steps = np.rint(np.log(np.maximum(image(0.0), floor) / floor) / np.log(step))
+    spots = measure(Image(floor * step**steps), SCALE).spots
+    # Over the pixels of a spot, from one grey level to the next.
+    least = floor * (step - 1) / np.sqrt(12) * np.sqrt(np.pi) * 2.5 * WIDTH
+    assert spots.sigma.min() > least

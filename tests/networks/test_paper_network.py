@@ -190,6 +190,7 @@ def test_gradients_in_padding_are_exactly_zero(params, crystals, spots):
         assert (gradient[~mask] == 0).all() and (gradient[mask] != 0).any(-1).all()
 
 
+@pytest.mark.slow
 def test_what_is_not_computed_changes_nothing(crystals, spots, x64):
     tower = PaperTower.from_config(tiny.paper_config(layers=2, dtype="float64").model)
     crystals, spots = jax.tree.map(
