@@ -159,6 +159,12 @@ def add_report(commands: Any) -> None:
         help="query whose attention maps are drawn (default: the first with 3 to 6 atoms)",
     )
     parser.add_argument(
+        "--candidates-of",
+        metavar="FILE",
+        help="draw the candidates of this crystal's pattern and add it to the gallery: a structure "
+        "file, or a record of the DD2D paper (default: a query found within ten, not first)",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the disturbance (default: 0)"
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
@@ -182,10 +188,13 @@ def _report(args: argparse.Namespace) -> None:
     queries = str(own) if args.queries is None else args.queries
     library = queries if args.library is None else args.library
     sets = {}
-    for source in dict.fromkeys((queries, library)):
+    drawn = args.candidates_of
+    for source in dict.fromkeys((queries, library, *([] if drawn is None else [drawn]))):
         say(f"reading {source}")
         with naming(source):
             sets[source] = read_source(source)
+    if drawn is not None and len(sets[drawn]) != 1:
+        raise UserError(f"{drawn}: one crystal is needed, there are {len(sets[drawn])}")
     about = {
         "checkpoint": args.checkpoint,
         "steps": last_step(args.checkpoint, "best"),
@@ -204,6 +213,7 @@ def _report(args: argparse.Namespace) -> None:
         args.crystal,
         read_records(args.checkpoint),
         say,
+        None if drawn is None else sets[drawn],
     )
     if args.json:
         print_json(numbers)

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dd2d_jax.crystals.point_groups import point_group
-from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet, concatenate
 from dd2d_jax.evaluation.evaluate import THERMAL, evaluate, prepare
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.networks.attention import Attention, attention
@@ -57,6 +57,7 @@ def make(
     crystal: str | None = None,
     records: Sequence[Mapping[str, Any]] = (),
     say: Callable[[str], None] = lambda _: None,
+    drawn: CrystalSet | None = None,
 ) -> dict[str, Any]:
     """Gather everything and write the folder `out`.
 
@@ -75,6 +76,8 @@ def make(
         records: of its training, from `checkpoint.read_records`; without any, the page has no
             learning curves.
         say: called with a line at each stage.
+        drawn: one crystal, added to the gallery, whose pattern's candidates are drawn; None takes
+            the first query that is found within ten candidates but not first.
 
     Returns:
         What report.json holds.
@@ -101,13 +104,20 @@ def make(
         }
         seen = attention(model, queries.crystal[looked_at])
         numbers = _numbers(model, queries, library, results, answers, looked_at, seen)
+        of, those, row = answers[LEVEL], library, _shown(answers[LEVEL].ranks)
+        if drawn is not None:
+            those = concatenate([library, drawn])
+            both = np.concatenate([gallery.embeddings, prepare(model, drawn, say).embeddings])
+            of, row = answer(model, both, drawn, those, LEVEL, seed), 0
+        numbers["candidates"] = report_numbers.candidate_numbers(of, row, those)
+        numbers["candidates"]["chosen"] = drawn is not None
         numbers["about"] = {**about, **report_numbers.about_model(model), "seed": seed}
         numbers["ablation"] = report_numbers.compared_networks(
             model, answers, queries, library, seed, about, others or {}, say
         )
         numbers["learning"] = report_numbers.learning_numbers(records)
         say("drawing")
-        images = _draw(part, numbers, seen, answers[LEVEL], library, model)
+        images = _draw(part, numbers, seen, of, row, those, model)
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (part / "report.json").write_text(text + "\n")
         (part / "report.html").write_text(report_page.page(numbers, images), "utf-8")
@@ -135,13 +145,10 @@ def _numbers(
         },
         "attention": report_numbers.attention_numbers(queries, looked_at, seen),
         "point_groups": report_numbers.point_group_numbers(main, groups),
-        "candidates": report_numbers.candidate_numbers(
-            main, _shown(main.ranks), library, groups
-        ),
         "failures": {
             "ranks": {level: report_numbers.failed(a.ranks) for level, a in answers.items()},
             "level": LEVEL,
-            "worst": report_numbers.worst(main, library, groups),
+            "worst": report_numbers.worst(main, library),
         },
     }
 
@@ -151,15 +158,19 @@ def _draw(
     numbers: dict[str, Any],
     seen: Attention,
     answers: Answers,
+    row: int,
     library: CrystalSet,
     model: Model,
 ) -> dict[str, dict[str, str]]:
-    """Every figure as PNG in the folder, and as data links for light and dark screens."""
+    """Every figure as PNG in the folder, and as data links for light and dark screens.
+
+    The candidates drawn are those of the query in row `row` of the answers.
+    """
     draw: dict[str, Callable[[], Figure]] = {
         "attention": lambda: report_figures.plot_attention(seen),
         "point_groups": lambda: report_figures.plot_point_groups(numbers["point_groups"]),
         "candidates": lambda: report_figures.plot_candidates(
-            numbers["candidates"], answers, _shown(answers.ranks), library, model.conditions
+            numbers["candidates"], answers, row, library, model.conditions
         ),
         "ranks": lambda: report_figures.plot_ranks(numbers["failures"]["ranks"]),
     }

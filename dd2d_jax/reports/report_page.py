@@ -252,7 +252,9 @@ def _candidates(found: Mapping[str, Any]) -> dict[str, Any]:
     truth, rows = found["truth"], found["candidates"]
     count, rank = len(rows), found["rank"]
     chosen = (
-        "the first query that the network does not rank first but within ten"
+        "the crystal that was asked for, added to the gallery"
+        if found["chosen"]
+        else "the first query that the network does not rank first but within ten"
         if 1 < rank <= count
         else "the first query, as none is ranked second to tenth"
     )

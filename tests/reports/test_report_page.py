@@ -56,6 +56,7 @@ NUMBERS = {
                       "others": 3, "others_right": None, "others_chance": 9.5}],
     },
     "candidates": {
+        "chosen": False,
         "level": "perturbed", "truth": CRYSTAL, "rank": 2,
         "candidates": [{"rank": i, **CRYSTAL, "uid": f"c-{i - 1}", "cosine": 0.9, "true": i == 2}
                        for i in (1, 2, 3)],
