@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _CONTRADICTS = 0.03
 # Half the longer side of usual images lies between these, 1/angstrom.
 _NEAREST, _FARTHEST = 0.2, 6.0
+# Where of more than so many spots a smaller share lies on lattices, noise looks like spots, and so
+# many of the brightest are tried alone; of them a larger share must.
+_MANY, _FEW, _BRIGHTEST, _MOST = 60, 0.5, (40, 20), 0.8
 # Between neighbouring spots of a cell of usual size, 1/angstrom: a = 4 angstrom.
 _SPACING = 0.27
 
@@ -92,8 +95,9 @@ def measure(
     if centre is None and image.centre is not None:
         centre = tuple(image.centre)
     rows, columns = image.pixels.shape
+    ours, plain = spots is None, image.notes
     try:
-        if spots is None:
+        if ours:
             stage(f"finding spots in {columns} x {rows} pixels")
             spots = find_spots(image.pixels, centre, **finding)
     except PatternError as error:
@@ -117,19 +121,56 @@ def measure(
             seen = _measured(image, spots, mapping)
             raise _refused(f"{where}{error}", "distortion", seen) from error
         spots = dataclasses.replace(spots, centre=spots.centre + shift)
-    return _as_the_lattice_says(_measured(image, spots, mapping), centre is None)
+    found = _measured(image, spots, mapping)
+    lattices = _lattices(found)
+    if ours and len(spots.position) > _MANY and _explained(lattices, found) < _FEW:
+        bare = dataclasses.replace(image, notes=plain)
+        fewer = _brightest(bare, mapping, centre, where, finding)
+        found, lattices = fewer or (found, lattices)
+    return _as_the_lattice_says(found, lattices, centre is None)
 
 
-def _as_the_lattice_says(found: Measured, move: bool) -> Measured:
+def _brightest(
+    image: Image,
+    mapping: Mapping,
+    centre: tuple[float, float] | None,
+    where: str,
+    finding: dict[str, Any],
+) -> tuple[Measured, list[Indexed]] | None:
+    """The brightest spots alone and their lattices, where nearly all lie on these."""
+    for most in _BRIGHTEST:
+        try:
+            spots = find_spots(image.pixels, centre, brightest=most, **finding)
+        except PatternError:
+            continue
+        told = tuple(f"{where}{note}" for note in spots.notes)
+        noted = dataclasses.replace(image, notes=(*image.notes, *told))
+        found = _measured(noted, spots, mapping)
+        lattices = _lattices(found)
+        if _explained(lattices, found) > _MOST:
+            return found, lattices
+    return None
+
+
+def _lattices(found: Measured) -> list[Indexed]:
+    try:
+        return lattice.find_all(found.pattern)
+    except PatternError:
+        return []
+
+
+def _explained(lattices: list[Indexed], found: Measured) -> float:
+    """Share of the spots that lie on any of the lattices."""
+    on = [one.spots for one in lattices]
+    return len(np.unique(np.concatenate(on))) / len(found.spots.position) if on else 0.0
+
+
+def _as_the_lattice_says(found: Measured, lattices: list[Indexed], move: bool) -> Measured:
     """With the spots that only the lattice tells where to look for, see `weak_spots`.
 
     With `move` also with the centre where the lattice has its origin.
     """
-    try:
-        lattices = lattice.find_all(found.pattern)
-    except PatternError:
-        return found
-    if len(lattices) > 1:  # what is left of one may belong to another
+    if len(lattices) != 1:  # what is left of one may belong to another
         return found
     if move:
         found = _centred(found, lattices[0])

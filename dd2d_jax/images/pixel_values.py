@@ -9,6 +9,8 @@ from scipy import ndimage
 _RUN = 16
 # Rarer ones are marks, too, where they are of one or two values.
 _RARE = 0.01
+# What more pixels have is no mark but the floor of an image whose background was subtracted.
+_FLOOR = 0.5
 # An area of one value that is larger than this share of the image is its background.
 _BLANK = 0.4
 # Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
@@ -32,8 +34,9 @@ def unmeasured(image: np.ndarray) -> np.ndarray:
     """(H, W) True where a pixel is no number, or has a negative number that marks gaps.
 
     Detectors mark gaps and dead pixels with -1 or -2: such numbers come in lines, or are rare.
-    Other negative values, whole ones too, are noise about a background that was subtracted. An
-    area of one value, neither the lowest nor the highest, was masked by whoever wrote the file.
+    Other negative values, whole ones too, are noise about a background that was subtracted, and
+    one that most pixels have is its floor. An area of one value, neither the lowest nor the
+    highest, was masked by whoever wrote the file.
     """
     bad = ~np.isfinite(image)
     good = image[~bad]
@@ -45,7 +48,7 @@ def unmeasured(image: np.ndarray) -> np.ndarray:
         rare = len(below) <= 2 and (good < 0).mean() < _RARE
         for value in below if len(below) <= 64 else below[:: len(below) - 1]:
             marked = filled == value
-            if rare or _runs(marked):
+            if rare or _runs(marked) and marked.mean() < _FLOOR:
                 bad |= marked
     return bad | _blank(filled, good)
 

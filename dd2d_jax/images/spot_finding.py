@@ -33,6 +33,9 @@ _LEAST_PIXELS = 256
 _FEWEST = 4
 # Of the strongest spots so many have one opposite of them in any diffraction pattern.
 _PAIRED = 0.4
+# Where they have not, noise may look like spots: so many of the brightest are tried alone, and then
+# so many of them have one opposite.
+_BRIGHTEST, _PAIRED_BRIGHTEST = (40, 20, 12), 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,7 @@ def find_spots(
     threshold: float = THRESHOLD,
     max_radius: float | None = None,
     beam_stop: bool = True,
+    brightest: int | None = None,
 ) -> SpotList:
     """The spots of a diffraction image; whether they lie on a lattice is not asked here.
 
@@ -131,6 +135,8 @@ def find_spots(
         threshold: how many standard deviations of the noise a spot stands above it.
         max_radius: spots farther from the centre are left out, pixels.
         beam_stop: whether areas far darker than others at like radius count as not measured.
+        brightest: so many spots alone are used, as where noise looks like spots; None uses all,
+            or fewer where all have no symmetry.
 
     Raises:
         PatternError: too small, nothing but one value, mostly not measured or saturated, a mask
@@ -142,6 +148,37 @@ def find_spots(
         width = width / pixels.factor
     middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
     first, width = _anywhere(pixels, width, threshold)
+    reach = np.inf if max_radius is None else max_radius / pixels.factor
+    unsymmetric = None
+    for most in (None, *_BRIGHTEST) if brightest is None else (brightest,):
+        try:
+            found = _about_centre(pixels, first, middle, width, threshold, reach, beam_stop, most)
+        except PatternError as error:
+            unsymmetric = unsymmetric or error
+            if unsymmetric.step != "symmetry":
+                raise
+            continue
+        return _full_size(found, pixels)
+    raise unsymmetric
+
+
+def _about_centre(
+    pixels: _Pixels,
+    first: Peaks,
+    middle: np.ndarray | None,
+    width: float,
+    threshold: float,
+    reach: float,
+    beam_stop: bool,
+    most: int | None,
+) -> SpotList:
+    """Spots about a centre that is given or found from the peaks, or why there are none.
+
+    Of the brightest `most` alone, where it is given; then more must be symmetric, and it is told.
+    """
+    if most is not None:
+        first = first[first.spot]
+        first = first[np.argsort(-first.intensity)[:most]]
     place = None
     if middle is None:
         place = find_centre(
@@ -149,8 +186,10 @@ def find_spots(
             first.intensity[first.spot], width,
         )  # fmt: skip
         middle = place.place
-    reach = np.inf if max_radius is None else max_radius / pixels.factor
     found = _around(pixels, middle, width, threshold, reach, beam_stop)
+    seen = len(found.position)
+    if most is not None:
+        found = _rows(found, np.sort(np.argsort(-found.intensity)[:most]))
     if not len(found.position):
         raise _refused(
             "no spot in the image stands above the noise; a lower --threshold finds weaker ones",
@@ -162,12 +201,16 @@ def find_spots(
             f"noise, at least {_FEWEST} are needed; a lower --threshold finds weaker ones",
             "spots", found, pixels,
         )  # fmt: skip
-    problem = _asymmetry(found)
+    problem = _asymmetry(found, _PAIRED if most is None else _PAIRED_BRIGHTEST)
     if problem:
         raise _refused(problem, "symmetry", found, pixels)
-    if place is not None:
-        found = dataclasses.replace(found, notes=(*found.notes, *_doubts(place, pixels)))
-    return _full_size(found, pixels)
+    notes = [] if place is None else _doubts(place, pixels)
+    if most is not None:
+        notes.append(
+            f"noise of this image looks like spots: of {seen} only the brightest "
+            f"{len(found.position)} were used; a higher --threshold leaves out more"
+        )
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _refused(message: str, step: str, found: SpotList, pixels: _Pixels) -> PatternError:
@@ -301,6 +344,11 @@ def _around(
     )
 
 
+def _rows(found: SpotList, rows: np.ndarray) -> SpotList:
+    names = ("position", "intensity", "sigma", "saturated")
+    return dataclasses.replace(found, **{name: getattr(found, name)[rows] for name in names})
+
+
 def averaged(position: np.ndarray, factor: int) -> np.ndarray:
     """Columns and rows (..., 2) of an image in pixels that are means of `factor` x `factor`."""
     return (position - (factor - 1) / 2) / factor
@@ -334,8 +382,8 @@ def _enlarged(values: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.nda
     return values.repeat(factor, 0).repeat(factor, 1)[: shape[0], : shape[1]]
 
 
-def _asymmetry(found: SpotList) -> str:
-    """What is wrong where hardly any strong spot has one opposite of it, else empty."""
+def _asymmetry(found: SpotList, least: float) -> str:
+    """What is wrong where a smaller share of the strong spots has one opposite, else empty."""
     strong = np.argsort(-found.intensity)[:60]
     opposite = 2 * found.centre - found.position[strong]
     place = np.rint(opposite[:, ::-1]).astype(int)
@@ -351,7 +399,7 @@ def _asymmetry(found: SpotList) -> str:
     chance = 1 - np.exp(-np.pi * near**2 * spread)
     # Above what as many spots anywhere would give.
     share = ((distance < near).mean() - chance.mean()) / max(1 - chance.mean(), 0.05)
-    if share >= _PAIRED:
+    if share >= least:
         return ""
     return (
         f"this is no diffraction pattern of a lattice: of the {inside.sum()} strongest spots in it "

@@ -61,3 +61,10 @@ def test_single_bright_pixels_are_no_spots_and_spots_are_no_single_pixels(camera
     image[row, column] = 30000
     hot = pixel_values.single(image, measured, 1.6)
     assert hot[row, column].all() and hot.sum() == len(row) > 5
+
+
+def test_a_negative_floor_that_most_pixels_have_is_measured():
+    rng = np.random.default_rng(0)
+    image = np.full((64, 64), -30)
+    image[20:40, 20:40] = rng.poisson(100, (20, 20))
+    assert not pixel_values.unmeasured(image).any()

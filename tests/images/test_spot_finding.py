@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import ase.build
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -311,3 +312,31 @@ def test_the_measured_spots_of_moo3_lie_on_its_rectangle(shared_data):
     # The image is sheared and stretched: spots stray by up to 0.03 1/angstrom, the cell by 5 %.
     found = lattice.find(pattern, tolerance=0.025)
     np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), [3.70, 3.96], rtol=0.03)
+
+
+@pytest.mark.parametrize(("side", "specks"), [(256, 150), (384, 500)])
+def test_specks_that_look_like_spots_do_not_hide_a_few_bright_ones(side, specks):
+    """Where they are many there is no symmetry, where very many there is some, by chance."""
+    spacing, centre = 0.172 * side, (side / 2 + 0.4, side / 2 - 1.3)
+    places, strength = drawn.lattice((side, side), centre, spacing)
+    bright = strength > 0.15
+    rng = np.random.default_rng(2)
+    image = drawn.expected(
+        np.concatenate([places[bright], rng.uniform(8, side - 8, (specks, 2))]),
+        np.concatenate([1 + strength[bright], rng.uniform(0.1, 0.3, specks)]),
+        (side, side),
+        centre,
+    )
+    made = measure(Image(drawn.counted(image)), scale=0.005)
+    (found,) = lattice.find_all(made.pattern)
+    lengths = np.linalg.norm(found.lattice, axis=1)
+    np.testing.assert_allclose(lengths, 2 / (np.sqrt(3) * spacing * 0.005), rtol=0.01)
+    assert any("looks like spots" in note for note in made.image.notes)
+
+
+def test_so_many_of_the_brightest_spots_alone_are_used():
+    places, strength = drawn.lattice()
+    image = drawn.counted(drawn.expected(places, strength))
+    every, some = find_spots(image), find_spots(image, brightest=20)
+    assert len(some.position) == 20 < len(every.position)
+    assert some.intensity.min() >= np.sort(every.intensity)[-21] * 0.9
