@@ -95,7 +95,7 @@ def measure(
     if centre is None and image.centre is not None:
         centre = tuple(image.centre)
     rows, columns = image.pixels.shape
-    ours, plain = spots is None, image.notes
+    ours = spots is None
     try:
         if ours:
             stage(f"finding spots in {columns} x {rows} pixels")
@@ -124,7 +124,8 @@ def measure(
     found = _measured(image, spots, mapping)
     lattices = _lattices(found)
     if ours and len(spots.position) > _MANY and _explained(lattices, found) < _FEW:
-        bare = dataclasses.replace(image, notes=plain)
+        its = {f"{where}{note}" for note in spots.notes}
+        bare = dataclasses.replace(image, notes=tuple(n for n in image.notes if n not in its))
         fewer = _brightest(bare, mapping, centre, where, finding)
         found, lattices = fewer or (found, lattices)
     return _as_the_lattice_says(found, lattices, centre is None)
