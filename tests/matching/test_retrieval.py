@@ -305,6 +305,7 @@ def test_a_calibrated_signal_is_retrieved(library, model):
     assert found[0].uid == "1T-PtS2"
 
 
+@pytest.mark.slow
 def test_refinement_keeps_the_exact_crystal_first(library, model):
     pattern = turned(simulated(WANTED["phosphorene"]), 33)
     found = retrieve(pattern, library, model, k=5, refine=True)

@@ -67,6 +67,7 @@ def test_heights_that_only_multiple_scattering_shows_are_undetermined():
     assert (found.position_sigma[0, free, 2] >= 0.1).all()
 
 
+@pytest.mark.slow
 def test_multiple_scattering_is_an_error_of_the_kinematic_fit_and_none_of_the_dynamical():
     crystals, seen = seen_by_multislice(1)
     sigma = 0.02 * np.asarray(seen.intensity) + 1e-3

@@ -54,12 +54,14 @@ def alone(tmp_path_factory):
     return folder / "alone"
 
 
+@pytest.mark.slow
 def test_each_process_has_its_rows_of_the_whole_batch(pair):
     for number, found in enumerate(pair[1]):
         assert found["devices"] == [2, 4]
         assert found["shard"] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]][number]
 
 
+@pytest.mark.slow
 def test_all_hear_what_the_first_says(pair):
     for found in pair[1]:
         assert found["said"] == {"process": 0, "text": ""}
@@ -67,6 +69,7 @@ def test_all_hear_what_the_first_says(pair):
         assert found["bits"] == [bits, 0, "float32"]
 
 
+@pytest.mark.slow
 def test_an_error_of_one_is_raised_by_all(pair):
     first, second = pair[1]
     assert first["one fails"] == "OSError: process 1: no such disk"
@@ -75,16 +78,19 @@ def test_an_error_of_one_is_raised_by_all(pair):
     assert second["first fails"] == "ValueError: process 0: no such key"
 
 
+@pytest.mark.slow
 def test_other_data_on_another_process_are_refused(pair):
     for found in pair[1]:
         assert found["differ"] == "ValueError: process 1 has numbers other than those of process 0"
         assert found["same"] == "nothing"
 
 
+@pytest.mark.slow
 def test_all_stop_early_by_what_the_first_found(pair):
     assert [found["evaluations"] for found in pair[1]] == [3, 3]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_of_four(pair, alone):
     folders = alone, pair[0] / "run"
     losses = []
@@ -103,6 +109,7 @@ def test_two_processes_of_two_devices_train_as_one_of_four(pair, alone):
     assert max(jax.tree.leaves(apart)) < 1e-5
 
 
+@pytest.mark.slow
 def test_only_the_first_writes_and_it_writes_all(pair):
     names = {path.name for path in (pair[0] / "run").iterdir()}
     assert names == {
@@ -112,6 +119,7 @@ def test_only_the_first_writes_and_it_writes_all(pair):
     assert json.loads((pair[0] / "run" / "test.json").read_text()) == two_hosts.TABLE
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_all_after_the_same_step(pair):
     folder, (first, second) = pair
     assert first["stopped"] == second["stopped"]
