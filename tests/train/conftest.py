@@ -1,10 +1,13 @@
 """Data, config and workdir of a small run, for the tests of the loop and of its folder."""
 
+import os
+
 import jax
 import pytest
 import tiny
 from runs import make_config
 
+from dd2d_jax.util.files import alone
 from train import loop, step
 
 
@@ -19,10 +22,22 @@ def home(tmp_path_factory):
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder that all processes of the tests have."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "train"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, home):
-    folder = tmp_path_factory.mktemp("data")
-    tiny.write_db(folder / "tiny.db")
+def data(shared, home):
+    folder = shared / "data"
+    with alone(shared):
+        if not folder.exists():
+            folder.mkdir()
+            tiny.write_db(folder / "tiny.db")
     return folder
 
 
@@ -48,8 +63,12 @@ def config(data, compiled_once):
 
 
 @pytest.fixture(scope="module")
-def whole(data, compiled_once, tmp_path_factory):
-    """The workdir of a run that was never stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    loop.run(make_config(data), folder)
+def whole(data, compiled_once, shared):
+    """The workdir of a run that was never stopped; nobody changes it."""
+    folder = shared / "run"
+    with alone(shared):
+        if not folder.exists():
+            part = folder.with_name("part")
+            loop.run(make_config(data), part)
+            part.rename(folder)
     return folder
