@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dd2d_jax.crystals.cell import cell
-from dd2d_jax.crystals.point_groups import TOLERANCE, counts, distance, point_group, tree
+from dd2d_jax.crystals.point_groups import TOLERANCE, counts, distance, tree
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks.attention import Attention
@@ -129,29 +129,31 @@ def _percent(part: float, whole: float) -> float | None:
     return 100 * float(part) / float(whole) if whole else None
 
 
-def _crystal(library: CrystalSet, row: int) -> dict[str, Any]:
+def _crystal(library: CrystalSet, row: int, groups: np.ndarray) -> dict[str, Any]:
     a, b, gamma = cell(library.lattice[row])
     return {
         "uid": str(library.uid[row]),
         "formula": str(library.formula[row]),
-        "point_group": point_group(library.atoms(row)),
+        "point_group": str(groups[row]),
         "a": a,
         "b": b,
         "gamma": gamma,
     }
 
 
-def candidate_numbers(answers: Answers, query: int, library: CrystalSet) -> dict[str, Any]:
+def candidate_numbers(
+    answers: Answers, query: int, library: CrystalSet, groups: np.ndarray
+) -> dict[str, Any]:
     """One query: its true crystal and its candidates."""
     truth = int(answers.truth[query])
     return {
         "level": answers.level,
-        "truth": _crystal(library, truth),
+        "truth": _crystal(library, truth, groups),
         "rank": int(answers.ranks[query]),
         "candidates": [
             {
                 "rank": place,
-                **_crystal(library, row),
+                **_crystal(library, row, groups),
                 "cosine": finite(float(answers.cosines[query, row])),
                 "true": row == truth,
             }
@@ -212,14 +214,14 @@ def failed(ranks: np.ndarray) -> dict[str, int]:
     return out
 
 
-def worst(answers: Answers, library: CrystalSet) -> list[dict[str, Any]]:
+def worst(answers: Answers, library: CrystalSet, groups: np.ndarray) -> list[dict[str, Any]]:
     """The queries with the worst ranks and what was taken for them."""
     order = np.argsort(-answers.ranks, kind="stable")
     return [
         {
             "rank": int(answers.ranks[i]),
-            "true": _crystal(library, int(answers.truth[i])),
-            "predicted": _crystal(library, int(answers.order[i, 0])),
+            "true": _crystal(library, answers.truth[i], groups),
+            "predicted": _crystal(library, answers.order[i, 0], groups),
             "cosine_true": finite(float(answers.cosines[i, answers.truth[i]])),
             "cosine_predicted": finite(float(answers.cosines[i, answers.order[i, 0]])),
         }
