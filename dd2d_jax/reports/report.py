@@ -6,6 +6,7 @@ report.json and the figures.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -103,13 +104,13 @@ def make(
             if level not in PATTERNS
         }
         seen = attention(model, queries.crystal[looked_at])
-        numbers = _numbers(model, queries, library, results, answers, looked_at, seen)
-        of, those, row = answers[LEVEL], library, _shown(answers[LEVEL].ranks)
+        example = _Example(answers[LEVEL], _shown(answers[LEVEL].ranks), library)
         if drawn is not None:
-            those = concatenate([library, drawn])
-            both = np.concatenate([gallery.embeddings, prepare(model, drawn, say).embeddings])
-            of, row = answer(model, both, drawn, those, LEVEL, seed), 0
-        numbers["candidates"] = report_numbers.candidate_numbers(of, row, those)
+            embeddings = np.concatenate([gallery.embeddings, prepare(model, drawn, say).embeddings])
+            crystals = concatenate([library, drawn])
+            asked_for = answer(model, embeddings, drawn, crystals, LEVEL, seed)
+            example = _Example(asked_for, 0, crystals)
+        numbers = _numbers(queries, library, results, answers, looked_at, seen, example)
         numbers["candidates"]["chosen"] = drawn is not None
         numbers["about"] = {**about, **report_numbers.about_model(model), "seed": seed}
         numbers["ablation"] = report_numbers.compared_networks(
@@ -117,26 +118,35 @@ def make(
         )
         numbers["learning"] = report_numbers.learning_numbers(records)
         say("drawing")
-        images = _draw(part, numbers, seen, of, row, those, model)
+        images = _draw(part, numbers, seen, example, model)
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (part / "report.json").write_text(text + "\n")
         (part / "report.html").write_text(report_page.page(numbers, images), "utf-8")
     return numbers
 
 
+@dataclasses.dataclass(frozen=True)
+class _Example:
+    """The query whose candidates are drawn: row `row` of the answers, from a gallery."""
+
+    answers: Answers
+    row: int
+    gallery: CrystalSet
+
+
 def _numbers(
-    model: Model,
     queries: CrystalSet,
     library: CrystalSet,
     results: list[dict[str, Any]],
     answers: Mapping[str, Answers],
     looked_at: int,
     seen: Attention,
+    example: _Example,
 ) -> dict[str, Any]:
     """What the report says of one network."""
-    main = answers[LEVEL]
-    rows = progress(range(len(library)), len(library), "point groups")
-    groups = np.array([point_group(library.atoms(i)) for i in rows])
+    main, crystals = answers[LEVEL], example.gallery  # the library comes first in it
+    rows = progress(range(len(crystals)), len(crystals), "point groups")
+    groups = np.array([point_group(crystals.atoms(i)) for i in rows])
     return {
         "accuracy": {
             "levels": results,
@@ -144,11 +154,14 @@ def _numbers(
             "published": report_numbers.PUBLISHED,
         },
         "attention": report_numbers.attention_numbers(queries, looked_at, seen),
-        "point_groups": report_numbers.point_group_numbers(main, groups),
+        "point_groups": report_numbers.point_group_numbers(main, groups[: len(library)]),
+        "candidates": report_numbers.candidate_numbers(
+            example.answers, example.row, crystals, groups
+        ),
         "failures": {
             "ranks": {level: report_numbers.failed(a.ranks) for level, a in answers.items()},
             "level": LEVEL,
-            "worst": report_numbers.worst(main, library),
+            "worst": report_numbers.worst(main, library, groups),
         },
     }
 
@@ -157,20 +170,15 @@ def _draw(
     folder: Path,
     numbers: dict[str, Any],
     seen: Attention,
-    answers: Answers,
-    row: int,
-    library: CrystalSet,
+    example: _Example,
     model: Model,
 ) -> dict[str, dict[str, str]]:
-    """Every figure as PNG in the folder, and as data links for light and dark screens.
-
-    The candidates drawn are those of the query in row `row` of the answers.
-    """
+    """Every figure as PNG in the folder, and as data links for light and dark screens."""
     draw: dict[str, Callable[[], Figure]] = {
         "attention": lambda: report_figures.plot_attention(seen),
         "point_groups": lambda: report_figures.plot_point_groups(numbers["point_groups"]),
         "candidates": lambda: report_figures.plot_candidates(
-            numbers["candidates"], answers, row, library, model.conditions
+            numbers["candidates"], example.answers, example.row, example.gallery, model.conditions
         ),
         "ranks": lambda: report_figures.plot_ranks(numbers["failures"]["ranks"]),
     }
@@ -193,7 +201,7 @@ def _link(figure: Figure) -> str:
     if out.tell() < _LARGE:
         return data_link(out.getvalue(), "image/svg+xml")
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)
+    figure.savefig(out, format="png", dpi=130, pil_kwargs={"optimize": True})
     return data_link(out.getvalue(), "image/png")
 
 
