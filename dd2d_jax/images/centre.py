@@ -14,7 +14,7 @@ from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
 from dd2d_jax.images.background import mad
-from dd2d_jax.lattices.origin import CHANCE, LIKE
+from dd2d_jax.lattices.origin import CHANCE, alike, weights
 
 # The strongest spots vote, and so many of the places with most votes are looked at.
 _VOTERS, _CANDIDATES = 150, 24
@@ -96,8 +96,7 @@ def _votes(position: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(len(some), 1)
     a, b = some[first], some[second]
     sums = position[a] + position[b]
-    alike = np.exp(-((np.log(intensity[a] / intensity[b])) ** 2) / (2 * LIKE**2))
-    weight = alike * np.sqrt(np.minimum(intensity[a], intensity[b]))
+    weight = alike(intensity[a], intensity[b]) * np.sqrt(np.minimum(intensity[a], intensity[b]))
     origin = sums.min(0) - 4
     bins = np.rint((sums - origin) / 2).astype(int)
     table = np.zeros(bins.max(0) + 5)
@@ -117,9 +116,7 @@ def _paired(
     """The centre refined, what the spots say for it, and the share of them that have mates."""
     tree = cKDTree(position)
     shape = np.array(measured.shape)
-    root = np.sqrt(intensity)
-    # The beam itself is no spot, and must not outweigh all others.
-    root = np.minimum(root, np.quantile(root, 0.9))
+    root = weights(intensity)
     for _ in range(3):
         opposite = 2 * place - position
         away = np.linalg.norm(position - place, axis=1)
@@ -127,11 +124,10 @@ def _paired(
         near = distance < 1.5 * width + 0.015 * away + 0.5
         # A camera's distortion is the same on both sides of the centre, and of no other point.
         exact = np.exp(-0.5 * (distance / (0.7 * width + 0.3 + 0.003 * away)) ** 2)
-        alike = np.exp(-((np.log(intensity / intensity[mate])) ** 2) / (2 * LIKE**2))
-        alike = alike * exact * near
+        like = alike(intensity, intensity[mate]) * exact * near
         usable = near & (away > 3 * width)
-        if (usable * alike).sum() > 0.5:
-            weight = (usable * alike * root)[:, None]
+        if (usable * like).sum() > 0.5:
+            weight = (usable * like * root)[:, None]
             middle = (position + position[mate]) / 2
             place = (middle * weight).sum(0) / weight.sum()
     pixel = np.rint(opposite[:, ::-1]).astype(int)
@@ -141,8 +137,8 @@ def _paired(
     tested = (inside | near) & (away > 3 * width)
     if not tested.any():
         return place, 0.0, 0.0
-    for_ = float((root * (alike - CHANCE) * tested).sum() / root.sum())
-    return place, for_, float((root * alike * tested).sum() / (root * tested).sum())
+    for_ = float((root * (like - CHANCE) * tested).sum() / root.sum())
+    return place, for_, float((root * like * tested).sum() / (root * tested).sum())
 
 
 class _Halo:

@@ -105,9 +105,7 @@ def measure(
         if seen is not None:
             seen = _measured(image, seen, mapping or Mapping(_likely_scale(seen)))
         raise _refused(f"{where}{error}", error.step or "spots", seen or image) from error
-    if spots.notes:
-        told = tuple(f"{where}{note}" for note in spots.notes)
-        image = dataclasses.replace(image, notes=(*image.notes, *told))
+    image = dataclasses.replace(image, notes=(*image.notes, *_told(where, spots)))
     if mapping is None:
         mapping = Mapping(_likely_scale(spots))
         told = f"about {mapping.scale:.3g} 1/A per pixel is taken"
@@ -124,29 +122,30 @@ def measure(
     found = _measured(image, spots, mapping)
     lattices = _lattices(found)
     if ours and len(spots.position) > _MANY and _explained(lattices, found) < _FEW:
-        its = {f"{where}{note}" for note in spots.notes}
-        bare = dataclasses.replace(image, notes=tuple(n for n in image.notes if n not in its))
-        fewer = _brightest(bare, mapping, centre, where, finding)
-        found, lattices = fewer or (found, lattices)
+        found, lattices = _brightest(found, where, centre, finding) or (found, lattices)
     return _as_the_lattice_says(found, lattices, centre is None)
 
 
+def _told(where: str, spots: SpotList) -> tuple[str, ...]:
+    return tuple(f"{where}{note}" for note in spots.notes)
+
+
 def _brightest(
-    image: Image,
-    mapping: Mapping,
-    centre: tuple[float, float] | None,
+    every: Measured,
     where: str,
+    centre: tuple[float, float] | None,
     finding: dict[str, Any],
 ) -> tuple[Measured, list[Indexed]] | None:
-    """The brightest spots alone and their lattices, where nearly all lie on these."""
+    """The brightest spots of an image alone and their lattices, where nearly all lie on these."""
+    image, replaced = every.image, _told(where, every.spots)
+    kept = tuple(note for note in image.notes if note not in replaced)
     for most in _BRIGHTEST:
         try:
             spots = find_spots(image.pixels, centre, brightest=most, **finding)
         except PatternError:
             continue
-        told = tuple(f"{where}{note}" for note in spots.notes)
-        noted = dataclasses.replace(image, notes=(*image.notes, *told))
-        found = _measured(noted, spots, mapping)
+        noted = dataclasses.replace(image, notes=(*kept, *_told(where, spots)))
+        found = _measured(noted, spots, every.mapping)
         lattices = _lattices(found)
         if _explained(lattices, found) > _MOST:
             return found, lattices

@@ -13,7 +13,7 @@ from dd2d_jax.lattices.choice import best_explanation, refusal, symmetric
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.members import settle
 from dd2d_jax.lattices.notes import notes
-from dd2d_jax.lattices.origin import CERTAIN, rival
+from dd2d_jax.lattices.origin import CERTAIN, Rival, rival
 from dd2d_jax.lattices.parents import with_alternatives, with_parent
 from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.sets import parent
@@ -105,32 +105,30 @@ def find_all(pattern: dx.Pattern, tolerance: float = 0.02, most: int = 4) -> lis
     """
     if tolerance <= 0 or most < 1:
         raise ValueError(f"tolerance and most must be positive, got {tolerance} and {most}")
-    found = _found(pattern, tolerance, most)
-    if len(found) > 1:
+    found = _found(pattern, tolerance, most, np.zeros(2))
+    if len(found) == 1:
+        return [_at_its_origin(pattern, *found[0], tolerance)]
+    return [one for one, _ in found]
+
+
+def _at_its_origin(
+    pattern: dx.Pattern, found: Indexed, other: Rival | None, tolerance: float
+) -> Indexed:
+    """The lattice about the other point, where its intensities are clearly symmetric about that."""
+    if other is None or other.significance < CERTAIN:
         return found
-    moved = _at_its_origin(pattern, found[0], tolerance)
-    return found if moved is None else [moved]
-
-
-def _at_its_origin(pattern: dx.Pattern, found: Indexed, tolerance: float) -> Indexed | None:
-    """The lattice about the point that its intensities are symmetric about, if it is another."""
-    basis = np.linalg.inv(found.lattice).T
-    other = rival(found.hk, basis, found.intensity)
-    if other is None or other[1] < CERTAIN:
-        return None
-    shift = found.warp.measured(other[0] @ basis)
+    shift = found.warp.measured(other.hk @ np.linalg.inv(found.lattice).T)
     try:
-        again = _found(pattern, tolerance, 1, shift)[0]
+        again, _ = _found(pattern, tolerance, 1, shift)[0]
     except PatternError:
-        return None
-    return again if again.explained > found.explained - 0.05 else None
+        return found
+    return again if again.explained > found.explained - 0.05 else found
 
 
 def _found(
-    pattern: dx.Pattern, tolerance: float, most: int, origin: np.ndarray | None = None
-) -> list[Indexed]:
-    """What `find_all` finds about an origin, 1/angstrom; None for the pattern's own."""
-    origin = np.zeros(2) if origin is None else origin
+    pattern: dx.Pattern, tolerance: float, most: int, origin: np.ndarray
+) -> list[tuple[Indexed, Rival | None]]:
+    """What `find_all` finds about an origin (2,), 1/angstrom, and each lattice's other origin."""
     pattern = dataclasses.replace(pattern, q=np.asarray(pattern.q, float) - origin)
     q, intensity, sigma, rows = checked(pattern)
     keep = np.flatnonzero(intensity > _FAINT)
@@ -165,7 +163,7 @@ def _found(
     out = [_indexed(one, q, intensity, sigma, rows, origin) for one in settled]
     if len(keep) > _MOST:
         note = f"of {len(keep)} spots the strongest {_MOST} were used"
-        out = [dataclasses.replace(one, notes=(note, *one.notes)) for one in out]
+        out = [(dataclasses.replace(one, notes=(note, *one.notes)), other) for one, other in out]
     return out
 
 
@@ -186,7 +184,7 @@ def _indexed(
     sigma: np.ndarray | None,
     rows: np.ndarray,
     origin: np.ndarray,
-) -> Indexed:
+) -> tuple[Indexed, Rival | None]:
     basis, hk, good, warp = settled
     coarse, _ = parent(hk[good], basis)
     good = np.flatnonzero(good)
@@ -212,7 +210,8 @@ def _indexed(
     if coarse is not None:
         out = with_parent(out, np.linalg.inv(coarse @ basis).T)
     out = with_alternatives(out)
-    return dataclasses.replace(out, notes=notes(out, len(rows)))
+    other = rival(out.hk, np.linalg.inv(out.lattice).T, out.intensity)
+    return dataclasses.replace(out, notes=notes(out, len(rows), other)), other
 
 
 def _uncertainties(lattice: np.ndarray, hk: np.ndarray, misfit: np.ndarray) -> np.ndarray:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dd2d_jax.lattices.origin import DOUBTFUL, rival
+from dd2d_jax.lattices.origin import DOUBTFUL, Rival
 from dd2d_jax.lattices.reduction import reduce
 
 if TYPE_CHECKING:
     from dd2d_jax.lattices.indexed import Indexed
 
 
-def notes(found: Indexed, spots: int) -> tuple[str, ...]:
-    """What a person should know of a lattice found among so many spots."""
+def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
+    """What a person should know of a lattice found among so many spots; `other` is its `rival`."""
     lines, warp = [], found.warp
     away = float(np.hypot(*warp.shift))
     shortest = float(np.linalg.norm(np.linalg.inv(found.lattice), axis=0).min())
@@ -24,9 +24,8 @@ def notes(found: Indexed, spots: int) -> tuple[str, ...]:
             f"the lattice's origin is ({warp.shift[0]:.4f}, {warp.shift[1]:.4f}) 1/A from the "
             f"given centre: the centre was moved there{doubt}"
         )
-    other = rival(found.hk, np.linalg.inv(found.lattice).T, found.intensity)
-    if other is not None and other[1] > DOUBTFUL:
-        x, y = warp.measured(other[0] @ np.linalg.inv(found.lattice).T)
+    if other is not None and other.significance > DOUBTFUL:
+        x, y = warp.measured(other.hk @ np.linalg.inv(found.lattice).T)
         lines.append(
             "the centre may be off by a lattice vector: the intensities are more symmetric about "
             f"({x:.4f}, {y:.4f}) 1/A"

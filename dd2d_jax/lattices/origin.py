@@ -6,11 +6,13 @@ are alike at q and -q of the true origin, and of no other point.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 # Friedel mates differ in the logarithm of their intensity by about so much.
-LIKE = 0.8
+_LIKE = 0.8
 # A spot without a mate of like intensity counts as much against an origin as one with such a mate
 # at this share of its own counts for it.
 CHANCE = 0.4
@@ -28,6 +30,17 @@ DOUBTFUL, CERTAIN = 1.5, 2.5
 _FAR = 2.0
 
 
+def alike(intensity: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(...,) 1 for intensities that are equal, towards 0 the less they could be Friedel mates'."""
+    return np.exp(-(np.log(intensity / other) ** 2) / (2 * _LIKE**2))
+
+
+def weights(intensity: np.ndarray) -> np.ndarray:
+    """(K,) what spots count for an origin; the beam must not outweigh all others."""
+    root = np.sqrt(intensity)
+    return np.minimum(root, np.quantile(root, 0.9))
+
+
 def offset(q: np.ndarray, hk: np.ndarray) -> np.ndarray:
     """Where (2,) a lattice through spots q (K, 2) of indices hk (K, 2) has its origin, in q's unit.
 
@@ -42,9 +55,20 @@ def offset(q: np.ndarray, hk: np.ndarray) -> np.ndarray:
     return fitted[2]
 
 
-def rival(
-    hk: np.ndarray, basis: np.ndarray, intensity: np.ndarray
-) -> tuple[np.ndarray, float] | None:
+class Rival(NamedTuple):
+    """A lattice point that the beam rather went through.
+
+    Attributes:
+        hk: (2,) its indices.
+        significance: by how many standard uncertainties the intensities are more symmetric about
+            it than about (0, 0).
+    """
+
+    hk: np.ndarray
+    significance: float
+
+
+def rival(hk: np.ndarray, basis: np.ndarray, intensity: np.ndarray) -> Rival | None:
     """The lattice point other than (0, 0) that the beam rather went through.
 
     Args:
@@ -53,8 +77,7 @@ def rival(
         intensity: (K,).
 
     Returns:
-        Its indices (2,), and by how many standard uncertainties the intensities are more symmetric
-        about it than about (0, 0); None where no point is clearly more so.
+        None where no point is clearly more so.
     """
     if len(hk) < _FEWEST:
         return None
@@ -69,20 +92,19 @@ def rival(
     rows = np.full(np.maximum(hk.max(0), opposite.max((0, 1))) - low + 1, -1)
     rows[tuple((hk - low).T)] = np.arange(len(hk))
     mate = rows[tuple(np.moveaxis(opposite - low, -1, 0))]
-    log = np.log(np.maximum(intensity, 1e-9 * intensity.max()))
-    alike = np.where(mate >= 0, np.exp(-((log - log[mate]) ** 2) / (2 * LIKE**2)), 0.0)
+    positive = np.maximum(intensity, 1e-9 * intensity.max())
+    like = np.where(mate >= 0, alike(positive, positive[mate]), 0.0)
     # Where nothing was measured, no mate is missing.
     within = (opposite @ basis @ edges[:, :2].T + edges[:, 2] < 1e-9).all(-1)
     tested = ((mate >= 0) | within) & (hk != origins[:, None]).any(-1)
-    root = np.sqrt(intensity)
-    root = np.minimum(root, np.quantile(root, 0.9))
-    weight = root / root.sum() * tested
-    score = (weight * (alike - CHANCE)).sum(1)
-    mean = (weight * alike).sum(1) / np.maximum(weight.sum(1), 1e-12)
+    weight = weights(intensity)
+    weight = weight / weight.sum() * tested
+    score = (weight * (like - CHANCE)).sum(1)
+    mean = (weight * like).sum(1) / np.maximum(weight.sum(1), 1e-12)
     # Every pair of mates is counted twice.
-    variance = 2 * (weight**2 * (alike - mean[:, None]) ** 2).sum(1)
+    variance = 2 * (weight**2 * (like - mean[:, None]) ** 2).sum(1)
     best, given = int(np.argmax(score)), len(origins) // 2
     more = score[best] - score[given]
     if score[best] < _SYMMETRIC or more < _MORE:
         return None
-    return origins[best], float(more / np.sqrt(variance[best] + variance[given] + 1e-12))
+    return Rival(origins[best], float(more / np.sqrt(variance[best] + variance[given] + 1e-12)))

@@ -54,7 +54,7 @@ def test_a_doubtful_origin_is_told_and_not_moved():
     shifted = points(CELL)[near] + BASIS[0]
     found = lattice.find(pattern(shifted, symmetric(3, 0.9)[near] * np.exp(noise)))
     other = rival(found.hk, np.linalg.inv(found.lattice).T, found.intensity)
-    assert other is not None and 1.5 < other[1] < 2.5
+    assert other is not None and 1.5 < other.significance < 2.5
     assert not found.warp.shift.any()
     assert any("may be off by a lattice vector" in note for note in found.notes)
 
