@@ -39,6 +39,7 @@ from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
 from dd2d_jax.lattices import lattice as lattices  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.matching import absent  # noqa: E402
+from dd2d_jax.matching.dynamical import weigh_again  # noqa: E402
 from dd2d_jax.matching.hypotheses import measured  # noqa: E402
 from dd2d_jax.matching.isotypes import log_isotypes  # noqa: E402
 from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh  # noqa: E402
@@ -185,6 +186,7 @@ def about(
     embedded = model.embed_patterns(sized(query.settings, conditions.tokens))
     short = shortlist(library, query, embedded, every, conditions, count, SCALE_ERROR)
     weighing = weigh(short.crystals, short.scores, query, conditions, measured(SCALE_ERROR))
+    weighing = weigh_again(weighing, short.crystals, query, conditions, measured(SCALE_ERROR))
     crystals = getattr(library.crystals, "whole", library.crystals)
     own = np.append(twins(crystals, truth, crystals), truth)
     near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *absent.NEAR)

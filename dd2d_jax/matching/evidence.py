@@ -24,7 +24,7 @@ candidate shows besides the query's spots costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -58,6 +58,7 @@ class Explained(NamedTuple):
         value: (n,) log-probability of intensities and cell, see `log_evidence`.
         r1: (n,) R1 of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
+        lean: (n, 2) the tilt that is likeliest under the best hypothesis, degrees.
         stretch, shear: (n,) strain from the crystal's cell to the query's.
         cell: (n, H) log-probability of the cell under each of H hypotheses.
         intensities: (n, H) of the intensities, whatever the temperature.
@@ -66,6 +67,7 @@ class Explained(NamedTuple):
     value: np.ndarray
     r1: np.ndarray
     b: np.ndarray
+    lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
     cell: np.ndarray
@@ -92,6 +94,8 @@ def explain(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
     tilts: np.ndarray | None = None,
+    squares: Callable[[np.ndarray], np.ndarray] | None = None,
+    lean: np.ndarray | None = None,
 ) -> Explained:
     """How well each of n crystals explains a query.
 
@@ -104,8 +108,10 @@ def explain(
         conditions: radiation and B.
         hypotheses: what may differ; all are as likely.
         tilts: (n, 2) degrees as in `dx.simulate`, about the axes of each query; None for none.
+        lean: (n, 2) tilt about which the small one is integrated, degrees; None for none.
+        squares: |F|^2 (n, K) of rods (n, K, 2), -hk behind hk; None: of kinematic scattering.
     """
-    tilts = np.zeros((len(crystals), 2)) if tilts is None else tilts
+    tilts, lean = (np.zeros((len(crystals), 2)) if x is None else x for x in (tilts, lean))
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     used = (np.asarray(queries.hk) != 0).any(-1)
     last = used.shape[-1] - int(used[..., ::-1].argmax(-1).min())
@@ -114,18 +120,24 @@ def explain(
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
-    single, each = np.zeros((5, len(crystals)), np.float32), (len(crystals), len(hypotheses))
-    out = Explained(*single, *np.zeros((2, *each), np.float32))
+    shapes = ((), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
+    out = Explained(*(np.zeros((len(crystals), *shape), np.float32) for shape in shapes))
+    hk = np.concatenate([few.hk, -few.hk], 1)
+    # NaN stands for what is computed: one program is compiled for both.
+    told = np.full(hk.shape[:2], np.nan) if squares is None else squares(hk)
+    told = np.asarray(told, np.float32)
     for room in np.unique(rooms):
         alike = np.flatnonzero(rooms == room)
         for start in range(0, len(alike), _CHUNK):
             rows = alike[np.minimum(np.arange(start, start + _CHUNK), len(alike) - 1)]
-            numbers = _sized(crystals.numbers[rows], room)
-            positions = _sized(crystals.positions[rows], room)
+            numbers = sized_to(crystals.numbers[rows], room)
+            positions = sized_to(crystals.positions[rows], room)
             batch = dx.Crystal(crystals.lattice[rows], positions, numbers)
             asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
             # The last row is repeated: it is written again.
-            some = _explain(batch, asked, conditions, stacked, tilts[rows])
+            some = _explain(
+                batch, asked, conditions, stacked, tilts[rows], told[rows], lean[rows]
+            )
             for whole, part in zip(out, some, strict=True):
                 whole[rows] = part
     return out
@@ -167,7 +179,8 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     return Spots(**sorted_, lattice=first.lattice)
 
 
-def _sized(values: np.ndarray, room: int) -> np.ndarray:
+def sized_to(values: np.ndarray, room: int) -> np.ndarray:
+    """Values (n, N, ...) of atoms, cut or padded to (n, room, ...)."""
     short = max(room - values.shape[1], 0)
     return np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))[:, :room]
 
@@ -179,14 +192,18 @@ def _explain(
     conditions: Conditions,
     hypotheses: Hypothesis,
     tilts: jax.Array,
+    told: jax.Array,
+    lean: jax.Array,
 ) -> Explained:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
     floor = jnp.min(jnp.where(queries.measured, queries.intensity, jnp.inf), (1, 2))
 
-    def of(crystal, query, floor, stretch, shear, tilt) -> Explained:
-        q, shares = _shares(crystal, query, conditions, tilt)
+    def of(crystal, query, floor, stretch, shear, tilt, told, lean) -> Explained:
+        q, shares = _shares(crystal, query, conditions, tilt + lean)
         response = _response(q, shares, crystal)
+        coherent = jnp.where(jnp.isnan(told), response.coherent, told)
+        response = response._replace(coherent=coherent)
 
         def under(h: Hypothesis) -> tuple[jax.Array, ...]:
             cell = jnp.logaddexp(
@@ -200,15 +217,16 @@ def _explain(
                 jnp.log1p(-h.often) - 0.5 * (shear / h.shear) ** 2 - 2 * jnp.log(h.shear),
                 jnp.log(h.often) - 0.5 * (shear / wide) ** 2 - 2 * jnp.log(wide),
             )
-            return cell, *_of_intensities(response, query, floor, h)
+            return cell, *_of_intensities(response, query, floor, h, lean)
 
-        cell, intensities, r1, b = jax.vmap(under)(hypotheses)
+        cell, intensities, r1, b, leans = jax.vmap(under)(hypotheses)
         each = cell + intensities / hypotheses.temperature
         best = r1.argmin()
         value = jax.nn.logsumexp(each)
-        return Explained(value, r1[best], b[best], stretch, shear, cell, intensities)
+        its = leans[each.argmax()]
+        return Explained(value, r1[best], b[best], its, stretch, shear, cell, intensities)
 
-    return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts)
+    return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts, told, lean)
 
 
 def _shares(
@@ -354,11 +372,12 @@ def _fitted(
 
 
 def _of_intensities(
-    response: _Response, query: Spots, floor: jax.Array, h: Hypothesis
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    response: _Response, query: Spots, floor: jax.Array, h: Hypothesis, lean: jax.Array
+) -> tuple[jax.Array, ...]:
     """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none.
 
-    Also R1, and the B that was fitted.
+    Also R1, the B that was fitted, and the tilt (2,) that is likeliest. `lean` (2,): the tilt that
+    `response` was computed at.
     """
     seen = _seen(query)
     observed, measured = seen.observed, seen.measured
@@ -368,9 +387,11 @@ def _of_intensities(
     log_scale, b = _fitted(response, seen, spread, h)
     m = _model(response, seen.error, h, log_scale, b)
     weight = jnp.where(measured, 1 / m.variance, 0.0)
-    # Both are linear about where they fit best; B's prior lies elsewhere.
+    # All are linear about where they fit best; the priors of B and of the tilt lie elsewhere.
     softer = -0.5 * response.squared * m.level
     difference = jnp.log(observed + SOFT) - jnp.log(m.soft) + softer * (b - h.softer)
+    angles = slice(count - 2 - _SPECIES, count - _SPECIES)
+    difference += m.gain * jnp.sum(response.slopes[:, angles] * lean, -1)
     difference = jnp.where(measured, difference, 0.0)
     # Woodbury: the covariance is diagonal but for the columns gain * slopes * size, one for
     # each coordinate, tilt and element, and those of scale and B. They are never made: the slopes
@@ -388,6 +409,7 @@ def _of_intensities(
     factor = jnp.linalg.cholesky(inner + jnp.eye(count + 2))
     reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
     chi_squared = jnp.sum(difference**2 * weight) - jnp.sum(reduced**2)
+    mean = jax.scipy.linalg.solve_triangular(factor.T, reduced)
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(m.variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
     )
@@ -401,7 +423,8 @@ def _of_intensities(
     r1 = jnp.sum(jnp.where(measured, apart, 0.0)) / (
         jnp.sum(jnp.where(measured, jnp.sqrt(observed), 0.0)) + 1e-12
     )
-    return log_seen + log_unseen - 0.5 * (chi_squared + log_determinant), r1, b
+    value = log_seen + log_unseen - 0.5 * (chi_squared + log_determinant)
+    return value, r1, b, (size * mean[:count])[angles]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

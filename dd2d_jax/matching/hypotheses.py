@@ -87,8 +87,8 @@ STRAIN = 0.006
 def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothesis, ...]:
     """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
 
-    Nearly the crystal itself, a disturbed copy as in the level `measured`, and three with ever
-    poorer intensities (a cruder structure, multiple scattering, many layers). `strain` is the
+    The crystal itself, nearly so, a disturbed copy as in the level `measured`, and three with ever
+    poorer intensities (a cruder structure, a thick layer, many layers). `strain` is the
     standard deviation of the crystal's strain against the library's.
     """
     # Cells are never measured better than this.
@@ -96,6 +96,7 @@ def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothe
     return tuple(
         Hypothesis(*errors[:2], stretch, *errors[2:], **OF_MICROSCOPES)
         for errors in (
+            (0.005, 0.01, 0.003, 0.1, 0.02),
             (0.01, 0.03, 0.003, 0.3, 0.05),
             (0.03, 0.1, 0.003, 0.8, 0.25),
             (0.03, 0.2, 0.003, 0.3, 0.05),

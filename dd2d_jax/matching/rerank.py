@@ -120,12 +120,16 @@ class Weighing(NamedTuple):
         value: (n,) log-probability of the pattern, see `evidence.explain`.
         setting: (n,) of the query.
         r1: (n,) of the amplitudes, scale and B fitted.
+        b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
+        lean: (n, 2) the tilt that fits best, degrees.
         stretch, shear: (n,) strain from each crystal's cell to the pattern's.
     """
 
     value: np.ndarray
     setting: np.ndarray
     r1: np.ndarray
+    b: np.ndarray
+    lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
 
@@ -157,10 +161,11 @@ def weigh(
     tilted = None if tilts is None else tilts[best.ravel()]
     found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted)
     first = found.value.reshape(count, -1).argmax(0), np.arange(len(crystals))
-    value, r1, stretch, shear = (
-        x.reshape(count, -1)[first] for x in (found.value, found.r1, found.stretch, found.shear)
+    value, r1, b, lean, stretch, shear = (
+        x.reshape(count, len(crystals), *x.shape[1:])[first]
+        for x in (found.value, found.r1, found.b, found.lean, found.stretch, found.shear)
     )
-    return Weighing(value, best[first], r1, stretch, shear)
+    return Weighing(value, best[first], r1, b, lean, stretch, shear)
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from dd2d_jax.matching.absent import (
     log_probabilities,
     nearly,
 )
+from dd2d_jax.matching.dynamical import weigh_again
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.isotypes import log_isotypes
 from dd2d_jax.matching.rerank import Query, log_none, weigh
@@ -98,6 +99,8 @@ def weigh_library(
     """
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
+    if tilts is None:
+        weighing = weigh_again(weighing, short.crystals, query, conditions, hypotheses)
     prior = log_prior[short.rows]
     close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
     near, size = nearly(np.where(allowed, log_prior, -np.inf), close)

@@ -1,0 +1,180 @@
+"""The first candidates weighed again, by multislice: electrons may scatter more than once.
+
+This changes the intensities of a monolayer of heavy atoms by several per cent, those of a thick
+layer by more; as much as crystals differ that are alike. Kinematic intensities hardly tell the two
+sides of a layer apart, nor the two senses of the scattering vectors, multislice intensities do:
+all four ways are tried. A crystal's probability is the mean of the kinematic one and that of the
+best of the four: a film that is bent or disordered may be nearer to the kinematic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.data.crystal_set import CrystalSet, join
+from dd2d_jax.matching.evidence import Explained, explain, sized_to
+from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.rerank import Query, Weighing
+from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_four
+from diffraction.multislice import coarse_band, multislice
+
+# Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
+# log-probability is this far below the first's. True ones were among the first 20, within 17.
+_MOST, _WITHIN = 24, 20.0
+# Crystals that are computed at once.
+_BATCH = 8
+# Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
+_LEAST_B = 0.4
+# Atoms times points of their grids, of all crystals together: more take longer than 2 s.
+_WORK = 4e6
+# Points along an axis: few sizes are compiled.
+_POINTS = np.array([24, 48, 96, 192, 384])
+
+
+def weigh_again(
+    weighing: Weighing,
+    crystals: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+) -> Weighing:
+    """What was weighed by kinematic intensities, the likeliest by those of a multislice, too.
+
+    X-rays scatter once only: nothing is changed.
+
+    Args:
+        weighing: of n crystals, from `rerank.weigh`.
+        crystals: these.
+        query, conditions, hypotheses: what they were weighed for; the layer is not tilted.
+    """
+    if not isinstance(conditions.radiation, dx.Electrons):
+        return weighing
+    value, r1 = weighing.value.copy(), weighing.r1.copy()
+    some = np.argsort(-value, kind="stable")[:_MOST]
+    some = some[value[some] > value[some[0]] - _WITHIN]
+    work = np.prod(_shapes(crystals.take(some), conditions.q_max), axis=1, dtype=float)
+    some = some[np.cumsum(work) <= _WORK]
+    if not len(some):
+        return weighing
+    spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[some]], query.whole)
+    few = crystals.take(some)
+    again, its = explain_dynamical(
+        few, spots, conditions, hypotheses, weighing.b[some], weighing.lean[some]
+    )
+    r1[some] = np.where(again > value[some], its, r1[some])
+    value[some] = np.logaddexp(again, value[some]) - np.log(2)
+    return weighing._replace(value=value, r1=r1)
+
+
+def explain_dynamical(
+    crystals: CrystalSet,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+    b: np.ndarray,
+    lean: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well n crystals explain a query by electrons that scatter more than once.
+
+    Args:
+        crystals: n.
+        queries: (n, T) spots for each, as in `evidence.explain`.
+        conditions: electrons, q_max and B.
+        hypotheses: what may differ.
+        b: (n,) B beyond that of the conditions that fits each, angstrom^2.
+        lean: (n, 2) tilt that fits each, degrees.
+
+    Returns:
+        Log-probability (n,) and R1 (n,) of the best of eight: either side up, either sense of the
+        scattering vectors, without the tilt or with it; then at the tilt that fits these best.
+    """
+    count = len(crystals)
+    below = np.array(crystals.positions) * [1, 1, -1]
+    sides = join([crystals, dataclasses.replace(crystals, positions=below)], crystals.report)
+    # Seen from below the cut along a rod runs the other way.
+    leans = np.concatenate([np.zeros((2 * count, 2)), lean, -lean])
+    starts = sides.take(np.tile(np.arange(2 * count), 2))
+
+    def of(rows: np.ndarray, turned: np.ndarray, b: np.ndarray, lean: np.ndarray) -> Explained:
+        """Of some starts; each twice, then with its mates' intensities, where `turned` is None."""
+
+        def squares(hk: np.ndarray) -> np.ndarray:
+            some = starts.take(rows)
+            found = dynamical_squares(some, hk[: len(rows)], conditions, b, lean)
+            mates = np.roll(found, hk.shape[1] // 2, 1)
+            if turned is None:
+                return np.concatenate([found, mates])
+            return np.where(turned[:, None], mates, found)
+
+        every = rows if turned is not None else np.tile(rows, 2)
+        tilts = lean if turned is not None else np.tile(lean, (2, 1))
+        spots = jax.tree.map(lambda x: np.asarray(x)[every % count], queries)
+        return explain(
+            starts.take(every), spots, conditions, hypotheses, squares=squares, lean=tilts
+        )
+
+    first = of(np.arange(4 * count), None, np.tile(b, 4), leans)
+    best = count * first.value.reshape(8, count).argmax(0) + np.arange(count)
+    rows, turned = best % (4 * count), best >= 4 * count
+    then = of(rows, turned, first.b[best], first.lean[best])
+    better = then.value > first.value[best]
+    return tuple(
+        np.where(better, new, old[best])
+        for new, old in ((then.value, first.value), (then.r1, first.r1))
+    )
+
+
+def dynamical_squares(
+    crystals: CrystalSet,
+    hk: np.ndarray,
+    conditions: Conditions,
+    b: np.ndarray,
+    tilts: np.ndarray,
+) -> np.ndarray:
+    """|F|^2 (n, K) of rods (n, K, 2) that kinematic scattering would need for a multislice's
+    intensities, in angstrom^2, at the conditions' B.
+
+    The multislice has `b` (n,) more, angstrom^2, which is taken out again: the less B, the more do
+    electrons scatter. `tilts` (n, 2) in degrees, as in `dx.simulate`.
+    """
+    lattice = np.asarray(crystals.lattice, float)
+    q = np.einsum("nkj,njd->nkd", hk, np.linalg.inv(lattice).swapaxes(1, 2))
+    squared = (q**2).sum(-1)
+    reach = max(float(np.sqrt(squared.max())), float(conditions.q_max)) * 1.001
+    total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
+    shapes, band = _shapes(crystals, reach), _band(reach)
+    out = np.zeros(squared.shape)
+    for shape in np.unique(shapes, axis=0):
+        alike = np.flatnonzero((shapes == shape).all(1))
+        for start in range(0, len(alike), _BATCH):
+            # The last one is repeated: it is written again.
+            rows = alike[np.minimum(np.arange(start, start + _BATCH), len(alike) - 1)]
+            batch = dx.Crystal(
+                crystals.lattice[rows], sized_to(crystals.positions[rows], shape[2]),
+                sized_to(crystals.numbers[rows], shape[2]),
+            )  # fmt: skip
+            pattern = multislice(
+                jax.tree.map(jnp.asarray, batch), conditions.radiation, reach,
+                jnp.asarray(total[rows], jnp.float32), jnp.asarray(tilts[rows], jnp.float32),
+                jnp.asarray(hk[rows]), band, tuple(shape[:2]),
+            )  # fmt: skip
+            out[rows] = pattern.intensity
+    return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
+
+
+def _band(reach: float) -> float:
+    return coarse_band(reach, _LEAST_B, np.ones(1))
+
+
+def _shapes(crystals: CrystalSet, reach: float) -> np.ndarray:
+    """(n, 3) points along both axes, and atoms, that crystals are computed with."""
+    least = [dx.multislice_grid(one, _band(reach)) for one in np.asarray(crystals.lattice, float)]
+    points = _POINTS[np.minimum(np.searchsorted(_POINTS, least), len(_POINTS) - 1)]
+    rooms = [power_of_four(int(n)) for n in atom_slots(crystals.numbers)]
+    return np.c_[np.maximum(points, least), rooms]

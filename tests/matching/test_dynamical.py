@@ -1,0 +1,109 @@
+"""Candidates weighed by electrons that scatter more than once."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import diffraction as dx
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.dynamical import dynamical_squares, explain_dynamical, weigh_again
+from dd2d_jax.matching.evidence import explain
+from dd2d_jax.matching.hypotheses import measured
+from dd2d_jax.matching.rerank import Query, Weighing, weigh
+from dd2d_jax.spots import Conditions, Spots, half_plane
+
+CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
+
+
+@pytest.fixture(scope="module")
+def heavy() -> CrystalSet:
+    """Sheets without any symmetry, of heavy atoms."""
+    few = tiny.crystals().take([0, 1, 2])
+    numbers = np.where(few.numbers > 0, [[74, 52, 34]], 0).astype(np.int32)
+    positions = few.positions.copy()
+    positions[..., 2] *= 2
+    return dataclasses.replace(few, numbers=numbers, positions=positions)
+
+
+def pattern(crystals: CrystalSet, row: int, b: float, **change: float) -> Spots:
+    """All pairs of a multislice's pattern of one crystal, or of it turned over."""
+    crystal = crystals.crystal[row]
+    if change.get("below"):
+        crystal = dataclasses.replace(crystal, positions=crystal.positions * np.array([1, 1, -1]))
+    upper = half_plane(np.asarray(crystal.lattice), CONDITIONS.q_max)
+    upper = upper[(upper != 0).any(-1)]
+    hk = np.concatenate([upper, -upper])
+    made = dx.simulate(
+        crystal, CONDITIONS.radiation, CONDITIONS.q_max, b, hk=hk, method="multislice"
+    )
+    pairs = np.asarray(made.intensity).reshape(2, -1).T
+    if change.get("turned"):
+        pairs = pairs[:, ::-1]
+    order = np.argsort(-pairs.max(1))
+    pairs = (pairs / pairs.max())[order].astype(np.float32)
+    q = np.asarray(made.q)[: len(upper), :2][order]
+    return Spots(q, upper[order], pairs, pairs > 0, np.asarray(crystal.lattice))
+
+
+def test_squares_are_a_multislices_but_for_the_b_that_is_taken_out(heavy):
+    hk = half_plane(heavy.lattice, CONDITIONS.q_max)
+    found = dynamical_squares(heavy, hk, CONDITIONS, np.array([0.3, 0.0, 1.0]), np.zeros((3, 2)))
+    for row, b in enumerate((0.8, 0.5, 1.5)):
+        made = dx.simulate(
+            heavy.crystal[row], CONDITIONS.radiation, 1.3, b, hk=hk[row], method="multislice"
+        )
+        squared = (np.asarray(made.q) ** 2).sum(-1)
+        expected = np.asarray(made.intensity) * np.exp(0.5 * (b - 0.5) * squared)
+        strong = expected > 0.1 * expected.max()
+        np.testing.assert_allclose(found[row][strong], expected[strong], rtol=0.03)
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_crystal_explains_its_own_multislice_whatever_its_side_and_hand(heavy, below, turned):
+    query = jax.tree.map(lambda x: x[None], pattern(heavy, 0, 0.9, below=below, turned=turned))
+    one, kinds = heavy.take([0]), measured()
+    kinematic = explain(one, query, CONDITIONS, kinds)
+    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b)
+    assert kinematic.r1[0] > 0.04
+    assert r1[0] < 0.01
+    assert value[0] > kinematic.value[0] + 10
+
+
+def kinematic(crystals: CrystalSet, query: Query, conditions: Conditions) -> Weighing:
+    return weigh(crystals, np.zeros((1, len(crystals))), query, conditions, measured())
+
+
+def test_a_crystal_comes_before_those_whose_kinematic_intensities_are_nearer(heavy):
+    query = Query.known(pattern(heavy, 0, 0.9))
+    numbers = [(74, 52, 34), *itertools.product((42, 56, 72, 78, 82), (48, 50, 56), (32, 35, 40))]
+    others = dataclasses.replace(heavy.take([0] * len(numbers)), numbers=np.array(numbers))
+    before = kinematic(others, query, CONDITIONS)
+    assert before.value.argmax() > 0
+    found = weigh_again(before, others, query, CONDITIONS, measured())
+    assert found.value.argmax() == 0
+    assert found.r1[0] < 0.01
+
+
+def test_a_kinematic_pattern_loses_no_more_than_a_half(heavy):
+    spots = pattern(heavy, 0, 0.9)
+    hk = np.concatenate([spots.hk, -spots.hk])
+    made = dx.simulate(heavy.crystal[0], CONDITIONS.radiation, 1.3, 0.9, hk=hk)
+    pairs = np.asarray(made.intensity).reshape(2, -1).T
+    pairs = (pairs / pairs.max()).astype(np.float32)
+    query = Query.known(dataclasses.replace(spots, intensity=pairs))
+    before = kinematic(heavy, query, CONDITIONS)
+    found = weigh_again(before, heavy, query, CONDITIONS, measured())
+    assert found.value[0] >= before.value[0] - np.log(2) - 1e-3
+    assert before.r1[0] == found.r1[0] < 0.01
+
+
+def test_xrays_scatter_once(heavy):
+    query = Query.known(pattern(heavy, 0, 0.9))
+    xrays = dataclasses.replace(CONDITIONS, radiation=dx.Xrays(0.5))
+    before = kinematic(heavy, query, xrays)
+    assert weigh_again(before, heavy, query, xrays, measured()) is before
