@@ -101,33 +101,29 @@ def explain_dynamical(
     leans = np.concatenate([np.zeros((2 * count, 2)), lean, -lean])
     starts = sides.take(np.tile(np.arange(2 * count), 2))
 
-    def of(rows: np.ndarray, turned: np.ndarray, b: np.ndarray, lean: np.ndarray) -> Explained:
-        """Of some starts; each twice, then with its mates' intensities, where `turned` is None."""
+    def of(rows: np.ndarray, b: np.ndarray, lean: np.ndarray, turned: np.ndarray) -> Explained:
+        """Of those starts, of each in as many senses as `turned` (senses, rows) has."""
 
         def squares(hk: np.ndarray) -> np.ndarray:
-            some = starts.take(rows)
-            found = dynamical_squares(some, hk[: len(rows)], conditions, b, lean)
-            mates = np.roll(found, hk.shape[1] // 2, 1)
-            if turned is None:
-                return np.concatenate([found, mates])
-            return np.where(turned[:, None], mates, found)
+            one = dynamical_squares(starts.take(rows), hk[: len(rows)], conditions, b, lean)
+            mates = np.roll(one, one.shape[1] // 2, 1)
+            return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
 
-        every = rows if turned is not None else np.tile(rows, 2)
-        tilts = lean if turned is not None else np.tile(lean, (2, 1))
+        every = np.tile(rows, len(turned))
         spots = jax.tree.map(lambda x: np.asarray(x)[every % count], queries)
-        return explain(
-            starts.take(every), spots, conditions, hypotheses, squares=squares, lean=tilts
-        )
+        its = starts.take(every)
+        lean_of = np.tile(lean, (len(turned), 1))
+        return explain(its, spots, conditions, hypotheses, squares=squares, lean=lean_of)
 
-    first = of(np.arange(4 * count), None, np.tile(b, 4), leans)
+    rows = np.arange(4 * count)
+    senses = np.repeat([[False], [True]], 4 * count, axis=1)
+    first = of(rows, np.tile(b, 4), leans, senses)
     best = count * first.value.reshape(8, count).argmax(0) + np.arange(count)
-    rows, turned = best % (4 * count), best >= 4 * count
-    then = of(rows, turned, first.b[best], first.lean[best])
+    sense = senses.ravel()[None, best]
+    then = of(best % (4 * count), first.b[best], first.lean[best], sense)
     better = then.value > first.value[best]
-    return tuple(
-        np.where(better, new, old[best])
-        for new, old in ((then.value, first.value), (then.r1, first.r1))
-    )
+    value = np.where(better, then.value, first.value[best])
+    return value, np.where(better, then.r1, first.r1[best])
 
 
 def dynamical_squares(

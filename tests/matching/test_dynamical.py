@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,8 +30,8 @@ def heavy() -> CrystalSet:
     return dataclasses.replace(few, numbers=numbers, positions=positions)
 
 
-def pattern(crystals: CrystalSet, row: int, b: float, **change: float) -> Spots:
-    """All pairs of a multislice's pattern of one crystal, or of it turned over."""
+def pattern(crystals: CrystalSet, row: int, b: float, **change: Any) -> Spots:
+    """All pairs of a multislice's pattern of one crystal, or of it turned over or tilted."""
     crystal = crystals.crystal[row]
     if change.get("below"):
         crystal = dataclasses.replace(crystal, positions=crystal.positions * np.array([1, 1, -1]))
@@ -38,8 +39,9 @@ def pattern(crystals: CrystalSet, row: int, b: float, **change: float) -> Spots:
     upper = upper[(upper != 0).any(-1)]
     hk = np.concatenate([upper, -upper])
     made = dx.simulate(
-        crystal, CONDITIONS.radiation, CONDITIONS.q_max, b, hk=hk, method="multislice"
-    )
+        crystal, CONDITIONS.radiation, CONDITIONS.q_max, b, change.get("tilt", (0.0, 0.0)), hk,
+        "multislice",
+    )  # fmt: skip
     pairs = np.asarray(made.intensity).reshape(2, -1).T
     if change.get("turned"):
         pairs = pairs[:, ::-1]
@@ -68,9 +70,20 @@ def test_a_crystal_explains_its_own_multislice_whatever_its_side_and_hand(heavy,
     query = jax.tree.map(lambda x: x[None], pattern(heavy, 0, 0.9, below=below, turned=turned))
     one, kinds = heavy.take([0]), measured()
     kinematic = explain(one, query, CONDITIONS, kinds)
-    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b)
+    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
     assert kinematic.r1[0] > 0.04
     assert r1[0] < 0.01
+    assert value[0] > kinematic.value[0] + 10
+
+
+def test_the_tilt_of_a_layer_is_found_with_it(heavy):
+    tilted = pattern(heavy, 0, 0.9, tilt=(1.0, -0.7), below=True)
+    query = jax.tree.map(lambda x: x[None], tilted)
+    one, kinds = heavy.take([0]), measured()
+    kinematic = explain(one, query, CONDITIONS, kinds)
+    assert kinematic.r1[0] > 0.05
+    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
+    assert r1[0] < 0.015
     assert value[0] > kinematic.value[0] + 10
 
 
