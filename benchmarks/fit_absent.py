@@ -186,7 +186,10 @@ def about(
     embedded = model.embed_patterns(sized(query.settings, conditions.tokens))
     short = shortlist(library, query, embedded, every, conditions, count, SCALE_ERROR)
     weighing = weigh(short.crystals, short.scores, query, conditions, measured(SCALE_ERROR))
-    weighing = weigh_again(weighing, short.crystals, query, conditions, measured(SCALE_ERROR))
+    alike = np.zeros(len(weighing.value))
+    weighing = weigh_again(
+        weighing, alike, short.crystals, query, conditions, measured(SCALE_ERROR)
+    )
     crystals = getattr(library.crystals, "whole", library.crystals)
     own = np.append(twins(crystals, truth, crystals), truth)
     near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *absent.NEAR)

@@ -39,6 +39,7 @@ _POINTS = np.array([24, 48, 96, 192, 384])
 
 def weigh_again(
     weighing: Weighing,
+    log_prior: np.ndarray,
     crystals: CrystalSet,
     query: Query,
     conditions: Conditions,
@@ -50,14 +51,16 @@ def weigh_again(
 
     Args:
         weighing: of n crystals, from `rerank.weigh`.
+        log_prior: (n,) of each.
         crystals: these.
         query, conditions, hypotheses: what they were weighed for; the layer is not tilted.
     """
     if not isinstance(conditions.radiation, dx.Electrons):
         return weighing
     value, r1 = weighing.value.copy(), weighing.r1.copy()
-    some = np.argsort(-value, kind="stable")[:_MOST]
-    some = some[value[some] > value[some[0]] - _WITHIN]
+    total = value + log_prior
+    some = np.argsort(-total, kind="stable")[:_MOST]
+    some = some[total[some] > total[some[0]] - _WITHIN]
     work = np.prod(_shapes(crystals.take(some), conditions.q_max), axis=1, dtype=float)
     some = some[np.cumsum(work) <= _WORK]
     if not len(some):

@@ -99,9 +99,9 @@ def weigh_library(
     """
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
-    if tilts is None:
-        weighing = weigh_again(weighing, short.crystals, query, conditions, hypotheses)
     prior = log_prior[short.rows]
+    if tilts is None:
+        weighing = weigh_again(weighing, prior, short.crystals, query, conditions, hypotheses)
     close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
     near, size = nearly(np.where(allowed, log_prior, -np.inf), close)
     nothing = log_none(query) + math.log(scales)

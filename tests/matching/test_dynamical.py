@@ -97,7 +97,7 @@ def test_a_crystal_comes_before_those_whose_kinematic_intensities_are_nearer(hea
     others = dataclasses.replace(heavy.take([0] * len(numbers)), numbers=np.array(numbers))
     before = kinematic(others, query, CONDITIONS)
     assert before.value.argmax() > 0
-    found = weigh_again(before, others, query, CONDITIONS, measured())
+    found = weigh_again(before, np.zeros(len(others)), others, query, CONDITIONS, measured())
     assert found.value.argmax() == 0
     assert found.r1[0] < 0.01
 
@@ -110,7 +110,7 @@ def test_a_kinematic_pattern_loses_no_more_than_a_half(heavy):
     pairs = (pairs / pairs.max()).astype(np.float32)
     query = Query.known(dataclasses.replace(spots, intensity=pairs))
     before = kinematic(heavy, query, CONDITIONS)
-    found = weigh_again(before, heavy, query, CONDITIONS, measured())
+    found = weigh_again(before, np.zeros(len(heavy)), heavy, query, CONDITIONS, measured())
     assert found.value[0] >= before.value[0] - np.log(2) - 1e-3
     assert before.r1[0] == found.r1[0] < 0.01
 
@@ -119,4 +119,4 @@ def test_xrays_scatter_once(heavy):
     query = Query.known(pattern(heavy, 0, 0.9))
     xrays = dataclasses.replace(CONDITIONS, radiation=dx.Xrays(0.5))
     before = kinematic(heavy, query, xrays)
-    assert weigh_again(before, heavy, query, xrays, measured()) is before
+    assert weigh_again(before, np.zeros(len(heavy)), heavy, query, xrays, measured()) is before
