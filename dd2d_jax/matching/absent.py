@@ -7,8 +7,9 @@ candidate (`features`), fitted to patterns of C2DB's training part with their cr
 and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
 
 One of the numbers is how well such isotypes of the first candidate explain the pattern, elements
-exchanged one at a time, another how likely a structure of any kind is, random intensities about a
-smooth envelope (`log_odds_of_any`): it rules where nothing in the library is like the crystal.
+exchanged one at a time, another how much better multiple scattering makes the first one, a third
+how likely a structure of any kind is, random intensities about a smooth envelope
+(`log_odds_of_any`): it rules where nothing in the library is like the crystal.
 Where the elements are known, few candidates are left and no isotypes: other weights.
 
 Beside that stands what never happened: a crystal whose R1, strain or shear is larger than that of
@@ -39,7 +40,7 @@ NEAR = 0.03, 0.01
 _AT_MOST = 0.03
 NAMES = (
     "one", "evidence", "evidence_per_spot", "log_r1", "log_spots", "gap", "log_r1_mates",
-    "log_r1_ratio", "stretch", "shear", "log_near", "any", "isotypes",
+    "log_r1_ratio", "stretch", "shear", "log_near", "any", "isotypes", "again",
 )  # fmt: skip
 # R1 and its like are never taken for smaller.
 _LEAST = 3e-3
@@ -91,7 +92,8 @@ def features(
             min(weighing.shear[first] / 0.01, 4.0),
             np.log1p(near) / 4,
             np.clip(any_kind, -15, 30) / 5,
-            np.clip(isotypes - weighing.value[first], -12, 6) / 4,
+            np.clip(isotypes - weighing.once[first], -12, 6) / 4,
+            np.clip(weighing.value[first] - weighing.once[first], -1, 20) / 5,
         ]
     )
 

@@ -31,6 +31,8 @@ _MOST, _WITHIN = 24, 20.0
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
 _LEAST_B = 0.4
+# Tilts beyond are none that a fit about the normal can find, degrees.
+_STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
 _WORK = 4e6
 # Points along an axis: few sizes are compiled.
@@ -112,6 +114,7 @@ def explain_dynamical(
             mates = np.roll(one, one.shape[1] // 2, 1)
             return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
 
+        lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
         every = np.tile(rows, len(turned))
         spots = jax.tree.map(lambda x: np.asarray(x)[every % count], queries)
         its = starts.take(every)

@@ -118,6 +118,7 @@ class Weighing(NamedTuple):
 
     Attributes:
         value: (n,) log-probability of the pattern, see `evidence.explain`.
+        once: (n,) the same if electrons scatter once, see `dynamical.weigh_again`.
         setting: (n,) of the query.
         r1: (n,) of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
@@ -126,6 +127,7 @@ class Weighing(NamedTuple):
     """
 
     value: np.ndarray
+    once: np.ndarray
     setting: np.ndarray
     r1: np.ndarray
     b: np.ndarray
@@ -165,7 +167,7 @@ def weigh(
         x.reshape(count, len(crystals), *x.shape[1:])[first]
         for x in (found.value, found.r1, found.b, found.lean, found.stretch, found.shear)
     )
-    return Weighing(value, best[first], r1, b, lean, stretch, shear)
+    return Weighing(value, value, best[first], r1, b, lean, stretch, shear)
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:

@@ -27,7 +27,7 @@ def weighing(value: list[float], **other: list[float]) -> Weighing:
     zeros = np.zeros(len(value))
     fields = {"r1": zeros + 0.05, "b": zeros, "lean": zeros, "stretch": zeros, "shear": zeros}
     fields |= {name: np.array(values) for name, values in other.items()}
-    return Weighing(np.array(value), zeros.astype(int), **fields)
+    return Weighing(np.array(value), np.array(value), zeros.astype(int), **fields)
 
 
 def probabilities(*told) -> tuple[np.ndarray, float]:
