@@ -30,10 +30,10 @@ from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
-# Added to the logarithm of the odds where the elements are not known, as if not 10 but 15 % of the
-# crystals were absent: about half as many of those that are then get a wrong crystal above 90 %,
-# for one in ten to thirty sure right answers and the same log-loss (docs/retrieval.md).
-DOUBT = 0.46
+# Added to the logarithm of the odds where the elements are not known, as if not 10 but 13 % of the
+# crystals were absent: one in seven of those that are no longer gets a wrong crystal above 90 %,
+# for one in 25 sure right answers and the same log-loss (docs/retrieval.md).
+DOUBT = 0.3
 # Strain and shear within which crystals count as of the pattern's cell.
 NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.
