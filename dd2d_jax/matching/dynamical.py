@@ -25,8 +25,8 @@ from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_four
 from diffraction.multislice import coarse_band, multislice
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
-# log-probability is this far below the first's. True ones were among the first 20, within 17.
-_MOST, _WITHIN = 24, 20.0
+# log-probability is this far below the first's. True ones were among the first 35, within 17.
+_MOST, _WITHIN = 40, 20.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
