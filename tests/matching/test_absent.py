@@ -127,9 +127,9 @@ def test_mates_that_differ_are_measured(queries):
     assert further > apart + 0.3
 
 
-def test_odds_without_elements_are_those_of_three_absent_in_twenty_instead_of_one_in_ten():
+def test_odds_without_elements_are_those_of_13_absent_in_100_instead_of_10():
     weights = absent._told()["weights"]
     about = np.eye(len(absent.NAMES))[0]
     raised = absent.log_odds(about, False) - weights["all"]["one"]
-    assert raised == pytest.approx(np.log(0.15 / 0.85) - np.log(0.1 / 0.9), abs=0.01)
+    assert raised == pytest.approx(np.log(0.13 / 0.87) - np.log(0.1 / 0.9), abs=0.01)
     assert absent.log_odds(about, True) == pytest.approx(weights["elements"]["one"])
