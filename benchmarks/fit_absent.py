@@ -185,11 +185,9 @@ def about(
     every = np.ones(len(library), bool)
     embedded = model.embed_patterns(sized(query.settings, conditions.tokens))
     short = shortlist(library, query, embedded, every, conditions, count, SCALE_ERROR)
-    weighing = weigh(short.crystals, short.scores, query, conditions, measured(SCALE_ERROR))
-    alike = np.zeros(len(weighing.value))
-    weighing = weigh_again(
-        weighing, alike, short.crystals, query, conditions, measured(SCALE_ERROR)
-    )
+    kinds, even = measured(SCALE_ERROR), np.zeros(len(short.rows))
+    weighing = weigh(short.crystals, short.scores, query, conditions, kinds)
+    weighing = weigh_again(weighing, even, short.crystals, query, conditions, kinds)
     crystals = getattr(library.crystals, "whole", library.crystals)
     own = np.append(twins(crystals, truth, crystals), truth)
     near = library.cells.near(np.asarray(query.settings.lattice)[query.found], *absent.NEAR)
@@ -197,7 +195,7 @@ def about(
     def isotypes(first: int, gone: bool) -> float:
         known = set(library.crystals.formula[near[~np.isin(near, own)] if gone else near])
         crystal, setting = short.crystals.take([first]), int(weighing.setting[first])
-        return log_isotypes(crystal, setting, query, conditions, measured(SCALE_ERROR), known)
+        return log_isotypes(crystal, setting, query, conditions, kinds, known)
 
     return told_of(weighing, short.rows, short.crystals, query, near, own, len(library), isotypes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -213,29 +214,44 @@ def clean_pairs_in_few_shapes(
     """As `clean_pairs`, in blocks of few shapes: for hundreds of crystals of any kind, compiling
     would cost more than the padding. `tilt` in degrees; q are those of the upper half plane.
     """
-    lattice, numbers, positions = (
-        np.asarray(x) for x in (crystals.lattice, crystals.numbers, crystals.positions)
-    )
-    rods = half_plane(lattice, conditions.q_max)
+    numbers = np.asarray(crystals.numbers)
+    rods = half_plane(np.asarray(crystals.lattice), conditions.q_max)
     counts = (rods != 0).any(-1).sum(1)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(numbers)])
     widths = np.array([power_of_four(max(int(n), 64)) for n in counts])
-    for room, width in np.unique(np.stack([rooms, widths], 1), axis=0):
-        alike = np.flatnonzero((rooms == room) & (widths == width))
-        for start in range(0, len(alike), _BLOCK):
-            real = alike[start : start + _BLOCK]
-            # The last row is repeated.
-            rows = np.append(real, np.full(_BLOCK - len(real), real[-1]))
-            cut = dx.Crystal(
-                lattice[rows], *(_slots(x[rows], room) for x in (positions, numbers))
-            )
-            hk = _slots(rods[rows], width)
-            q, intensity = both_sides(cut, hk, conditions, tilt=np.asarray(tilt, np.float32))
-            count = len(real)
-            yield real, np.asarray(q)[:count, :, 0], hk[:count], np.asarray(intensity)[:count]
+    for (room, width), real, rows in blocks(np.stack([rooms, widths], 1), _BLOCK):
+        hk = slots(rods[rows], width)
+        cut = cut_to(crystals, rows, room)
+        q, intensity = both_sides(cut, hk, conditions, tilt=np.asarray(tilt, np.float32))
+        count = len(real)
+        yield real, np.asarray(q)[:count, :, 0], hk[:count], np.asarray(intensity)[:count]
 
 
-def _slots(values: np.ndarray, size: int) -> np.ndarray:
+def blocks(
+    shapes: np.ndarray, size: int
+) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+    """Rows (n, d) of like shape, `size` at a time: few programs are compiled for them.
+
+    Yields:
+        The shape (d,), the rows, and these again (size,) with the last one repeated.
+    """
+    for shape in np.unique(shapes, axis=0):
+        alike = np.flatnonzero((shapes == shape).all(1))
+        for start in range(0, len(alike), size):
+            rows = alike[start : start + size]
+            filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
+            yield tuple(shape.tolist()), rows, filled
+
+
+def cut_to(crystals: Any, rows: np.ndarray, room: int) -> dx.Crystal:
+    """Some of many crystals (lattice, positions, numbers), atoms cut or padded to `room`."""
+    lattice, positions, numbers = (
+        np.asarray(x)[rows] for x in (crystals.lattice, crystals.positions, crystals.numbers)
+    )
+    return dx.Crystal(lattice, slots(positions, room), slots(numbers, room))
+
+
+def slots(values: np.ndarray, size: int) -> np.ndarray:
     """Axis 1 cut or padded with zeros to a size."""
     short = max(size - values.shape[1], 0)
     padded = np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))

@@ -9,7 +9,6 @@ best of the four: a film that is bent or disordered may be nearer to the kinemat
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -17,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.data.crystal_set import CrystalSet, join
-from dd2d_jax.matching.evidence import Explained, explain, sized_to
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query, Weighing
-from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_four
+from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_four
 from diffraction.multislice import coarse_band, multislice
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
@@ -100,11 +99,10 @@ def explain_dynamical(
         scattering vectors, without the tilt or with it; then at the tilt that fits these best.
     """
     count = len(crystals)
-    below = np.array(crystals.positions) * [1, 1, -1]
-    sides = join([crystals, dataclasses.replace(crystals, positions=below)], crystals.report)
+    starts = crystals.take(np.tile(np.arange(count), 4))
+    starts.positions[..., 2] *= np.repeat([1, -1, 1, -1], count)[:, None]
     # Seen from below the cut along a rod runs the other way.
     leans = np.concatenate([np.zeros((2 * count, 2)), lean, -lean])
-    starts = sides.take(np.tile(np.arange(2 * count), 2))
 
     def of(rows: np.ndarray, b: np.ndarray, lean: np.ndarray, turned: np.ndarray) -> Explained:
         """Of those starts, of each in as many senses as `turned` (senses, rows) has."""
@@ -152,21 +150,13 @@ def dynamical_squares(
     total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
     shapes, band = _shapes(crystals, reach), _band(reach)
     out = np.zeros(squared.shape)
-    for shape in np.unique(shapes, axis=0):
-        alike = np.flatnonzero((shapes == shape).all(1))
-        for start in range(0, len(alike), _BATCH):
-            # The last one is repeated: it is written again.
-            rows = alike[np.minimum(np.arange(start, start + _BATCH), len(alike) - 1)]
-            batch = dx.Crystal(
-                crystals.lattice[rows], sized_to(crystals.positions[rows], shape[2]),
-                sized_to(crystals.numbers[rows], shape[2]),
-            )  # fmt: skip
-            pattern = multislice(
-                jax.tree.map(jnp.asarray, batch), conditions.radiation, reach,
-                jnp.asarray(total[rows], jnp.float32), jnp.asarray(tilts[rows], jnp.float32),
-                jnp.asarray(hk[rows]), band, tuple(shape[:2]),
-            )  # fmt: skip
-            out[rows] = pattern.intensity
+    for (*points, room), _, rows in blocks(shapes, _BATCH):
+        # The last row is repeated: it is written again.
+        out[rows] = multislice(
+            jax.tree.map(jnp.asarray, cut_to(crystals, rows, room)), conditions.radiation, reach,
+            jnp.asarray(total[rows], jnp.float32), jnp.asarray(tilts[rows], jnp.float32),
+            jnp.asarray(hk[rows]), band, tuple(points),
+        ).intensity  # fmt: skip
     return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
 
 

@@ -36,7 +36,16 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.hypotheses import FARTHER, HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
-from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane, power_of_two, strongest
+from dd2d_jax.spots import (
+    Conditions,
+    Spots,
+    atom_slots,
+    blocks,
+    cut_to,
+    half_plane,
+    power_of_two,
+    strongest,
+)
 from diffraction.kinematic import atom_factors, ewald_qz
 
 # Intensities, relative to the strongest spot, well below this are all read as this.
@@ -94,8 +103,8 @@ def explain(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
     tilts: np.ndarray | None = None,
-    squares: Callable[[np.ndarray], np.ndarray] | None = None,
     lean: np.ndarray | None = None,
+    squares: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Explained:
     """How well each of n crystals explains a query.
 
@@ -126,20 +135,14 @@ def explain(
     # NaN stands for what is computed: one program is compiled for both.
     told = np.full(hk.shape[:2], np.nan) if squares is None else squares(hk)
     told = np.asarray(told, np.float32)
-    for room in np.unique(rooms):
-        alike = np.flatnonzero(rooms == room)
-        for start in range(0, len(alike), _CHUNK):
-            rows = alike[np.minimum(np.arange(start, start + _CHUNK), len(alike) - 1)]
-            numbers = sized_to(crystals.numbers[rows], room)
-            positions = sized_to(crystals.positions[rows], room)
-            batch = dx.Crystal(crystals.lattice[rows], positions, numbers)
-            asked = jax.tree.map(lambda x, rows=rows: x[rows], few)
-            # The last row is repeated: it is written again.
-            some = _explain(
-                batch, asked, conditions, stacked, tilts[rows], told[rows], lean[rows]
-            )
-            for whole, part in zip(out, some, strict=True):
-                whole[rows] = part
+    for (room,), _, rows in blocks(rooms[:, None], _CHUNK):
+        some = _explain(
+            cut_to(crystals, rows, room), jax.tree.map(lambda x, rows=rows: x[rows], few),
+            conditions, stacked, tilts[rows], told[rows], lean[rows],
+        )  # fmt: skip
+        # The last row is repeated: it is written again.
+        for whole, part in zip(out, some, strict=True):
+            whole[rows] = part
     return out
 
 
@@ -177,12 +180,6 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     order = np.argsort((joined["hk"] == 0).all(-1), axis=1, kind="stable")[..., None]
     sorted_ = {name: np.take_along_axis(x, order, 1) for name, x in joined.items()}
     return Spots(**sorted_, lattice=first.lattice)
-
-
-def sized_to(values: np.ndarray, room: int) -> np.ndarray:
-    """Values (n, N, ...) of atoms, cut or padded to (n, room, ...)."""
-    short = max(room - values.shape[1], 0)
-    return np.pad(values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2))[:, :room]
 
 
 @jax.jit

@@ -31,7 +31,7 @@ from dd2d_jax.refinement.verdict import (
     doubts,
     undetermined,
 )
-from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two
+from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, slots
 from diffraction.kinematic import tilt_matrix
 
 # Times that multiple scattering is computed where it is fitted.
@@ -370,8 +370,8 @@ def _agreement(
 # What comes out of it.
 
 
-def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> _Fits:
-    """Chunks put together in the order of the candidates, atoms padded to `slots`.
+def _joined(parts: list[tuple[np.ndarray, dict]], count: int, room: int) -> _Fits:
+    """Chunks put together in the order of the candidates, atoms padded to `room`.
 
     What has as many entries as a chunk's fits have parameters becomes a list, one array each.
     """
@@ -380,10 +380,7 @@ def _joined(parts: list[tuple[np.ndarray, dict]], count: int, slots: int) -> _Fi
     for rows, found in parts:
         for name, values in found.items():
             if name in by_atom:
-                short = max(slots - values.shape[1], 0)
-                values = np.pad(
-                    values, [(0, 0), (0, short)] + [(0, 0)] * (values.ndim - 2)
-                )[:, :slots]
+                values = slots(values, room)
             if name in ("covariance", "turn", "kinds") or name.startswith("index_"):
                 each = out.setdefault(name, [None] * count)
                 for row, value in zip(rows, values, strict=True):

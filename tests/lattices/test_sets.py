@@ -23,7 +23,7 @@ def overlapping(q: np.ndarray, width: float) -> np.ndarray:
 @pytest.mark.parametrize(("first", "second"), [(2.46, 2.46), (3.18, 3.18), (2.46, 3.18)])
 def test_two_twisted_lattices_are_found_and_their_angle(first, second, degrees):
     random = np.random.default_rng(int(10 * degrees))
-    for noise in (0.001, 0.002) if degrees == 5.0 else (0.002,):
+    for noise in (0.001, 0.002):
         one = points(turned(hexagonal(first), 17, False))
         two = points(turned(hexagonal(second), 17 + degrees, False))
         q = overlapping(np.concatenate([one, two]), 0.012)
