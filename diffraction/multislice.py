@@ -104,7 +104,7 @@ def multislice(
     grid = tuple(int(n) for n in grid)
     pattern = kinematic_pattern(crystal, radiation, q_max, b_iso, tilt, hk)
     b_iso, tilt = b_values(b_iso, crystal.numbers), jnp.asarray(tilt, float)
-    intensity = _intensity(crystal, radiation, b_iso, tilt, pattern.hk, band, grid)
+    intensity = beam_intensities(crystal, radiation, b_iso, tilt, pattern.hk, band, grid)
     return dataclasses.replace(pattern, intensity=jnp.where(pattern.mask, intensity, 0.0))
 
 
@@ -218,8 +218,17 @@ def _even_and_smooth(least: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="grid")
-def _intensity(crystal, radiation, b_iso, tilt, hk, band, grid) -> jax.Array:
-    """Intensities (..., K) of the beams hk, the direct one's too."""
+def beam_intensities(
+    crystal: Crystal,
+    radiation: Electrons,
+    b_iso: jax.Array,
+    tilt: jax.Array,
+    hk: jax.Array,
+    band: float,
+    grid: tuple[int, int],
+) -> jax.Array:
+    """Intensities (..., K) of the beams hk (..., K, 2), the direct one's too, as `multislice` gives
+    them but unchecked: crystal, b_iso and tilt (..., 2) of like batch axes, `grid` large enough."""
     batch, dtype = crystal.numbers.shape[:-1], crystal.positions.dtype
     b_iso = jnp.asarray(b_iso, dtype)
     if b_iso.ndim < crystal.numbers.ndim:

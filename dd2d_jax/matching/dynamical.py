@@ -21,7 +21,7 @@ from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query, Weighing
 from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_four
-from diffraction.multislice import coarse_band, multislice
+from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
 # log-probability is this far below the first's. True ones were among the first 35, within 17.
@@ -152,11 +152,11 @@ def dynamical_squares(
     out = np.zeros(squared.shape)
     for (*points, room), _, rows in blocks(shapes, _BATCH):
         # The last row is repeated: it is written again.
-        out[rows] = multislice(
-            jax.tree.map(jnp.asarray, cut_to(crystals, rows, room)), conditions.radiation, reach,
+        out[rows] = beam_intensities(
+            jax.tree.map(jnp.asarray, cut_to(crystals, rows, room)), conditions.radiation,
             jnp.asarray(total[rows], jnp.float32), jnp.asarray(tilts[rows], jnp.float32),
             jnp.asarray(hk[rows]), band, tuple(points),
-        ).intensity  # fmt: skip
+        )  # fmt: skip
     return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
 
 
