@@ -3,8 +3,8 @@
 What a library lacks is nearly always the unseen isotype of something that it holds: the wrong
 crystal that then comes first fits well, too, only not as well as a true one does. How well true
 ones and the best wrong ones fit was learnt: a logistic function of a few numbers about the first
-candidate (`features`), fitted to patterns of C2DB's training part with their crystal in the library
-and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
+candidate (`features`) and of their products, fitted to patterns of C2DB's training part with their
+crystal in the library and without it, by `benchmarks/fit_absent.py`, which wrote `absent.json`.
 
 One of the numbers is how well such isotypes of the first candidate explain the pattern, elements
 exchanged one at a time, another how much better multiple scattering makes the first one, a third
@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,10 +32,10 @@ from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 
 # That a pattern's crystal is not in the library, before the pattern was seen.
 NONE = 0.1
-# Added to the logarithm of the odds where the elements are not known, as if not 10 but 13 % of the
-# crystals were absent: one in seven of those that are no longer gets a wrong crystal above 90 %,
-# for one in 25 sure right answers and the same log-loss (docs/retrieval.md).
-DOUBT = 0.3
+# Added to the logarithm of the odds where the elements are not known, as if not 10 but 14 % of the
+# crystals were absent: one in four of those that are no longer gets a wrong crystal above 90 %,
+# for one in 20 sure right answers and nearly the same log-loss (docs/retrieval.md).
+DOUBT = 0.4
 # Strain and shear within which crystals count as of the pattern's cell.
 NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.
@@ -44,6 +46,8 @@ NAMES = (
 )  # fmt: skip
 # R1 and its like are never taken for smaller.
 _LEAST = 3e-3
+# Spreads beyond which a number counts as no farther: few patterns were there to learn from.
+_FAR = 2.5
 
 
 def features(
@@ -92,7 +96,7 @@ def features(
             min(weighing.shear[first] / 0.01, 4.0),
             np.log1p(near) / 4,
             np.clip(any_kind, -15, 30) / 5,
-            np.clip(isotypes - weighing.once[first], -12, 6) / 4,
+            np.clip(isotypes - weighing.value[first], -12, 6) / 4,
             np.clip(weighing.value[first] - weighing.once[first], -1, 20) / 5,
         ]
     )
@@ -110,18 +114,31 @@ def likeness(query: Query) -> tuple[int, float]:
 
 
 def log_odds(
-    features: np.ndarray, restricted: bool, weights: dict[str, dict[str, float]] | None = None
+    features: np.ndarray, restricted: bool, weights: dict[str, dict[str, Any]] | None = None
 ) -> float:
     """Natural logarithm of P(not in the library) / P(in it).
 
     Args:
         features: of the first candidate.
         restricted: only crystals of some elements may be returned.
-        weights: {"all", "elements"}: by `NAMES`; None takes those of `absent.json`.
+        weights: {"all", "elements"}: what `terms` needs and the weight of each term; None takes
+            those of `absent.json`.
     """
     own = (weights or _told()["weights"])["elements" if restricted else "all"]
-    odds = float(np.asarray(features) @ np.array([own[name] for name in NAMES]))
+    odds = float(terms(features, own["centre"], own["spread"]) @ np.array(own["terms"]))
     return odds if restricted else odds + DOUBT
+
+
+def terms(features: np.ndarray, centre: Sequence[float], spread: Sequence[float]) -> np.ndarray:
+    """(..., M (M + 1) / 2) what is weighed: 1, features (..., M), their squares and products.
+
+    Args:
+        features: in the order of `NAMES`, the first of which is 1.
+        centre, spread: (M,) what is subtracted from each, and what it is divided by then.
+    """
+    scaled = np.clip((np.asarray(features) - centre) / spread, -_FAR, _FAR)
+    first, second = np.triu_indices(len(NAMES))
+    return scaled[..., first] * scaled[..., second]
 
 
 def log_odds_of_any(
@@ -189,5 +206,5 @@ def log_probabilities(
 
 
 @functools.cache
-def _told() -> dict:
+def _told() -> dict[str, Any]:
     return json.loads((resources.files(__package__) / "absent.json").read_text())

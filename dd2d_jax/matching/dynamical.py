@@ -72,8 +72,13 @@ def weigh_again(
         few, spots, conditions, hypotheses, weighing.b[some], weighing.lean[some]
     )
     r1[some] = np.where(again > value[some], its, r1[some])
-    value[some] = np.logaddexp(again, value[some]) - np.log(2)
+    value[some] = either(again, value[some])
     return weighing._replace(value=value, r1=r1)
+
+
+def either(once: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Log-probability, given that by either theory: both are as likely."""
+    return np.logaddexp(once, again) - np.log(2)
 
 
 def explain_dynamical(

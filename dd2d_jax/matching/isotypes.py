@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet, reduced_formula
+from dd2d_jax.matching.dynamical import either, explain_dynamical
 from dd2d_jax.matching.evidence import explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query
@@ -18,6 +19,8 @@ from dd2d_jax.spots import Conditions
 _LIKE = 0.5
 # Exchanges that are tried of a crystal.
 _MOST = 32
+# Of these so many are computed by multislice.
+_TWICE = 8
 _NOBLE = (2, 10, 18, 36, 54, 86)
 _LAST = 83
 
@@ -30,6 +33,7 @@ def log_isotypes(
     hypotheses: Sequence[Hypothesis],
     known: Collection[str],
     tilt: np.ndarray | None = None,
+    twice: bool = False,
 ) -> float:
     """How well the isotypes of a crystal that a library lacks explain a pattern, together.
 
@@ -41,6 +45,8 @@ def log_isotypes(
         hypotheses: what may differ.
         known: formulas of the library's crystals of that cell.
         tilt: (2,) of the layer in that setting, degrees; None for none.
+        twice: electrons may scatter more than once: the crystal was weighed by `dynamical`, too,
+            and so are those isotypes that explain most.
 
     Returns:
         Logarithm of the sum of their evidence (`evidence.explain`); -inf where there is none.
@@ -52,7 +58,15 @@ def log_isotypes(
     spots = jax.tree.map(lambda x: np.asarray(x)[setting], query.whole)
     tilts = None if tilt is None else np.broadcast_to(tilt, (len(numbers), 2))
     found = explain(few, spots, conditions, hypotheses, tilts)
-    return float(np.logaddexp.reduce(found.value))
+    value = found.value
+    if twice:
+        best = np.argsort(-value, kind="stable")[:_TWICE]
+        spots = jax.tree.map(lambda x: np.broadcast_to(x, (len(best), *x.shape)), spots)
+        again, _ = explain_dynamical(
+            few.take(best), spots, conditions, hypotheses, found.b[best], found.lean[best]
+        )
+        value = either(value[best], again)
+    return float(np.logaddexp.reduce(value))
 
 
 def exchanged(numbers: np.ndarray, known: Collection[str]) -> np.ndarray:

@@ -113,7 +113,8 @@ def weigh_library(
     if not restricted:
         crystal, tilt = short.crystals.take([first]), None if tilts is None else tilts[setting]
         known = set(library.crystals.formula[close[allowed[close]]])
-        isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt)
+        twice = weighing.value[first] != weighing.once[first]
+        isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt, twice)
     strain = hypotheses[0].stretch
     formula = short.crystals.formula
     about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)

@@ -127,9 +127,28 @@ def test_mates_that_differ_are_measured(queries):
     assert further > apart + 0.3
 
 
-def test_odds_without_elements_are_those_of_13_absent_in_100_instead_of_10():
+def test_odds_without_elements_are_those_of_14_absent_in_100_instead_of_10():
     weights = absent._told()["weights"]
-    about = np.eye(len(absent.NAMES))[0]
-    raised = absent.log_odds(about, False) - weights["all"]["one"]
-    assert raised == pytest.approx(np.log(0.13 / 0.87) - np.log(0.1 / 0.9), abs=0.01)
-    assert absent.log_odds(about, True) == pytest.approx(weights["elements"]["one"])
+    about = np.array(weights["all"]["centre"])
+    about[0] = 1.0
+    raised = absent.log_odds(about, False) - weights["all"]["terms"][0]
+    assert raised == pytest.approx(np.log(0.142 / 0.858) - np.log(0.1 / 0.9), abs=0.01)
+    about = np.array(weights["elements"]["centre"])
+    about[0] = 1.0
+    assert absent.log_odds(about, True) == pytest.approx(weights["elements"]["terms"][0])
+
+
+def test_odds_are_of_squares_and_products_and_no_farther_than_what_was_seen():
+    count = len(absent.NAMES)
+    first, second = np.triu_indices(count)
+    plain = {"centre": np.zeros(count), "spread": np.full(count, 2.0)}
+
+    def odds(about: np.ndarray, a: int, b: int) -> float:
+        told = {**plain, "terms": ((first == a) & (second == b)).astype(float)}
+        return absent.log_odds(about, True, {"elements": told})
+
+    about = np.zeros(count)
+    about[[3, 5]] = 2.0, -3.0
+    assert odds(about, 3, 3) == pytest.approx(1.0)
+    assert odds(about, 3, 5) == pytest.approx(-1.5)
+    assert odds(100 * about, 3, 5) == odds(200 * about, 3, 5)

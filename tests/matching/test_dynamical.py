@@ -14,6 +14,7 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.dynamical import dynamical_squares, explain_dynamical, weigh_again
 from dd2d_jax.matching.evidence import explain
 from dd2d_jax.matching.hypotheses import measured
+from dd2d_jax.matching.isotypes import exchanged, log_isotypes
 from dd2d_jax.matching.rerank import Query, Weighing, weigh
 from dd2d_jax.spots import Conditions, Spots, half_plane
 
@@ -100,6 +101,14 @@ def test_a_crystal_comes_before_those_whose_kinematic_intensities_are_nearer(hea
     found = weigh_again(before, np.zeros(len(others)), others, query, CONDITIONS, measured())
     assert found.value.argmax() == 0
     assert found.r1[0] < 0.01
+
+
+def test_an_isotype_that_the_library_lacks_explains_its_own_multislice(heavy):
+    query = Query.known(pattern(heavy, 0, 0.9))
+    wrong = dataclasses.replace(heavy.take([0]), numbers=np.array([[72, 52, 34]]))
+    assert (exchanged(wrong.numbers[0], ()) == heavy.numbers[0]).all(1).any()
+    told = wrong, 0, query, CONDITIONS, measured(), ()
+    assert log_isotypes(*told, twice=True) > log_isotypes(*told) + 10
 
 
 def test_a_kinematic_pattern_loses_no_more_than_a_half(heavy):
