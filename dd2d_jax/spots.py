@@ -244,11 +244,12 @@ def blocks(
 
 
 def cut_to(crystals: Any, rows: np.ndarray, room: int) -> dx.Crystal:
-    """Some of many crystals (lattice, positions, numbers), atoms cut or padded to `room`."""
-    lattice, positions, numbers = (
-        np.asarray(x)[rows] for x in (crystals.lattice, crystals.positions, crystals.numbers)
+    """Some of many crystals (a `CrystalSet` or a batch), atoms cut or padded to `room`."""
+    lattice = np.asarray(crystals.lattice)[rows]
+    by_atom = (crystals.positions, crystals.numbers, crystals.occupancy)
+    return dx.Crystal(
+        lattice, *(None if x is None else slots(np.asarray(x)[rows], room) for x in by_atom)
     )
-    return dx.Crystal(lattice, slots(positions, room), slots(numbers, room))
 
 
 def slots(values: np.ndarray, size: int) -> np.ndarray:

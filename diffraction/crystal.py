@@ -67,7 +67,8 @@ class Crystal:
         the largest vacuum. A layer cut by the cell boundary is joined; one that does not lie in
         (x, y) is turned there, a1 along x, the open axis up. The vacuum's length does not enter.
 
-        Occupancies are read from `atoms.arrays["occupancies"]`, else from what ASE makes of a CIF
+        Occupancies are read from `atoms.arrays`, "occupancies" or "occupancy", else from what ASE
+        makes of a CIF
         (`atoms.info["occupancy"]`, by `atoms.arrays["spacegroup_kinds"]`), where each species on
         a mixed site becomes an atom. Displacements are read from `atoms.arrays["u"]`, (N, 9) or
         (N, 3, 3) in angstrom^2 and the frame of the positions; they are turned with the layer.
@@ -80,7 +81,7 @@ class Crystal:
                 that are not finite, no vacuum of 5 A along any axis (a bulk crystal), occupancies
                 beyond 0 to 1 or that do not fit the atoms, or displacements not symmetric.
         """
-        rows, numbers, occupancy = _ase_sites(atoms)
+        rows, numbers, occupancy = ase_sites(atoms)
         u = atoms.arrays.get("u")
         return cls._from_cell(
             np.asarray(atoms.cell, float),
@@ -110,11 +111,7 @@ class Crystal:
         cell, positions, numbers, occupancy, u = self._to_cell(vacuum, "to_ase")
         atoms = ase.Atoms(numbers, positions=positions, cell=cell, pbc=(True, True, False))
         if occupancy is not None:
-            atoms.set_array("occupancies", occupancy)
-            # ASE's own way, by which it writes CIF files.
-            atoms.set_array("spacegroup_kinds", np.arange(len(atoms)))
-            pairs = zip(atoms.symbols, map(float, occupancy), strict=True)
-            atoms.info["occupancy"] = {str(i): {x: o} for i, (x, o) in enumerate(pairs)}
+            set_occupancies(atoms, occupancy)
         if u is not None:
             atoms.set_array("u", u.reshape(-1, 9))
         return atoms
@@ -235,18 +232,44 @@ class Crystal:
         cell[2, 2] = np.ptp(z) + vacuum
         positions[:, 2] = z - (z.min() + z.max()) / 2 + cell[2, 2] / 2
         occupancy, u = self.occupancy, self.u
-        if occupancy is not None:  # 0.4, not the double next to float32's 0.4
-            occupancy = np.asarray(occupancy)[real].astype(str).astype(float)
+        if occupancy is not None:
+            occupancy = _shortest(np.asarray(occupancy)[real])
         if u is not None:
             u = np.asarray(u, float)[real]
         return cell, positions, np.asarray(self.numbers)[real], occupancy, u
 
 
-def _ase_sites(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Rows of `atoms` (one for each species on them), atomic numbers, occupancies."""
+def set_occupancies(atoms: ase.Atoms, occupancy: np.ndarray) -> None:
+    """Put occupancies (N,) where `Crystal.from_ase` and ASE's writer of CIF files look for them."""
+    occupancy = _shortest(np.asarray(occupancy))
+    atoms.set_array("occupancies", occupancy)
+    atoms.set_array("spacegroup_kinds", np.arange(len(atoms)))
+    pairs = zip(atoms.symbols, map(float, occupancy), strict=True)
+    atoms.info["occupancy"] = {str(i): {x: o} for i, (x, o) in enumerate(pairs)}
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """As doubles: 0.4, not the double next to float32's 0.4."""
+    return values.astype(str).astype(float)
+
+
+def ase_sites(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows of `atoms` (M,), one for each species on them, and their atomic numbers and occupancies.
+
+    Occupancies (M,) are as they are given; None where every atom is there in all cells.
+
+    Raises:
+        ValueError: occupancies of 0, not one for each atom, or that do not fit the atoms.
+    """
     numbers, rows = np.asarray(atoms.numbers), np.arange(len(atoms))
-    if "occupancies" in atoms.arrays:
-        occupancy = np.asarray(atoms.arrays["occupancies"], float)
+    name = next((x for x in ("occupancies", "occupancy") if x in atoms.arrays), None)
+    if name is not None:
+        occupancy = np.asarray(atoms.arrays[name], float)
+        if occupancy.shape != numbers.shape:
+            raise ValueError(
+                f"atoms.arrays[{name!r}] has the shape {occupancy.shape}; one number for each of "
+                f"{len(atoms)} atoms is needed"
+            )
         if (occupancy == 0).any():
             raise ValueError(
                 f"atom {int(np.argmax(occupancy == 0))} has occupancy 0, which ASE gives to atoms "

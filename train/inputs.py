@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import diffraction as dx
-from dd2d_jax.data import crystal_set, datasets, splits
+from dd2d_jax.data import crystal_set, datasets, splits, usable
 from dd2d_jax.networks.trained import tower_of
 from dd2d_jax.spots import Conditions, atom_slots, strongest_rods
 
@@ -56,6 +56,9 @@ def load_crystals(config: ConfigDict) -> tuple[crystal_set.CrystalSet, dict[str,
     """
     data = config.data
     crystals = datasets.load(data.source, data.path or None, data.data_dir or None)
+    # Not every network can read them, and all networks are compared on the same crystals.
+    crystals = crystal_set.without_mixed(crystals)
+    usable.check_kept(crystals.report)
     if not 0 <= data.limit <= len(crystals):
         raise ValueError(
             f"config.data.limit = {data.limit}, but {data.path or data.source} has "

@@ -11,9 +11,13 @@ SYMPREC = 0.01  # translations and lattice vectors equal to this are the same
 
 
 def canonical_form(
-    lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice (2, 2), positions (N, 3) and numbers (N,) of a layer in its canonical setting.
+    lattice: np.ndarray,
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    occupancy: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Lattice (2, 2), positions (N, 3), numbers (N,) and occupancies (N,) of a layer in its
+    canonical setting; no occupancies where none are given: all are 1.
 
     The layer's normal must be z. N shrinks where the cell was not primitive.
     """
@@ -21,13 +25,27 @@ def canonical_form(
     z = positions[:, 2] - (positions[:, 2].min() + positions[:, 2].max()) / 2
     basis = gauss_reduction(lattice)
     frac, lattice = frac @ np.linalg.inv(basis), basis @ lattice
-    lattice, frac, z, numbers = _primitive(lattice, frac, z, numbers)
-    lattice, frac, z = _setting(lattice, frac, z, numbers)
-    frac = frac - _origin(frac, z, numbers)
+    kinds = numbers if occupancy is None else kinds_of(numbers, occupancy)
+    lattice, frac, z, keep = _primitive(lattice, frac, z, kinds)
+    numbers, kinds = numbers[keep], kinds[keep]
+    occupancy = None if occupancy is None else occupancy[keep]
+    weights = numbers if occupancy is None else numbers * occupancy
+    lattice, frac, z = _setting(lattice, frac, z, weights)
+    frac = frac - _origin(frac, z, weights)
     frac -= np.floor(frac + 0.01)  # noise must not carry an atom on the cell's edge across it
     positions = np.column_stack([frac @ lattice, z])
-    order = np.lexsort([_steps(positions[:, 0]), _steps(positions[:, 1]), _steps(z), numbers])
-    return lattice, positions[order], numbers[order]
+    order = np.lexsort([_steps(positions[:, 0]), _steps(positions[:, 1]), _steps(z), kinds])
+    occupancy = None if occupancy is None else occupancy[order]
+    return lattice, positions[order], numbers[order], occupancy
+
+
+def kinds_of(numbers: np.ndarray, occupancy: np.ndarray) -> np.ndarray:
+    """Integers (N,), equal for atoms of one element and of one occupancy to three decimals.
+
+    They rise with the atomic number, then with the occupancy.
+    """
+    pairs = np.column_stack([numbers, np.round(occupancy, 3)])
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def gauss_reduction(lattice: np.ndarray) -> np.ndarray:
@@ -48,12 +66,15 @@ def gauss_reduction(lattice: np.ndarray) -> np.ndarray:
 
 
 def _primitive(
-    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, numbers: np.ndarray
+    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, kinds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The same layer in a reduced primitive cell, averaged over the translations."""
+    """The same layer in a reduced primitive cell, averaged over the translations.
+
+    Atoms of one of `kinds` (N,) are alike. Gives lattice, positions and the rows that are kept.
+    """
     tolerance = SYMPREC
     for _ in range(4):
-        moves, images = _translations(lattice, frac, z, numbers, tolerance)
+        moves, images = _translations(lattice, frac, z, kinds, tolerance)
         count = len(moves)
         grid = np.round(moves * count)
         closed = len({tuple(row) for row in (grid % count).tolist()}) == count
@@ -63,7 +84,7 @@ def _primitive(
     else:
         count = 1
     if count == 1:
-        return lattice, frac, z, numbers
+        return lattice, frac, z, np.arange(len(kinds))
     moves = grid / count
     basis = _shortest_basis(moves, lattice, count)
     there = frac[images]  # (count, N, 2): where each move's partner sits; moved back they agree
@@ -74,18 +95,18 @@ def _primitive(
     lattice = basis @ lattice
     frac = frac[keep] @ np.linalg.inv(basis)
     inner = gauss_reduction(lattice)
-    return inner @ lattice, frac @ np.linalg.inv(inner), z[keep], numbers[keep]
+    return inner @ lattice, frac @ np.linalg.inv(inner), z[keep], keep
 
 
 def _translations(
-    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, numbers: np.ndarray, tolerance: float
+    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, kinds: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fractional translations (M, 2) that keep the layer, and where they take atoms (M, N)."""
-    kinds, counts = np.unique(numbers, return_counts=True)
-    rare = np.flatnonzero(numbers == kinds[np.argmin(counts)])
+    each, counts = np.unique(kinds, return_counts=True)
+    rare = np.flatnonzero(kinds == each[np.argmin(counts)])
     common = np.gcd.reduce(counts)
-    moves, images = [np.zeros(2)], [np.arange(len(numbers))]
-    same = (numbers[:, None] == numbers) & (np.abs(z[:, None] - z) < tolerance)
+    moves, images = [np.zeros(2)], [np.arange(len(kinds))]
+    same = (kinds[:, None] == kinds) & (np.abs(z[:, None] - z) < tolerance)
     for target in rare[1:] if common > 1 else ():
         if not same[rare[0], target]:
             continue
@@ -93,10 +114,10 @@ def _translations(
         delta = frac[:, None] + move - frac
         delta = (delta - np.round(delta)) @ lattice
         image = np.where(same, (delta**2).sum(-1), np.inf).argmin(1)
-        miss = delta[np.arange(len(numbers)), image]
+        miss = delta[np.arange(len(kinds)), image]
         drift = miss.mean(0)  # away from the move that fits all atoms best: no atom is special
         fits = np.linalg.norm(miss - drift, axis=1).max() < tolerance
-        if fits and same[np.arange(len(numbers)), image].all():
+        if fits and same[np.arange(len(kinds)), image].all():
             moves.append(move - drift @ np.linalg.inv(lattice))
             images.append(image)
     return np.array(moves), np.array(images)
@@ -118,7 +139,7 @@ _UNIMODULAR = _UNIMODULAR[np.abs(np.linalg.det(_UNIMODULAR)).round() == 1]
 
 
 def _setting(
-    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, numbers: np.ndarray
+    lattice: np.ndarray, frac: np.ndarray, z: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best-scoring of all reduced bases with the same metric, on both sides of the layer."""
     metric = lattice @ lattice.T
@@ -130,7 +151,7 @@ def _setting(
     for basis in _UNIMODULAR[(np.abs(metrics - metric) <= slack).all((1, 2))]:
         side = up * np.round(np.linalg.det(basis))  # a left-handed basis is right-handed from below
         trial = (frac @ np.linalg.inv(basis), side * z)
-        score = _score(*trial, numbers)
+        score = _score(*trial, weights)
         if score > best + 1e-9:
             best, choice = score, (basis @ lattice, *trial)
     chosen, frac, z = choice
@@ -159,25 +180,25 @@ def _waves(frac: np.ndarray, z: np.ndarray) -> np.ndarray:
     )
 
 
-def _score(frac: np.ndarray, z: np.ndarray, numbers: np.ndarray) -> float:
+def _score(frac: np.ndarray, z: np.ndarray, weights: np.ndarray) -> float:
     """A number that no shift changes, equal for two settings only if symmetry relates them.
 
     A weighted sum of |F|^2, blind to inversion, and of Im F(p) F(q) F(-p-q), which changes sign
     under it. A smooth sum rather than an ordered comparison: noise moves it by as little as it
     moves the atoms.
     """
-    factors = _waves(frac, z) @ (numbers / numbers.sum())
+    factors = _waves(frac, z) @ (weights / weights.sum())
     triples = factors[_LEFT] * factors[_RIGHT] * factors[_SUM].conj()
     return float(_WEIGHTS @ np.abs(factors) ** 2 + _WEIGHTS3 @ triples.imag)
 
 
-def _origin(frac: np.ndarray, z: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _origin(frac: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """In-plane place (2,) of the atom where a weighted Fourier sum of the layer is largest.
 
     Phases of single structure factors would not do: glide lines make them vanish.
     """
     waves = _waves(frac, z)
-    density = (waves.conj().T @ (_PHASES * (waves @ (numbers / numbers.sum())))).real
+    density = (waves.conj().T @ (_PHASES * (waves @ (weights / weights.sum())))).real
     return frac[int(np.argmax(density > density.max() - 1e-9))]
 
 

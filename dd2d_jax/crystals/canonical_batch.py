@@ -54,7 +54,7 @@ def canonical_forms(
     placed = np.take_along_axis(placed, order[..., None], 1)
     sorted_numbers = np.take_along_axis(numbers, order, 1)
     for i in np.flatnonzero(smaller):
-        cells[i], few, kinds = canonical_form(lattice[i], positions[i], numbers[i])
+        cells[i], few, kinds, _ = canonical_form(lattice[i], positions[i], numbers[i])
         placed[i], sorted_numbers[i] = 0, 0
         placed[i, : len(few)], sorted_numbers[i, : len(few)] = few, kinds
     return cells, placed, sorted_numbers

@@ -4,7 +4,6 @@
 vacuum along x), the same layer comes out. Lengths in angstrom.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import ase
@@ -21,6 +20,7 @@ MAX_ATOMS = 1000  # all pairs are held in memory
 CONTACT = 0.5  # beyond the summed van der Waals radii atoms do not hold a sheet together
 SHORTEST = 0.5  # of the summed covalent radii: no two atoms of a crystal are closer
 SAME_SITE = 0.5
+FULL = 1e-3  # occupancies that are nearer to 1 are 1, and those of one site add to no more
 MAX_LENGTH = 1e5  # angstrom, of cells and coordinates: squares and inverses stay exact enough
 _MAX_PAIRS = 2e7  # of atoms and images that are looked at: a gigabyte
 
@@ -30,12 +30,14 @@ class Layer(NamedTuple):
 
     lattice (2, 2): a1, a2 as rows, angstrom; |a1| <= |a2| and 90 <= gamma <= 120 degrees (both to
     0.01 A), a1 along +x, a2 with y > 0. positions (N, 3): Cartesian, angstrom, in-plane inside the
-    cell, z along the normal and centred on 0. numbers (N,): atomic numbers.
+    cell, z along the normal and centred on 0. numbers (N,): atomic numbers. occupancy (N,): above 0
+    and at most 1, those of several atoms on one site add to at most 1; None: all are 1.
     """
 
     lattice: np.ndarray
     positions: np.ndarray
     numbers: np.ndarray
+    occupancy: np.ndarray | None = None
 
 
 def layer(atoms: ase.Atoms) -> Layer:
@@ -45,38 +47,39 @@ def layer(atoms: ase.Atoms) -> Layer:
 
     Raises StructureError, with the category in `.reason`, where `atoms` is not a 2D crystal.
     """
-    _check_atoms(atoms)
+    _check_numbers(atoms)
+    _check_count(len(atoms))
+    rows, numbers, occupancy = _species(atoms)
+    _check_count(len(rows))
     lattice, positions = _flatten(atoms)
-    numbers = np.asarray(atoms.numbers, np.int32)
-    _check_network(lattice, positions, numbers)
-    return Layer(*canonical_form(lattice, positions, numbers))
+    positions, numbers = positions[rows], np.asarray(numbers, np.int32)
+    _check_network(lattice, positions, numbers, occupancy)
+    return Layer(*canonical_form(lattice, positions, numbers, occupancy))
 
 
 def check_disordered(atoms: ase.Atoms) -> bool:
-    """Whether `atoms` is one that `layer` refuses and that can be simulated all the same.
+    """Whether `atoms` has partial occupancies, or more than `MAX_ATOMS` atoms.
 
-    That is a crystal with partial occupancies, or of more than `MAX_ATOMS` atoms: that its atoms
-    make a sheet is not looked at then.
+    It can be simulated whatever `layer` says of it: disorder may be described in many ways.
 
     Raises:
         StructureError: no atoms, or numbers that no crystal has.
     """
-    try:
-        _check_atoms(atoms)
-    except StructureError as error:
-        if error.reason == "partial occupancy" or len(atoms) > MAX_ATOMS:
-            _check_numbers(atoms)
-            return True
-        raise
-    return False
+    _check_numbers(atoms)
+    return len(atoms) > MAX_ATOMS or _species(atoms)[2] is not None
 
 
 def to_atoms(
-    lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray, vacuum: float = 15.0
+    lattice: np.ndarray,
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    occupancy: np.ndarray | None = None,
+    vacuum: float = 15.0,
 ) -> ase.Atoms:
     """ase.Atoms of a layer (`lattice` (2, 2), `positions` (N, 3), `numbers` (N,), 0 for padding).
 
-    c is the thickness plus `vacuum` (angstrom), the layer in its middle; pbc = (1, 1, 0).
+    c is the thickness plus `vacuum` (angstrom), the layer in its middle; pbc = (1, 1, 0). Where
+    `occupancy` (N,) is not None, it is put where ASE and `dx.Crystal.from_ase` read it.
     """
     real = np.asarray(numbers) > 0
     positions = np.array(positions, np.float64)[real]
@@ -85,28 +88,23 @@ def to_atoms(
     positions[:, 2] += height / 2 - (z.max() + z.min()) / 2
     cell = np.zeros((3, 3))
     cell[:2, :2], cell[2, 2] = lattice, height
-    return ase.Atoms(
+    atoms = ase.Atoms(
         np.asarray(numbers)[real], positions=positions, cell=cell, pbc=(True, True, False)
     )
+    if occupancy is not None:
+        from diffraction.crystal import set_occupancies  # late: it takes jax along
+
+        set_occupancies(atoms, np.asarray(occupancy)[real])
+    return atoms
 
 
-def _check_atoms(atoms: ase.Atoms) -> None:
-    if len(atoms) > MAX_ATOMS:
-        raise StructureError("too large", f"{len(atoms)} atoms; at most {MAX_ATOMS} are taken")
-    _check_numbers(atoms)
-    try:
-        occupancies = list(_occupancies(atoms))
-    except (TypeError, ValueError, AttributeError) as error:
+def _check_count(count: int) -> None:
+    if count > MAX_ATOMS:
         raise StructureError(
-            "partial occupancy",
-            "the occupancies are not numbers; every site must be fully occupied",
-        ) from error
-    for site, occupancy in occupancies:
-        if not abs(occupancy - 1) <= 1e-3:
-            raise StructureError(
-                "partial occupancy",
-                f"site {site} has an occupancy of {occupancy:g}; every site must be fully occupied",
-            )
+            "too large",
+            f"{count} atoms; at most {MAX_ATOMS} are taken, as weighing larger cells takes too "
+            "long (dd2d simulate takes them)",
+        )
 
 
 def _check_numbers(atoms: ase.Atoms) -> None:
@@ -129,18 +127,36 @@ def _check_numbers(atoms: ase.Atoms) -> None:
         )
 
 
-def _occupancies(atoms: ase.Atoms) -> Iterable[tuple[str, float]]:
-    """Each site's occupancies, where ASE's readers of CIF and extended XYZ keep them."""
-    sites = atoms.info.get("occupancy")
-    if isinstance(sites, dict):
-        for site, species in sites.items():
-            for symbol, value in species.items():
-                yield f"{site} ({symbol})", float(value)
-    for name in ("occupancy", "occupancies"):
-        if name in atoms.arrays:
-            yield from (
-                (str(i), float(value)) for i, value in enumerate(np.ravel(atoms.arrays[name]))
-            )
+def _species(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows of `atoms`, one for each species on them, atomic numbers and occupancies, (M,) each.
+
+    Occupancies are None where all are 1.
+    """
+    every = np.arange(len(atoms)), atoms.numbers, None
+    told = {"occupancies", "occupancy"} & atoms.arrays.keys()
+    if not told and not isinstance(atoms.info.get("occupancy"), dict):
+        return every
+    from diffraction.crystal import ase_sites  # late: it takes jax along
+
+    try:
+        rows, numbers, occupancy = ase_sites(atoms)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StructureError("wrong occupancy", str(error)) from error
+    if occupancy is None:
+        return every
+    occupancy = np.where(np.abs(occupancy - 1) <= FULL, 1.0, occupancy)
+    bad = np.flatnonzero(~((occupancy > 0) & (occupancy <= 1)))
+    if bad.size:
+        raise StructureError(
+            "wrong occupancy",
+            f"atom {rows[bad[0]]} has an occupancy of {occupancy[bad[0]]:g}; it must be above 0 "
+            "and at most 1",
+        )
+    if not ((numbers >= 1) & (numbers <= MAX_NUMBER)).all():
+        raise StructureError(
+            "unknown element", f"on a mixed site; atomic numbers 1 to {MAX_NUMBER} are known"
+        )
+    return rows, numbers, None if (occupancy == 1).all() else occupancy
 
 
 def _flatten(atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
@@ -212,8 +228,15 @@ def _gap(along: np.ndarray) -> tuple[float, float]:
     return float(gaps[widest]), float(along[widest] + gaps[widest] / 2)
 
 
-def _check_network(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarray) -> None:
+def _check_network(
+    lattice: np.ndarray,
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    occupancy: np.ndarray | None,
+) -> None:
     """Raises where atoms are too close, or where contacts do not join the atoms into a sheet.
+
+    Atoms whose occupancies add to at most 1 need not be there together: they may be close.
 
     Bonds alone would not do: sheets of chains or molecules (HgI2, SbSI, AgCl) are 2D crystals as
     well, with a pattern like any other's. Lone chains and clusters are those that do not even touch
@@ -229,7 +252,12 @@ def _check_network(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarr
     touching = vdw_radii[numbers]
     touching = np.where(np.isnan(touching), bonded + 0.8, touching)  # not tabled: a usual excess
     i, j, shift, distance = _neighbours(lattice, positions, 2 * touching.max() + CONTACT)
-    _check_distances(i, j, distance, bonded[i] + bonded[j])
+    together = np.ones(len(i), bool)
+    if occupancy is not None:
+        _check_sites(i, j, distance, occupancy)
+        together = occupancy[i] + occupancy[j] > 1 + FULL
+    first, second = i[together], j[together]
+    _check_distances(first, second, distance[together], bonded[first] + bonded[second])
     touch = distance < touching[i] + touching[j] + CONTACT
     rank = _periodicity(len(numbers), i[touch], j[touch], shift[touch])
     if rank < 2:
@@ -237,6 +265,21 @@ def _check_network(lattice: np.ndarray, positions: np.ndarray, numbers: np.ndarr
         raise StructureError(
             name,
             f"the atoms form isolated {name}s; in a 2D crystal, contacts join them into a sheet",
+        )
+
+
+def _check_sites(
+    i: np.ndarray, j: np.ndarray, distance: np.ndarray, occupancy: np.ndarray
+) -> None:
+    """Raises where the occupancies of atoms on one site add to more than 1."""
+    near = distance < SAME_SITE
+    total = occupancy + np.bincount(i[near], occupancy[j[near]], len(occupancy))
+    most = int(np.argmax(total))
+    if total[most] > 1 + FULL:
+        raise StructureError(
+            "wrong occupancy",
+            f"the occupancies of atom {most} and of those on its site add to {total[most]:g}; they "
+            "must add to at most 1",
         )
 
 

@@ -39,7 +39,7 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
     """2D crystals in canonical form, with a report of what was skipped beside them."""
 
     name = "crystals2d"
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS = [SourceConfig(name=source, source=source) for source in sources.READERS]
     DEFAULT_CONFIG_NAME = "prototypes"
     MANUAL_DOWNLOAD_INSTRUCTIONS = C2DB_HELP
@@ -52,6 +52,8 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
                 "lattice": tfds.features.Tensor(shape=(2, 2), dtype=np.float64),
                 "positions": tfds.features.Tensor(shape=(None, 3), dtype=np.float64),
                 "numbers": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+                # Empty where no site is mixed.
+                "occupancy": tfds.features.Tensor(shape=(None,), dtype=np.float64),
                 "known": np.bool_,
                 "prototype": tfds.features.Text(),
                 "ehull": np.float64,
@@ -74,7 +76,8 @@ class Crystals2D(tfds.core.GeneratorBasedBuilder):
         entries, total = sources.READERS[self.builder_config.source](path)
         entries = progress(entries, total, "preparing crystals")
         for key, (info, crystal) in enumerate(usable.usable(entries, report)):
-            yield key, {**info, **crystal._asdict()}
+            shares = np.zeros(0) if crystal.occupancy is None else crystal.occupancy
+            yield key, {**info, **crystal._asdict(), "occupancy": shares}
         # into TFDS's unfinished folder: it comes into being together with the data
         Path(self.data_dir, REPORT).write_text(json.dumps(report, indent=1))
 
@@ -102,7 +105,8 @@ def read(
             {key: row[key].decode() for key in ("uid", "formula", "prototype", "layer_group")}
             | {"known": bool(row["known"]), "ehull": float(row["ehull"])}
         )
-        layers.append(Layer(row["lattice"], row["positions"], row["numbers"]))
+        shares = row["occupancy"] if len(row["occupancy"]) else None
+        layers.append(Layer(row["lattice"], row["positions"], row["numbers"], shares))
     return infos, layers, json.loads((folder / REPORT).read_text())
 
 

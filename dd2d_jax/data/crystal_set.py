@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from math import gcd
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = 5  # uids kept in the report for each reason
+# Key of an ASE database under which a crystal's occupancies are, as a JSON list.
+OCCUPANCIES = "occupancies"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +31,9 @@ class CrystalSet:
     N, 3) float32 in angstrom; numbers (n, N) int32, 0 for padding. report: what was kept and what
     was skipped and why (`from_atoms`). ehull (n,) float32, energy above the convex hull in eV/atom,
     NaN where the source does not say it; layer_group (n,) text, "" where it does not; None stands
-    for a source that says neither.
+    for a source that says neither. occupancy (n, N) float32, the share of cells in which each atom
+    is there, whatever for padding; atoms of one site add to at most 1. It is None wherever all
+    atoms of all crystals are full.
     """
 
     uid: np.ndarray
@@ -41,8 +46,12 @@ class CrystalSet:
     report: dict[str, Any]
     ehull: np.ndarray = None  # type: ignore[assignment]
     layer_group: np.ndarray = None  # type: ignore[assignment]
+    occupancy: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        # What has no mixed sites is simulated, stored and compared without them.
+        if self.occupancy is not None and not self.mixed.any():
+            object.__setattr__(self, "occupancy", None)
         if self.ehull is None:
             object.__setattr__(self, "ehull", np.full(len(self.uid), np.nan, np.float32))
         if self.layer_group is None:
@@ -51,33 +60,52 @@ class CrystalSet:
     def __len__(self) -> int:
         return len(self.uid)
 
+    @property
+    def mixed(self) -> np.ndarray:
+        """(n,) True for crystals with an atom that is not there in every cell."""
+        if self.occupancy is None:
+            return np.zeros(len(self), bool)
+        return ((self.numbers > 0) & (self.occupancy != 1)).any(1)
+
     def take(self, indices: Sequence[int] | np.ndarray) -> "CrystalSet":
         """The crystals at `indices` (m,), in that order; N and the report stay as they are."""
-        arrays = {
-            f.name: getattr(self, f.name)[indices]
-            for f in dataclasses.fields(self)
-            if f.name != "report"
-        }
+        arrays = {name: array[indices] for name, array in arrays_of(self).items()}
         return CrystalSet(**arrays, report=self.report)
+
+    def padded(self, size: int) -> "CrystalSet":
+        """The same with room for `size` atoms, at least N."""
+
+        def wide(array: np.ndarray) -> np.ndarray:
+            rest = [(0, 0)] * (array.ndim - 2)
+            return np.pad(array, [(0, 0), (0, size - array.shape[1]), *rest])
+
+        by_atom = ("positions", "numbers", "occupancy")
+        arrays = {name: wide(x) for name, x in arrays_of(self).items() if name in by_atom}
+        return dataclasses.replace(self, **arrays)
 
     def atoms(self, index: int) -> ase.Atoms:
         """One crystal with c = its thickness + 15 A, pbc (1, 1, 0) and its uid in `info`."""
-        atoms = to_atoms(self.lattice[index], self.positions[index], self.numbers[index])
+        atoms = to_atoms(
+            self.lattice[index], self.positions[index], self.numbers[index],
+            self.occupancy[index] if self.mixed[index] else None,
+        )  # fmt: skip
         atoms.info["uid"] = str(self.uid[index])
         return atoms
 
     @property
     def crystal(self) -> "diffraction.Crystal":
-        """All of them as one batch."""
+        """All of them as one batch, with occupancies where any of them has a mixed site."""
         import jax
 
         import diffraction
 
-        return diffraction.Crystal(*jax.device_put((self.lattice, self.positions, self.numbers)))
+        arrays = (self.lattice, self.positions, self.numbers, self.occupancy)
+        return diffraction.Crystal(*jax.device_put(arrays))
 
     def write_db(self, path: str | Path) -> None:
         """Writes an ASE database (SQLite) with the keys `uid`, `known`, `prototype`, `ehull`
-        and `layergroup`, the last three where they are known.
+        and `layergroup`, the last three where they are known, and with the key `occupancies`, a
+        JSON list, where sites are mixed.
 
         It is written beside and moved into place. Raises FileExistsError where `path` exists
         already, and ValueError where a uid is text that an ASE database cannot keep as it is (such
@@ -103,7 +131,16 @@ class CrystalSet:
             keys["ehull"] = float(self.ehull[index])
         if self.layer_group[index]:
             keys["layergroup"] = str(self.layer_group[index])
+        if self.mixed[index]:
+            shares = self.atoms(index).arrays["occupancies"]
+            keys[OCCUPANCIES] = json.dumps(shares.tolist())
         database.write(self.atoms(index), **keys)
+
+
+def arrays_of(crystals: CrystalSet) -> dict[str, np.ndarray]:
+    """All arrays that it has, by name."""
+    names = [f.name for f in dataclasses.fields(crystals) if f.name != "report"]
+    return {x: getattr(crystals, x) for x in names if getattr(crystals, x) is not None}
 
 
 def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
@@ -124,21 +161,28 @@ def concatenate(sets: Sequence[CrystalSet]) -> CrystalSet:
 def join(sets: Sequence[CrystalSet], report: dict[str, Any]) -> CrystalSet:
     """Sets of crystals one after another, padded to the largest."""
     size = max(part.numbers.shape[1] for part in sets)
+    arrays = [arrays_of(part.padded(size)) for part in sets]
+    if any("occupancy" in each for each in arrays):
+        for each in arrays:
+            each.setdefault("occupancy", np.ones(each["numbers"].shape, np.float32))
+    whole = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+    return CrystalSet(**whole, report=report)
 
-    def padded(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, [(0, 0), (0, size - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
 
-    return CrystalSet(
-        positions=np.concatenate([padded(part.positions) for part in sets]),
-        numbers=np.concatenate([padded(part.numbers) for part in sets]),
-        report=report,
-        **{
-            name: np.concatenate([getattr(part, name) for part in sets])
-            for name in (
-                "uid", "formula", "lattice", "known", "prototype", "ehull", "layer_group",
-            )
-        },
-    )
+def without_mixed(crystals: CrystalSet) -> CrystalSet:
+    """Those without mixed sites; the others are counted in the report as skipped."""
+    mixed = crystals.mixed
+    if not mixed.any():
+        return crystals
+    uids = crystals.uid[mixed].tolist()
+    message = "a network that reads atoms knows no mixed sites"
+    entry = {
+        "count": len(uids), "examples": [f"{uid}: {message}" for uid in uids[:EXAMPLES]]
+    }  # fmt: skip
+    skipped = {**crystals.report["skipped"], "partial occupancy": entry}
+    kept = crystals.report["kept"] - len(uids)
+    report = {**crystals.report, "kept": kept, "skipped": skipped}
+    return dataclasses.replace(crystals.take(np.flatnonzero(~mixed)), report=report)
 
 
 def new_report() -> dict[str, Any]:
@@ -165,23 +209,32 @@ def merged_report(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def digest(crystals: CrystalSet) -> str:
     """12 hex digits that change with the crystals."""
     value = hashlib.sha256()
-    for field in dataclasses.fields(crystals):
-        if field.name != "report":
-            array = getattr(crystals, field.name)
-            value.update(f"{field.name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    for name, array in arrays_of(crystals).items():
+        value.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
     return value.hexdigest()[:12]
 
 
-def reduced_formula(numbers: np.ndarray) -> str:
-    """Reduced formula text of atomic numbers (N,), metals first: MoS2."""
+def reduced_formula(numbers: np.ndarray, occupancy: np.ndarray | None = None) -> str:
+    """Reduced formula text of atomic numbers (N,), metals first: MoS2.
+
+    Amounts that are not all whole numbers stay as they are in the cell: Mo0.5W0.5S2.
+    """
     from ase.formula import Formula
 
-    kinds, counts = np.unique(numbers[numbers > 0], return_counts=True)
+    kinds, place, counts = np.unique(
+        numbers[numbers > 0], return_inverse=True, return_counts=True
+    )
+    symbols = [ase.data.chemical_symbols[z] for z in kinds]
+    if occupancy is not None:
+        amounts = np.round(np.bincount(place, occupancy[numbers > 0]), 3)
+        if (amounts != np.round(amounts)).any():
+            told = dict(zip(symbols, (f"{x:g}" for x in amounts), strict=True))
+            order = Formula.from_dict(dict.fromkeys(symbols, 1)).convert("metal").count()
+            return "".join(x + ("" if told[x] == "1" else told[x]) for x in order)
+        counts = amounts.astype(int)
     divisor = gcd(*counts.tolist())
-    symbols = {
-        ase.data.chemical_symbols[z]: int(c) // divisor for z, c in zip(kinds, counts, strict=True)
-    }
-    return Formula.from_dict(symbols).format("metal")
+    each = {x: int(c) // divisor for x, c in zip(symbols, counts, strict=True)}
+    return Formula.from_dict(each).format("metal")
 
 
 def crystal_set(
@@ -191,9 +244,12 @@ def crystal_set(
     count, size = len(layers), max((len(crystal.numbers) for crystal in layers), default=1)
     positions = np.zeros((count, size, 3), np.float32)
     numbers = np.zeros((count, size), np.int32)
+    occupancy = np.ones((count, size), np.float32)
     for i, crystal in enumerate(layers):
         positions[i, : len(crystal.numbers)] = crystal.positions
         numbers[i, : len(crystal.numbers)] = crystal.numbers
+        if crystal.occupancy is not None:
+            occupancy[i, : len(crystal.numbers)] = crystal.occupancy
     text = {
         name: np.array([info[name] for info in infos], str)
         for name in ("uid", "formula", "prototype")
@@ -205,6 +261,7 @@ def crystal_set(
         numbers=numbers,
         known=np.array([info["known"] for info in infos], bool),
         ehull=np.array([info.get("ehull", np.nan) for info in infos], np.float32),
+        occupancy=occupancy,
         report=report,
         **text,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dd2d_jax.crystals.canonical import kinds_of
 from dd2d_jax.crystals.structures import to_atoms
 from dd2d_jax.data.crystal_set import CrystalSet
 
@@ -62,7 +63,11 @@ def _alike(one: CrystalSet, i: int, other: CrystalSet, j: int) -> bool:
         return False
     cell = one.lattice[i].astype(float)
     height = _VACUUM + max(_thickness(one, i), _thickness(other, j))
-    this, that = _on_cell(one, i, cell, height), _on_cell(other, j, cell, height)
+    kinds = _kinds(one, i, other, j)
+    if sorted(kinds[0]) != sorted(kinds[1]):
+        return False
+    this = _on_cell(one, i, kinds[0], cell, height)
+    that = _on_cell(other, j, kinds[1], cell, height)
     # It measures distances in units of (volume / atoms)^(1/3).
     unit = (this.volume / count) ** (1 / 3)
     matcher = StructureMatcher(stol=SAME / unit, primitive_cell=False)
@@ -74,12 +79,29 @@ def _thickness(crystals: CrystalSet, i: int) -> float:
     return float(np.ptp(crystals.positions[i][crystals.numbers[i] > 0, 2]))
 
 
-def _on_cell(crystals: CrystalSet, i: int, cell: np.ndarray, height: float) -> Structure:
+def _kinds(one: CrystalSet, i: int, other: CrystalSet, j: int) -> list[np.ndarray]:
+    """Atomic numbers of the atoms of two crystals; where sites are mixed, other numbers that differ
+    where elements or occupancies do."""
+    pairs = [(crystals, k, crystals.numbers[k] > 0) for crystals, k in ((one, i), (other, j))]
+    numbers = [crystals.numbers[k][real] for crystals, k, real in pairs]
+    if one.occupancy is None and other.occupancy is None:
+        return numbers
+    shares = [
+        np.ones(len(z)) if crystals.occupancy is None else crystals.occupancy[k][real]
+        for z, (crystals, k, real) in zip(numbers, pairs, strict=True)
+    ]
+    kinds = 1 + kinds_of(np.concatenate(numbers), np.concatenate(shares))
+    return np.split(kinds, [len(numbers[0])])
+
+
+def _on_cell(
+    crystals: CrystalSet, i: int, kinds: np.ndarray, cell: np.ndarray, height: float
+) -> Structure:
     from pymatgen.io.ase import AseAtomsAdaptor  # see _alike
 
     real = crystals.numbers[i] > 0
     positions = crystals.positions[i][real].astype(float)
     positions[:, :2] = positions[:, :2] @ np.linalg.inv(crystals.lattice[i]) @ cell
-    atoms = to_atoms(cell, positions, crystals.numbers[i][real])
+    atoms = to_atoms(cell, positions, kinds)
     atoms.cell[2, 2] = height
     return AseAtomsAdaptor.get_structure(atoms)

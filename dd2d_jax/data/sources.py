@@ -8,6 +8,7 @@ counted.
 """
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from dd2d_jax.crystals.structure_files import file_format, read_frames
 from dd2d_jax.data import database
+from dd2d_jax.data.crystal_set import OCCUPANCIES
 from dd2d_jax.util.errors import StructureError
 from dd2d_jax.util.limits import MAX_JSON, first_line, parse_json, read_json
 
@@ -31,6 +33,8 @@ JARVIS_URL = "https://ndownloader.figshare.com/files/38521268"  # d2-12-12-2022.
 def ase_db(path: Path) -> tuple[Iterator[Entry], int]:
     """Every row of an ASE database (SQLite), with its keys `uid`, `known` and `prototype`.
 
+    ASE keeps no occupancies in databases; they are read from the key `occupancies`, a JSON list of
+    one number for each atom (see `CrystalSet.write_db`).
     The number beside it is the last row's. Raises ValueError where the file is no such database.
     """
     return database_rows(path), database.last_id(path)
@@ -40,7 +44,7 @@ def database_rows(path: Path, start: int = 0, stop: int = 2**62) -> Iterator[Ent
     """The rows start < id <= stop of an ASE database; the file's name begins missing uids."""
     for row in database.rows(path, start, stop):
         uid = row.keys.get("uid", f"{path.stem}-{row.id}")
-        yield row.atoms, _info(uid, row.keys)
+        yield _occupied(row.atoms, row.keys), _info(uid, row.keys)
 
 
 def server_rows(server: Any, name: str, start: int, stop: int) -> Iterator[Entry]:
@@ -54,7 +58,7 @@ def server_rows(server: Any, name: str, start: int, stop: int) -> Iterator[Entry
                 "unreadable", f"row {row.id}: {error}; a row needs cell, positions and numbers"
             )
         uid = row.get("uid", f"{name}-{row.id}")
-        yield atoms, _info(uid, row)
+        yield _occupied(atoms, row), _info(uid, row)
 
 
 def files(path: Path) -> tuple[Iterator[Entry], int]:
@@ -191,6 +195,21 @@ def _info(uid: Any, keys: Any = None) -> dict[str, Any]:
         "ehull": ehull if abs(ehull) < _MAX_EHULL else np.nan,
         "layer_group": group if isinstance(group, str) and _is_group(group) else "",
     }
+
+
+def _occupied(atoms: ase.Atoms | StructureError, keys: Any) -> ase.Atoms | StructureError:
+    """The atoms with the occupancies that a row's keys hold."""
+    text = keys.get(OCCUPANCIES)
+    if text is None or isinstance(atoms, StructureError):
+        return atoms
+    try:
+        atoms.set_array(OCCUPANCIES, np.array(json.loads(text), float), shape=())
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return StructureError(
+            "wrong occupancy",
+            f"{first_line(error)}; the key {OCCUPANCIES} takes a JSON list, a number for each atom",
+        )
+    return atoms
 
 
 def _is_group(text: str) -> bool:

@@ -80,12 +80,12 @@ def crystals_of(
             continue
         uids.add(uid)
         report["kept"] += 1
-        same_atoms = seen.setdefault(crystal.numbers.tobytes(), [])
+        same_atoms = seen.setdefault(_atoms_key(crystal), [])
         twin = _twin(crystal, same_atoms)
         if twin is not None:
             _count(report["duplicates"], f"{uid} = {twin}")
         same_atoms.append((uid, crystal))
-        info["formula"] = reduced_formula(crystal.numbers)
+        info["formula"] = reduced_formula(crystal.numbers, crystal.occupancy)
         yield info, crystal
 
 
@@ -117,8 +117,14 @@ def _count(entry: dict[str, Any], example: str, count: int = 1) -> None:
         entry["examples"].append(example)
 
 
+def _atoms_key(crystal: Layer) -> bytes:
+    """The same for crystals of the same atomic numbers and occupancies."""
+    shares = () if crystal.occupancy is None else np.round(crystal.occupancy, 3)
+    return crystal.numbers.tobytes() + np.asarray(shares).tobytes()
+
+
 def _twin(crystal: Layer, others: list[tuple[str, Layer]]) -> str | None:
-    """uid of the first of `others` (same atomic numbers) with the same canonical form."""
+    """uid of the first of `others` (same atoms) with the same canonical form."""
     if not others:
         return None
     lattices = np.array([other.lattice for _, other in others])

@@ -227,6 +227,7 @@ def make(crystals: CrystalSet, path: str | Path, settings: Settings) -> dict[str
     before = len(done & names.keys())
     calc = calculator(settings.calculator)
     skipped: dict[str, dict[str, str]] = {}
+    mixed = crystals.mixed
     todo = [i for i, uid in enumerate(crystals.uid) if str(uid) not in done]
     for i in progress(todo, len(todo), "molecular dynamics", "min"):
         uid = str(crystals.uid[i])
@@ -236,6 +237,8 @@ def make(crystals: CrystalSet, path: str | Path, settings: Settings) -> dict[str
             calc.reset()  # nothing of the crystal before: its neighbour list changes last digits
         atoms.calc = calc
         try:
+            if mixed[i]:
+                raise StructureError("partial occupancy", "atoms on mixed sites cannot move")
             found, kinetic = trajectory(atoms, settings, uid)
         except StructureError as error:
             skipped.setdefault(error.reason, {})[uid] = str(error)

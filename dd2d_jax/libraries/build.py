@@ -195,12 +195,7 @@ def _make(stream: Stream, start: int, path: Path, model: Model, known: Sequence[
         crystals = dataclasses.replace(crystals, known=made)
     if len(crystals):
         # Every other number of slots would be compiled, and stay in memory.
-        room = [(0, 0), (0, power_of_two(crystals.numbers.shape[1]) - crystals.numbers.shape[1])]
-        padded = dataclasses.replace(
-            crystals,
-            numbers=np.pad(crystals.numbers, room),
-            positions=np.pad(crystals.positions, [*room, (0, 0)]),
-        )
+        padded = crystals.padded(power_of_two(crystals.numbers.shape[1]))
         embeddings = model.embed_crystals(padded.crystal)
     else:
         embeddings = np.zeros((0, model.config.model.embedding))

@@ -29,8 +29,10 @@ from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.limits import first_line, read_json
 
 FORMAT = 3
+# Of a library with mixed sites: programs that know none must not read them as full ones.
+MIXED_FORMAT = 4
 # Formats that are read: 2 knew neither ehull nor layer groups.
-_READ = (2, 3)
+_READ = (2, FORMAT, MIXED_FORMAT)
 MANIFEST = "manifest.json"
 # Rows of the source that make one part of a library.
 SHARD = 25_000
@@ -195,7 +197,7 @@ def read_manifest(directory: Path) -> dict:
     try:
         manifest = read_json(path)
         if manifest["format"] not in _READ:
-            raise LibraryError(f"{path}: format {manifest['format']}, this is {FORMAT}")
+            raise LibraryError(f"{path}: format {manifest['format']}, this is {_READ[-1]}")
     except LibraryError:
         raise
     except (KeyError, TypeError, OSError, ValueError) as error:
@@ -205,17 +207,19 @@ def read_manifest(directory: Path) -> dict:
 
 def write_manifest(directory: Path, shards: list[Path], model: str, report: dict) -> None:
     """Make a library of the parts that lie in a folder."""
+    parts = [Shard(path) for path in shards]
     entries = [
         {
-            "name": path.name,
-            "crystals": len(Shard(path)),
-            "bytes": path.stat().st_size,
-            "sha256": digest(path),
+            "name": part.path.name,
+            "crystals": len(part),
+            "bytes": part.path.stat().st_size,
+            "sha256": digest(part.path),
         }
-        for path in shards
+        for part in parts
     ]
     count = sum(entry["crystals"] for entry in entries)
-    facts = {"format": FORMAT, "model": model, "crystals": count}
+    kind = MIXED_FORMAT if any(part.mixed for part in parts) else FORMAT
+    facts = {"format": kind, "model": model, "crystals": count}
     write_json(directory / MANIFEST, {**facts, "report": report, "shards": entries})
 
 

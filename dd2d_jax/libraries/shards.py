@@ -44,9 +44,10 @@ _ARRAYS = {
     "formula_at": ("<u4", ()),
     "formula": ("|u1", ()),
 }
-# Arrays that parts of the format before have not.
-_NEW = {"ehull": ("<f4", ()), "layer_group": ("<u4", ())}
-_RAGGED = {"positions": "atoms_at", "numbers": "atoms_at", "uid": "uid_at", "formula": "formula_at"}
+# Arrays that parts of formats before have not; that of occupancies is only where sites are mixed.
+_NEW = {"ehull": ("<f4", ()), "layer_group": ("<u4", ()), "occupancy": ("<f4", ())}
+_BY_ATOM = ("positions", "numbers", "occupancy")
+_RAGGED = {**dict.fromkeys(_BY_ATOM, "atoms_at"), "uid": "uid_at", "formula": "formula_at"}
 
 
 def element_masks(numbers: np.ndarray) -> np.ndarray:
@@ -92,6 +93,11 @@ class Shard:
     def __len__(self) -> int:
         return len(self.arrays["lattice"])
 
+    @property
+    def mixed(self) -> bool:
+        """Whether any crystal has mixed sites."""
+        return "occupancy" in self.arrays
+
     def texts(self, name: str) -> list[str]:
         """All of "uid" or "formula"."""
         ends, blob = self.arrays[f"{name}_at"].tolist(), self.arrays[name].tobytes()
@@ -108,6 +114,9 @@ class Shard:
         positions = np.zeros((*real.shape, 3), np.float32)
         numbers = np.zeros(real.shape, np.int32)
         positions[real], numbers[real] = arrays["positions"][places], arrays["numbers"][places]
+        occupancy = np.ones(real.shape, np.float32) if self.mixed else None
+        if self.mixed:
+            occupancy[real] = arrays["occupancy"][places]
         names, groups = np.array(self._prototypes, str), np.array(self._groups, str)
         return CrystalSet(
             uid=self._text("uid", rows),
@@ -119,6 +128,7 @@ class Shard:
             prototype=names[arrays["prototype"][rows]] if len(names) else np.zeros(0, "U1"),
             ehull=np.array(arrays["ehull"][rows]),
             layer_group=groups[arrays["layer_group"][rows]] if len(groups) else np.zeros(0, "U1"),
+            occupancy=occupancy,
             report=self.report if report is None else report,
         )
 
@@ -151,12 +161,16 @@ def write_shard(path: Path, crystals: CrystalSet, embeddings: np.ndarray, model:
         "positions": crystals.positions[real],
         "numbers": crystals.numbers[real],
     }
+    if crystals.occupancy is not None:
+        arrays["occupancy"] = crystals.occupancy[real]
     for name in ("uid", "formula"):
         words = [word.encode() for word in getattr(crystals, name).tolist()]
         arrays[f"{name}_at"] = _ends([len(word) for word in words])
         arrays[name] = np.frombuffer(b"".join(words), np.uint8)
+    names = [name for name in _ARRAYS | _NEW if name in arrays]
     places, end = {}, 0
-    for name, (dtype, _) in (_ARRAYS | _NEW).items():
+    for name in names:
+        dtype = (_ARRAYS | _NEW)[name][0]
         arrays[name] = np.ascontiguousarray(arrays[name], dtype)
         places[name] = {"dtype": dtype, "shape": arrays[name].shape, "at": end}
         end += -(-arrays[name].nbytes // _ALIGN) * _ALIGN
@@ -170,7 +184,7 @@ def write_shard(path: Path, crystals: CrystalSet, embeddings: np.ndarray, model:
     text = json.dumps(header, sort_keys=True).encode()
     with new_file(path) as part, part.open("wb") as file:
         file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
-        for name in _ARRAYS | _NEW:
+        for name in names:
             file.write(b"\0" * (-file.tell() % _ALIGN))
             file.write(arrays[name].tobytes())
         # Moved into place only when the disk has it: no half file after a power failure.
@@ -273,16 +287,21 @@ def _check(arrays: dict[str, np.ndarray], prototypes: Any, groups: Any) -> None:
         if len(arrays[name]) != count:
             raise ValueError(f"{len(arrays[name])} {name} for {count} crystals")
     for name, ends in _RAGGED.items():
+        if name not in arrays:
+            continue
         at = arrays[ends]
         if len(at) != count + 1 or at[0] != 0 or at[-1] != len(arrays[name]):
             raise ValueError(f"{ends} does not fit {name}")
-        if (np.diff(at.astype(np.int64)) < (name in ("positions", "numbers"))).any():
+        if (np.diff(at.astype(np.int64)) < (name in _BY_ATOM)).any():
             raise ValueError(f"{ends} does not rise")
     if count and arrays["prototype"].max() >= len(prototypes):
         raise ValueError("a prototype without a name")
     if count and arrays["layer_group"].max() >= len(groups):
         raise ValueError("a layer group without a name")
     check_crystals(*(arrays[name] for name in ("lattice", "positions", "numbers")))
+    shares = arrays.get("occupancy", np.ones(1))
+    if not ((shares > 0) & (shares <= 1)).all():
+        raise ValueError("occupancies beyond 0 to 1")
 
 
 class Stacked:
@@ -385,6 +404,11 @@ class StoredCrystals:
     def numbers(self) -> np.ndarray:
         """(n, N), 0 for padding."""
         return self.whole.numbers
+
+    @property
+    def occupancy(self) -> np.ndarray | None:
+        """(n, N); None where no site is mixed."""
+        return self.whole.occupancy
 
 
 def _starts(parts: Sequence[Any]) -> np.ndarray:

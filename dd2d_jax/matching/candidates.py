@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -31,7 +32,10 @@ def candidate(
     """Candidate i of those chosen; `more` are further fields of its `kind`."""
     own = chosen.lattice[i]
     stretch, shear = strain_between(own, np.asarray(queries.lattice[i]))
-    structure = jax.tree.map(lambda x: np.asarray(x)[i], fits.crystals).to_ase()
+    crystal = jax.tree.map(lambda x: np.asarray(x)[i], fits.crystals)
+    if not chosen.mixed[i]:
+        crystal = dataclasses.replace(crystal, occupancy=None)
+    structure = crystal.to_ase()
     structure.info["uid"] = str(chosen.uid[i])
     # Of several tilts the first is shown.
     shown = fits.intensity[i]

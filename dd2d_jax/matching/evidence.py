@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax.crystals.structures import SAME_SITE
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.hypotheses import FARTHER, HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
@@ -243,7 +244,7 @@ class _Response(NamedTuple):
 
     Attributes:
         squared: (K,) |q|^2. coherent: (K,) |F|^2. incoherent: (K,) sum of |f|^2.
-        slopes: (K, 2N + 2 + _SPECIES) d|F|^2 by each atom's coordinates in the plane, 1/angstrom,
+        slopes: (K, 2N + 2 + _SPECIES) d|F|^2 by each site's coordinates in the plane, 1/angstrom,
             by the two angles of tilt, 1/degree, and by each element's B, 1/angstrom^2.
     """
 
@@ -258,7 +259,10 @@ def _response(q: jax.Array, shares: jax.Array, crystal: dx.Crystal) -> _Response
     squared = jnp.sum(q * q, -1)
     # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
     turned = 4 * jnp.pi * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
-    slope = turned[:, :, None] * q[:, None, :2]
+    moved, alone = turned, shares
+    if crystal.occupancy is not None:
+        moved, alone = (_product(x.T, _sites(crystal)) for x in (turned, shares))
+    slope = moved[:, :, None] * q[:, None, :2]
     # A tilt (see `dx.simulate`) moves the cut along the rod by -q_y and q_x, times the angle.
     along = jnp.deg2rad(jnp.sum(turned * crystal.positions[:, 2], -1, keepdims=True))
     lean = along * jnp.stack([-q[:, 1], q[:, 0]], -1)
@@ -266,8 +270,15 @@ def _response(q: jax.Array, shares: jax.Array, crystal: dx.Crystal) -> _Response
     part = _product(jnp.real(jnp.conj(factor)[:, None] * shares).T, _species(crystal.numbers))
     softer = -0.5 * squared[:, None] * part
     slopes = jnp.concatenate([slope.reshape(len(q), -1), lean, softer], -1)
-    incoherent = jnp.sum(jnp.abs(shares) ** 2, -1)
+    incoherent = jnp.sum(jnp.abs(alone) ** 2, -1)
     return _Response(squared, jnp.abs(factor) ** 2, incoherent, slopes)
+
+
+def _sites(crystal: dx.Crystal) -> jax.Array:
+    """(N, N) 1 where an atom is on the site of another, the first there: they move together."""
+    apart = jnp.sum((crystal.positions[:, None] - crystal.positions) ** 2, -1)
+    first = ((apart < SAME_SITE**2) & (crystal.numbers > 0)).argmax(1)
+    return jax.nn.one_hot(first, len(first))
 
 
 def _species(numbers: jax.Array) -> jax.Array:

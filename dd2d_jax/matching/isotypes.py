@@ -51,7 +51,8 @@ def log_isotypes(
     Returns:
         Logarithm of the sum of their evidence (`evidence.explain`); -inf where there is none.
     """
-    numbers = exchanged(np.asarray(crystals.numbers[0]), known)
+    shares = None if crystals.occupancy is None else crystals.occupancy[0]
+    numbers = exchanged(np.asarray(crystals.numbers[0]), known, shares)
     if not len(numbers):
         return -np.inf
     few = dataclasses.replace(crystals.take(np.zeros(len(numbers), int)), numbers=numbers)
@@ -69,8 +70,13 @@ def log_isotypes(
     return float(np.logaddexp.reduce(value))
 
 
-def exchanged(numbers: np.ndarray, known: Collection[str]) -> np.ndarray:
-    """Atomic numbers (n, N) of a crystal's isotypes that are not known, the likest first."""
+def exchanged(
+    numbers: np.ndarray, known: Collection[str], occupancy: np.ndarray | None = None
+) -> np.ndarray:
+    """Atomic numbers (n, N) of a crystal's isotypes that are not known, the likest first.
+
+    Its atomic numbers and occupancies are (N,) each.
+    """
     own = [int(z) for z in np.unique(numbers[numbers > 0])]
     others = [z for z in range(1, _LAST + 1) if z not in _NOBLE and z not in own]
     pairs = [(abs(np.log(new / old)), old, new) for old in own for new in others]
@@ -79,6 +85,6 @@ def exchanged(numbers: np.ndarray, known: Collection[str]) -> np.ndarray:
         if away > _LIKE or len(made) == _MOST:
             break
         one = np.where(numbers == old, new, numbers)
-        if reduced_formula(one[one > 0]) not in known:
+        if reduced_formula(one, occupancy) not in known:
             made.append(one)
     return np.array(made, numbers.dtype).reshape(-1, len(numbers))

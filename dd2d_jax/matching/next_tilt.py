@@ -134,7 +134,9 @@ def _logs(batch, hk, tilts, b, radiation) -> tuple[jax.Array, jax.Array]:
         height = jnp.nan_to_num(ewald_qz(flat, radiation.wavelength, tilt))
         q = jnp.concatenate([flat, height[:, None]], 1)
         warm = jnp.where(crystal.numbers > 0, b, 0.0)
-        answer = respond(crystal.numbers, crystal.positions, warm, q, radiation)
+        answer = respond(
+            crystal.numbers, crystal.positions, warm, q, radiation, crystal.occupancy
+        )
         level = SOFT * jnp.max(jnp.where((hk != 0).any(-1), answer.intensity, 0.0))
         slopes = answer.by_position[..., 2] / (answer.intensity + level)[:, None]
         return jnp.log(answer.intensity + level), slopes

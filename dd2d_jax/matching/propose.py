@@ -288,7 +288,7 @@ def _parents(
 ) -> list[Parent]:
     """Crystals of nearly the measured cell and those given, by how well they explain the pattern.
 
-    Where bonds change their length, the whole cell grows; its shape stays.
+    Where bonds change their length, the whole cell grows; its shape stays. Alloys are left out.
     """
     cells, lattice = _cells(settings), np.asarray(library.lattice)
     strains = [
@@ -297,6 +297,8 @@ def _parents(
     ]
     stretch, shear = np.array(strains).transpose(1, 0, 2)
     rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)
+    if not len(rows := rows[~library.take(rows).mixed]):
+        return []
     value, setting = compare(library.take(rows), settings, conditions)
     cells = np.asarray(settings.lattice)[setting]
     stretch, shear = (np.asarray(x) for x in strain_between(lattice[rows], cells))

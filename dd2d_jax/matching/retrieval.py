@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
+from dd2d_jax.util.errors import Notice
 from dd2d_jax.util.progress import stage
+from dd2d_jax.util.text import printable
 
 # Spot pairs that the refinement sees.
 _PAIRS = 128
@@ -75,7 +78,8 @@ def retrieve(
         rerank: number of crystals that are weighed; 0 leaves the network's order.
         refine: fit the first k candidates' cell, atoms, B and tilt to the pattern. The order
             stays: a fit that is free enough explains anything. "multislice": then the first one
-            to intensities of electrons that scatter more than once.
+            to intensities of electrons that scatter more than once. Crystals with mixed sites
+            stay as they are, and a `Notice` says so.
         propose: also make crystals that the library does not hold, see `dd2d_jax.matching.propose`.
         tilts: of several patterns of one crystal, degrees about x and y as in `dx.simulate`. The
             one of least tilt is searched with; all are refined together.
@@ -128,6 +132,8 @@ def retrieve(
         k, rerank, refine, tilts, scale_error, _told(energy, patterns), strain,
     )  # fmt: skip
     found = [_search(indexed, asked) for indexed in seen]
+    if refine:
+        _tell_unrefined(found)
     if len(found) > 1 and rerank and len(_scales(scale_error)) == 1:
         found = with_one_scale(found, scale_error, strain)
     if propose:
@@ -270,9 +276,16 @@ def _candidates(view: _View, asked: _Asked, name: str, area: float) -> list[Cand
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
     queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
-    if asked.refine:
-        stage(f"refining {len(rows)} candidates")
-    fits = (fit if asked.refine else r_factors)(chosen, queries, view.conditions, **options)
+    as_they_are = chosen.mixed | (not asked.refine)
+    fits = {}
+    if as_they_are.any():
+        fits[True] = r_factors(chosen, queries, view.conditions, **options)
+    if not as_they_are.all():
+        stage(f"refining {int((~as_they_are).sum())} candidates")
+        # Another one stands in for each that is not refined.
+        which = np.where(as_they_are, as_they_are.argmin(), np.arange(len(rows)))
+        its, how = jax.tree.map(lambda x: np.asarray(x)[which], (queries, options))
+        fits[False] = fit(chosen.take(which), its, view.conditions, **how)
     shown = jax.tree.map(lambda x: x[setting], query.settings)
     # Crystals of twice the parent's cell may have the whole cell themselves.
     smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * area
@@ -287,13 +300,21 @@ def _candidates(view: _View, asked: _Asked, name: str, area: float) -> list[Cand
             superlattice=name if smaller[i] else "",
         )  # fmt: skip
 
-    found = [made(i, fits) for i in range(len(members))]
-    if asked.refine == "multislice" and found:
+    found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]
+    if asked.refine == "multislice" and found and not as_they_are[0]:
         stage("refining the first candidate by multislice")
         alone = jax.tree.map(lambda x: x[:1], (queries, options))
         best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
         found[0] = made(0, best)
     return found
+
+
+def _tell_unrefined(found: Sequence[Found]) -> None:
+    """Give notice of candidates that are not refined."""
+    mixed = [c.uid for one in found for c in one if "occupancies" in c.structure.arrays]
+    if mixed:
+        names = ", ".join(printable(uid) for uid in dict.fromkeys(mixed))
+        warnings.warn(f"not refined, as their sites are mixed: {names}", Notice, stacklevel=3)
 
 
 def _parents(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:

@@ -24,7 +24,8 @@ class Towers(nn.Module):
     too little room every embedding is NaN. None has room for the padding too.
     """
 
-    # Whether the crystal's tower reads the spots that its crystal gives.
+    # Whether the crystal's tower reads the spots that its crystal gives, and not its atoms, whose
+    # occupancies no network knows.
     reads_spots: ClassVar[bool] = True
     # Whether the tokens of a batch stand in one array, so that padding need not be computed.
     packs: ClassVar[bool] = False

@@ -74,8 +74,16 @@ class Model:
         Args:
             crystals: batch axis (n,).
             hk: (n, C, 2) their strongest rods, where known and the network reads spots.
+
+        Raises:
+            ValueError: mixed sites, and a network that reads atoms.
         """
         tower = tower_of(self.config.model)
+        if not tower.reads_spots and crystals.occupancy is not None:
+            raise ValueError(
+                "this network reads atoms and knows no mixed sites (partial occupancies); leave "
+                "such crystals out, or take a network that reads their patterns"
+            )
         if not tower.reads_spots:  # nothing is simulated
             hk = np.zeros((len(crystals), 1, 2), np.int16)
         elif hk is None:
@@ -86,9 +94,8 @@ class Model:
         out = np.zeros((len(hk), self.config.model.embedding), np.float32)
         for rows, slots, pairs in _alike(np.asarray(crystals.numbers), hk):
             part = jax.tree.map(lambda x, r=rows: np.asarray(x)[r], crystals)
-            cut = replace(
-                part, positions=part.positions[:, :slots], numbers=part.numbers[:, :slots]
-            )
+            cut = jax.tree.map(lambda x, slots=slots: x[:, :slots], part)
+            cut = replace(cut, lattice=part.lattice)
             out[rows] = self._embed(cut, hk[rows, :pairs], None)
         return out
 

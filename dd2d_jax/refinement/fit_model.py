@@ -260,12 +260,17 @@ class Response(NamedTuple):
 
 
 def respond(
-    numbers: jax.Array, positions: jax.Array, b: jax.Array, q: jax.Array, radiation: dx.Electrons
+    numbers: jax.Array,
+    positions: jax.Array,
+    b: jax.Array,
+    q: jax.Array,
+    radiation: dx.Electrons,
+    occupancy: jax.Array | None = None,
 ) -> Response:
     """|F|^2 of atoms (N,) at scattering vectors q (K, 3), and how it answers to all of them.
 
-    With F = sum_j g_j exp(2 pi i q r_j) and g_j = f_j exp(-B_j q^2 / 4), d|F|^2 / dp is
-    2 Re(F* dF / dp).
+    With F = sum_j g_j exp(2 pi i q r_j) and g_j = o_j f_j exp(-B_j q^2 / 4), d|F|^2 / dp is
+    2 Re(F* dF / dp). The occupancies o_j (N,) are 1 where none are given.
     """
     squared = jnp.sum(q * q, -1)[:, None]
 
@@ -275,6 +280,8 @@ def respond(
     f, slope = jax.jvp(table, (squared,), (jnp.ones_like(squared),))
     present = numbers > 0
     damping = jnp.where(present, jnp.exp(-b * squared / 4), 0.0)
+    if occupancy is not None:
+        damping = damping * jnp.where(present, occupancy, 0.0)
     g, slope = f * damping, (slope - f * b / 4) * damping
     turns = jnp.einsum("kd,nd->kn", q, positions, precision="highest")
     angle = 2 * jnp.pi * (turns - jnp.round(turns))

@@ -173,13 +173,10 @@ def fit(
         say: is told what is being done.
 
     Raises:
-        ValueError: `tilts` or `sigma` do not fit the queries, or the method is unknown or not for
-            this radiation.
+        ValueError: `tilts` or `sigma` do not fit the queries, the method is unknown or not for
+            this radiation, or a candidate has mixed sites.
     """
-    if method not in ("kinematic", "multislice"):
-        raise ValueError(f"method must be 'kinematic' or 'multislice', got {method!r}")
-    if method == "multislice" and not isinstance(conditions.radiation, dx.Electrons):
-        raise ValueError("method='multislice' is for electrons; X-rays scatter kinematically")
+    _check_asked(crystals, conditions, method)
     seen = stacked(queries, sigma)
     tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     before = r_factors(crystals, queries, conditions, tilts, sigma)
@@ -207,6 +204,18 @@ def fit(
             say(f"fitting multislice intensities, round {number} of {_ROUNDS}")
             found = _all(task, added, added - last)
     return _summary(task, before, found, queries, added, method)
+
+
+def _check_asked(crystals: CrystalSet, conditions: Conditions, method: str) -> None:
+    """Raise ValueError for what `fit` cannot do."""
+    if method not in ("kinematic", "multislice"):
+        raise ValueError(f"method must be 'kinematic' or 'multislice', got {method!r}")
+    if method == "multislice" and not isinstance(conditions.radiation, dx.Electrons):
+        raise ValueError("method='multislice' is for electrons; X-rays scatter kinematically")
+    if crystals.mixed.any():
+        raise ValueError(
+            f"{crystals.uid[crystals.mixed][0]}: mixed sites (partial occupancies) are not refined"
+        )
 
 
 def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> _Fits:

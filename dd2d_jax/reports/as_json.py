@@ -72,6 +72,7 @@ def lattice_dict(found: Indexed) -> dict[str, Any]:
 def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON, see `found_dict`."""
     atoms = candidate.structure
+    shares = atoms.arrays.get("occupancies")
     a, b, gamma = cell(atoms.cell.array[:2, :2])
     return {
         "uid": candidate.uid,
@@ -107,5 +108,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
             "cell": atoms.cell.array.tolist(),
             "symbols": atoms.get_chemical_symbols(),
             "positions": atoms.positions.tolist(),
+            # Only of crystals with mixed sites.
+            **({"occupancies": shares.tolist()} if shares is not None else {}),
         },
     }

@@ -162,12 +162,7 @@ def _simulated(
     flat = np.linalg.inv(reciprocal).T
     hk = half_plane(flat[None], reach)[0]
     room = power_of_two(max(len(hk), 32)) - len(hk)
-    atoms = power_of_two(max(len(crystal.numbers), 4)) - len(crystal.numbers)
-    padded = dx.Crystal(
-        crystal.lattice,
-        jnp.pad(crystal.positions, [(0, atoms), (0, 0)]),
-        jnp.pad(crystal.numbers, (0, atoms)),
-    )
+    padded = dx.stack([crystal], power_of_two(max(len(crystal.numbers), 4)))[0]
     conditions = Conditions(dx.Electrons(energy), reach, candidate.b_iso, 1)
     _, pairs = both_sides(padded, jnp.asarray(np.pad(hk, [(0, room), (0, 0)])), conditions)
     pairs = np.asarray(pairs, float)[: len(hk)]

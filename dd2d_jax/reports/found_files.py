@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dd2d_jax.reports import figures, query_page
 from dd2d_jax.reports.as_json import candidate_dict, found_dict
-from dd2d_jax.reports.structure_texts import cif, poscar
+from dd2d_jax.reports.structure_texts import cif, is_mixed, poscar
 from dd2d_jax.util.files import new_folder
 from dd2d_jax.util.text import inert, safe_name
 
@@ -51,7 +51,8 @@ def write_found(
             for rank, candidate in enumerate(one.candidates, 1):
                 stem = part / f"{folder}{rank:02d}_{safe_name(candidate.formula)}"
                 stem.with_name(stem.name + ".cif").write_bytes(cif(candidate))
-                stem.with_name(stem.name + ".vasp").write_bytes(poscar(candidate))
+                if not is_mixed(candidate):
+                    stem.with_name(stem.name + ".vasp").write_bytes(poscar(candidate))
             figures.save(figures.plot_found(one, measured), part / f"{folder}found.png")
         data = found_dict(found) if source is None else {"source": source, **found_dict(found)}
         text = json.dumps(data, indent=2, allow_nan=False)

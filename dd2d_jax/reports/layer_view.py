@@ -10,6 +10,8 @@ import numpy as np
 from ase.data import covalent_radii
 from scipy.spatial import cKDTree
 
+from dd2d_jax.crystals.structures import SAME_SITE
+
 if TYPE_CHECKING:
     import ase
 
@@ -105,7 +107,8 @@ def bonds(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     pairs = cKDTree(positions).query_pairs(2 * _BOND * radius.max(), output_type="ndarray")
     first, second = pairs.T
     length = np.linalg.norm(positions[first] - positions[second], axis=1)
-    near = length < _BOND * (radius[first] + radius[second])
+    # Atoms on one mixed site are not bonded.
+    near = (length < _BOND * (radius[first] + radius[second])) & (length > SAME_SITE)
     metal = ~np.isin(numbers, _NONMETALS)
     if not metal.all():
         # Metals are near each other in most compounds without being bonded.

@@ -19,7 +19,7 @@ from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, pred
 from dd2d_jax.reports.conclusion import conclusion
 from dd2d_jax.reports.html_page import Link, data_link, render, table
 from dd2d_jax.reports.layer_view import common_window, side_view, top_view
-from dd2d_jax.reports.structure_texts import cif, poscar
+from dd2d_jax.reports.structure_texts import cif, is_mixed, poscar
 from dd2d_jax.util import text
 
 if TYPE_CHECKING:
@@ -218,6 +218,8 @@ def _further(candidate: Candidate) -> list[str]:
         out.append(f"{candidate.ehull:.3f} eV/atom above the convex hull")
     if math.isfinite(candidate.strain):
         out.append(f"strained by {_signed(100 * candidate.strain)} % from the library's cell")
+    if is_mixed(candidate):
+        out.append("mixed sites, which are not refined")
     if candidate.superlattice:
         out.append(f"with a weak {candidate.superlattice} superlattice")
     if len(candidate.entries) > 1:
@@ -227,10 +229,10 @@ def _further(candidate: Candidate) -> list[str]:
 
 def _files(rank: int, candidate: Candidate) -> list[Link]:
     stem = f"{rank:02d}_{text.safe_name(candidate.formula)}"
-    return [
-        Link("CIF", data_link(cif(candidate), "chemical/x-cif"), f"{stem}.cif"),
-        Link("POSCAR", data_link(poscar(candidate), "text/plain"), f"{stem}.vasp"),
-    ]
+    links = [Link("CIF", data_link(cif(candidate), "chemical/x-cif"), f"{stem}.cif")]
+    if not is_mixed(candidate):
+        links.append(Link("POSCAR", data_link(poscar(candidate), "text/plain"), f"{stem}.vasp"))
+    return links
 
 
 def _row(rank: int, candidate: Candidate, number: int | None) -> list[Any]:

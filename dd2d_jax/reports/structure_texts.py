@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from diffraction.crystal import set_occupancies
+
 if TYPE_CHECKING:
     import ase
 
@@ -18,12 +20,23 @@ def cif(candidate: Candidate) -> bytes:
     import ase.io
 
     file = io.BytesIO()
-    ase.io.write(file, _plain(candidate), format="cif")
-    return file.getvalue()
+    atoms = _plain(candidate)
+    if is_mixed(candidate):
+        set_occupancies(atoms, atoms.arrays["occupancies"])
+    ase.io.write(file, atoms, format="cif")
+    lines = file.getvalue().splitlines(keepends=True)
+    if is_mixed(candidate):  # ASE's formula counts whole atoms
+        lines = [line for line in lines if not line.startswith(b"_chemical_formula")]
+    return b"".join(lines)
+
+
+def is_mixed(candidate: Candidate) -> bool:
+    """Whether sites are mixed: POSCAR files cannot say so, and there is none."""
+    return "occupancies" in candidate.structure.arrays
 
 
 def poscar(candidate: Candidate) -> bytes:
-    """The structure as a POSCAR file, atoms sorted by element."""
+    """The structure as a POSCAR file, atoms sorted by element; of no mixed sites."""
     import ase.io
 
     file = io.StringIO()

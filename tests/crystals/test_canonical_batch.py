@@ -32,7 +32,7 @@ def test_the_same_as_one_by_one():
         batch = layers(seed)
         cells, positions, numbers = canonical_forms(*batch)
         for i, single in enumerate(zip(*batch, strict=True)):
-            cell, places, kinds = canonical_form(*single)
+            cell, places, kinds, _ = canonical_form(*single)
             np.testing.assert_allclose(cells[i], cell, atol=1e-9)
             np.testing.assert_array_equal(numbers[i][numbers[i] > 0], kinds)
             np.testing.assert_allclose(positions[i][: len(kinds)], places, atol=1e-9)

@@ -159,7 +159,7 @@ def test_keys_of_a_frame_may_be_anything(tmp_path):
     odd.info |= {"uid": "odd", "occupancy": {"0": 1}}
     ase.io.write(tmp_path / "s.xyz", [atoms, odd], format="extxyz")
     found = usable.from_atoms(sources.files(tmp_path / "s.xyz")[0])
-    assert not found.known[0] and found.report["skipped"]["partial occupancy"]["count"] == 1
+    assert not found.known[0] and found.report["skipped"]["wrong occupancy"]["count"] == 1
 
 
 def test_an_archive_is_unpacked_to_a_limit(tmp_path, monkeypatch):

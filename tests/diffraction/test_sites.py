@@ -84,6 +84,18 @@ def test_occupancies_that_are_all_one_are_left_out():
     assert dx.Crystal.from_ase(atoms).occupancy is None
 
 
+def test_a_column_of_occupancies_is_read_by_either_name(tmp_path):
+    for name in ("occupancy", "occupancies"):
+        atoms = mos2()
+        atoms.set_array(name, np.array([1, 0.5, 1]))
+        ase.io.write(tmp_path / "a.extxyz", atoms)
+        found = dx.Crystal.from_ase(ase.io.read(tmp_path / "a.extxyz"))
+        assert found.occupancy.tolist() == [1, 0.5, 1]
+    atoms.arrays["occupancies"] = np.ones((3, 2))
+    with pytest.raises(ValueError, match="one number for each of 3 atoms"):
+        dx.Crystal.from_ase(atoms)
+
+
 @pytest.mark.parametrize("program", ["ase", "pymatgen"])
 @pytest.mark.parametrize("plain", [True, False])
 def test_round_trips_through_other_programs_are_exact(layer, program, plain):

@@ -16,7 +16,7 @@ from springs import Springs
 import diffraction as dx
 from configs import smoke
 from dd2d_jax.data import usable
-from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet, join
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.answers import answer, leaving_out
 from dd2d_jax.evaluation.evaluate import (
@@ -63,15 +63,6 @@ def clean(model, library) -> dict:
     return evaluate(model, library.take([5, 0, 3]), library, "clean")
 
 
-def joined(one: CrystalSet, other: CrystalSet) -> CrystalSet:
-    arrays = {
-        f.name: np.concatenate([getattr(one, f.name), getattr(other, f.name)])
-        for f in dataclasses.fields(one)
-        if f.name != "report"
-    }
-    return CrystalSet(**arrays, report=one.report)
-
-
 def renamed(crystals: CrystalSet) -> CrystalSet:
     return dataclasses.replace(crystals, uid=np.array([f"twin of {u}" for u in crystals.uid]))
 
@@ -97,7 +88,7 @@ def test_the_cell_alone_knows_nothing_of_intensities(model, library):
     """Of a crystal and one of the same cell with other atoms only the intensities tell."""
     numbers = np.where(library.numbers > 0, library.numbers + 1, 0)
     other = dataclasses.replace(renamed(library), numbers=numbers)
-    found = evaluate(model, library, joined(library, other), "clean")
+    found = evaluate(model, library, join([library, other], {}), "clean")
     assert found["cell_alone"]["top1"] == 0.0 < found["cell_alone"]["top10"]
     assert found["methods"]["physics"]["top1"] == 100.0
 
@@ -105,7 +96,7 @@ def test_the_cell_alone_knows_nothing_of_intensities(model, library):
 def test_duplicates_in_the_library_count_against(model, library):
     """The same structure under another uid scores as high: the true one is second."""
     queries = library.take([2, 4])
-    twins = joined(library, renamed(queries))
+    twins = join([library, renamed(queries)], {})
     for order in (np.arange(len(twins)), np.arange(len(twins))[::-1]):
         found = evaluate(model, queries, twins.take(order), "clean")
         for name in METHODS:
@@ -115,7 +106,7 @@ def test_duplicates_in_the_library_count_against(model, library):
 
 def test_queries_that_the_library_lacks_are_named(model, library):
     with pytest.raises(ValueError, match="1 of 2 queries are not in the library.*'twin of cr"):
-        queries = joined(library.take([0]), renamed(library.take([1])))
+        queries = join([library.take([0]), renamed(library.take([1]))], {})
         evaluate(model, queries, library, "clean")
 
 
@@ -302,7 +293,7 @@ def test_the_network_sees_the_strongest_pairs(model, library):
 
 def test_a_crystal_that_the_network_misses_is_weighed_where_its_cell_fits(model, library):
     """Graphene behind 150 others in the network's order, and one of another cell behind them."""
-    many = joined(library.take(np.zeros(150, int) + 4), library.take([0, 1]))
+    many = join([library.take(np.zeros(150, int) + 4), library.take([0, 1])], {})
     searched = Library(many, np.eye(152, 16, dtype=np.float32), model.fingerprint)
     spots = make_queries(library.take([0]), model.conditions, LEVELS["clean"], 0)
     query = Query.known(jax.tree.map(lambda x: x[0], spots))
@@ -326,7 +317,7 @@ def test_left_out_crystals_are_not_found_and_their_twins_neither(model, library)
     assert sum(b["true"] for b in said["absent"]["first"]["bins"]) == 0
     assert all(b["true"] == 1 for b in said["absent"]["none"]["bins"])
     assert 0 < said["mixed"]["log_loss_none"]
-    twin = joined(library.take([2]), library.take([2]))
+    twin = join([library.take([2]), library.take([2])], {})
     assert leaving_out(twin, 0, np.ones(2, bool)).tolist() == [False, False]
 
 

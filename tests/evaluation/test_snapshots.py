@@ -91,6 +91,17 @@ def test_atoms_move_more_when_hotter(slabs, tmp_path):
     assert 2 < hot["displacement"] / cold["displacement"] < 4.5
 
 
+def test_crystals_with_mixed_sites_are_skipped_and_told(slabs, tmp_path):
+    shares = np.ones(slabs.numbers.shape, np.float32)
+    shares[1, 0] = 0.5
+    mixed = dataclasses.replace(slabs, occupancy=shares)
+    made = make(mixed.take([0, 1]), tmp_path / "s.db", Settings("emt", time=0.01))
+    assert made["crystals"] == 1
+    assert made["skipped"] == {
+        "partial occupancy": {"Ag-Au-Ag": "atoms on mixed sites cannot move"}
+    }
+
+
 def test_rows_say_what_made_them(slabs, tmp_path):
     path = tmp_path / "s.db"
     make(slabs.take([1]), path, Settings("emt", 250, 0.01, snapshots=2, seed=7))

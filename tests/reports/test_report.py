@@ -21,7 +21,7 @@ from springs import Springs
 from dd2d_jax.commands import main as cli
 from dd2d_jax.crystals.point_groups import point_group
 from dd2d_jax.data import usable
-from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.data.crystal_set import CrystalSet, join
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.ranks import accuracy
 from dd2d_jax.networks import checkpoint
@@ -248,10 +248,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, dd2d, line, says):
 
 def test_candidates_stand_at_their_ranks_also_among_equals(model, library, gallery):
     twins = dataclasses.replace(library, uid=np.array([f"twin of {u}" for u in library.uid]))
-    both = CrystalSet(**{
-        f.name: np.concatenate([getattr(library, f.name), getattr(twins, f.name)])
-        for f in dataclasses.fields(library) if f.name != "report"
-    }, report={})  # fmt: skip
+    both = join([library, twins], {})
     doubled = np.concatenate([gallery, gallery])
     found = answer(model, doubled, library, both, "perturbed")
     assert found.order.shape == (16, 10) and (found.ranks >= 2).all()
