@@ -34,7 +34,7 @@ from dd2d_jax.matching.rerank import LOG_ANY_CELL, Query, Weighing, log_none
 NONE = 0.1
 # Added to the logarithm of the odds where the elements are not known, as if not 10 but 14 % of the
 # crystals were absent: one in four of those that are no longer gets a wrong crystal above 90 %,
-# for one in 20 sure right answers and nearly the same log-loss (docs/retrieval.md).
+# for one in 17 sure right answers and nearly the same log-loss (docs/retrieval.md).
 DOUBT = 0.4
 # Strain and shear within which crystals count as of the pattern's cell.
 NEAR = 0.03, 0.01
