@@ -3,6 +3,7 @@
 import configparser
 import fnmatch
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,14 @@ def test_the_wheel_says_what_it_is(wheel):
     # What the tests need is not forced on users.
     needed = [line for line in metadata.get_all("Requires-Dist") if "extra" not in line]
     assert not [line for line in needed if line.startswith(("pytest", "ruff", "hyperspy"))]
+
+
+def test_every_extra_that_is_named_exists():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    named = {}
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("dd2d_jax/**/*.py")]:
+        for text in re.findall(r"pip install (?:-e )?'\.\[([\w,]+)\]'", path.read_text("utf-8")):
+            named |= dict.fromkeys(text.split(","), path.name)
+    assert {"app", "completion", "test"} <= named.keys()
+    assert not {x: where for x, where in named.items() if x not in config["options.extras_require"]}
