@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 def _chemical(formula: str) -> Markup:
     """A formula with its numbers below the line; other signs as they are."""
     plain = str(escape(printable(formula)))
-    return Markup(re.sub(r"(?<=[A-Za-z)\]])(\d+)", r"<sub>\1</sub>", plain))
+    return Markup(re.sub(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", plain))
 
 
 @functools.cache

@@ -32,6 +32,8 @@ def test_text_from_files_stays_text_wherever_it_stands():
 def test_formulas_are_set_as_chemists_do_and_escaped():
     shown = html_page._chemical("MoS2<b>3")
     assert str(shown) == "MoS<sub>2</sub>&lt;b&gt;3"
+    alloy = html_page._chemical("Mo0.5W0.5S2")
+    assert str(alloy) == "Mo<sub>0.5</sub>W<sub>0.5</sub>S<sub>2</sub>"
 
 
 def test_what_a_template_names_must_be_given():
