@@ -12,6 +12,9 @@ from dd2d_jax.lattices.reduction import reduce
 if TYPE_CHECKING:
     from dd2d_jax.lattices.indexed import Indexed
 
+# A distortion that would be shown as 0.0 % is none.
+_STRAIGHT = 5e-4
+
 
 def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
     """What a person should know of a lattice found among so many spots; `other` is its `rival`."""
@@ -30,11 +33,11 @@ def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
             "the centre may be off by a lattice vector: the intensities are more symmetric about "
             f"({x:.4f}, {y:.4f}) 1/A"
         )
-    if warp.stretch or warp.radial:
-        furthest = float(np.square(found.q).sum(1).max())
+    bulge = warp.radial * float(np.square(found.q).sum(1).max())
+    if max(warp.ellipticity, abs(bulge)) > _STRAIGHT:
         lines.append(
             f"the pattern is distorted: {100 * warp.ellipticity:.1f} % elliptic, "
-            f"{100 * warp.radial * furthest:+.1f} % radially at its outermost spot; the lattice is "
+            f"{100 * bulge:+.1f} % radially at its outermost spot; the lattice is "
             "that of the straightened pattern (calibrate the camera to be sure)"
         )
     if found.alternatives:

@@ -1,11 +1,14 @@
 """Lattices of lists as they come: false spots, wrong units, a wrong centre, a bent camera."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from ideal import CELL, pattern, places
 
 from dd2d_jax.lattices import indexed
 from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.lattices.notes import notes
 from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.util.errors import PatternError
 
@@ -73,6 +76,9 @@ def test_a_bent_pattern_is_straightened_and_said_to_be():
     np.testing.assert_allclose(np.linalg.norm(found.lattice, axis=1), [3.7, 3.96], rtol=0.01)
     assert found.warp.radial == pytest.approx(-0.035, rel=0.1)
     assert any("distorted" in note for note in found.notes)
+    # What would be shown as 0.0 % is not worth a line.
+    hardly = dataclasses.replace(found, warp=Warp(radial=-1e-4))
+    assert not notes(hardly, len(q), None)
 
 
 def test_two_hexagonal_lattices_show_the_cameras_ellipse():
