@@ -196,7 +196,7 @@ def about(
     def isotypes(first: int, gone: bool) -> float:
         known = set(library.crystals.formula[near[~np.isin(near, own)] if gone else near])
         crystal, setting = short.crystals.take([first]), int(weighing.setting[first])
-        twice = weighing.value[first] != weighing.once[first]
+        twice = weighing.twice(first)
         return log_isotypes(crystal, setting, query, conditions, kinds, known, twice=twice)
 
     return told_of(weighing, short.rows, short.crystals, query, near, own, len(library), isotypes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from ase import Atoms
 from ase.build import graphene, mx2
 from paths import ROOT
@@ -14,9 +15,7 @@ from rich.console import Console
 
 import dd2d_jax
 import diffraction as dx
-from configs import smoke
 from dd2d_jax.networks import trained
-from dd2d_jax.networks.trained import initial_params
 
 WEIGHTS = Path(dd2d_jax.__file__).parent / "weights"
 
@@ -48,9 +47,7 @@ LARGE = ("P", "CrI3")
 
 @pytest.fixture(scope="module")
 def model() -> dd2d_jax.Model:
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    return dd2d_jax.Model(config, initial_params(config))
+    return tiny.model()
 
 
 def test_importing_the_package_does_not_import_jax():

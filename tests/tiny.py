@@ -7,8 +7,9 @@ from ase.build import mx2
 from ase.db import connect
 from ml_collections import ConfigDict
 
-from configs import base, paper
+from configs import base, paper, smoke
 from dd2d_jax.data import crystal_set, usable
+from dd2d_jax.networks.trained import Model, initial_params
 
 METALS = ("Mo", "W", "Ti", "Zr", "Hf", "V", "Nb", "Ta")
 
@@ -61,3 +62,10 @@ def paper_config(**changes) -> ConfigDict:
     config.diffraction.tokens = 4
     config.model.update({"width": 12, "heads": 2, "layers": 1, **changes})
     return config
+
+
+def model() -> Model:
+    """Untrained: it sees a crystal as its clean pattern."""
+    small = smoke.get_config()
+    small.model.width = small.model.embedding = 16
+    return Model(small, initial_params(small))

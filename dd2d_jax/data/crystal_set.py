@@ -85,9 +85,10 @@ class CrystalSet:
 
     def atoms(self, index: int) -> ase.Atoms:
         """One crystal with c = its thickness + 15 A, pbc (1, 1, 0) and its uid in `info`."""
+        shares = None if self.occupancy is None else self.take([index]).occupancy
         atoms = to_atoms(
             self.lattice[index], self.positions[index], self.numbers[index],
-            self.occupancy[index] if self.mixed[index] else None,
+            None if shares is None else shares[0],
         )  # fmt: skip
         atoms.info["uid"] = str(self.uid[index])
         return atoms
@@ -131,10 +132,10 @@ class CrystalSet:
             keys["ehull"] = float(self.ehull[index])
         if self.layer_group[index]:
             keys["layergroup"] = str(self.layer_group[index])
-        if self.mixed[index]:
-            shares = self.atoms(index).arrays["occupancies"]
-            keys[OCCUPANCIES] = json.dumps(shares.tolist())
-        database.write(self.atoms(index), **keys)
+        atoms = self.atoms(index)
+        if OCCUPANCIES in atoms.arrays:
+            keys[OCCUPANCIES] = json.dumps(atoms.arrays[OCCUPANCIES].tolist())
+        database.write(atoms, **keys)
 
 
 def arrays_of(crystals: CrystalSet) -> dict[str, np.ndarray]:

@@ -135,6 +135,10 @@ class Weighing(NamedTuple):
     stretch: np.ndarray
     shear: np.ndarray
 
+    def twice(self, row: int) -> bool:
+        """Whether a crystal was weighed by electrons that scatter more than once, too."""
+        return bool(self.value[row] != self.once[row])
+
 
 def weigh(
     crystals: CrystalSet,

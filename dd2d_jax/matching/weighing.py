@@ -113,7 +113,7 @@ def weigh_library(
     if not restricted:
         crystal, tilt = short.crystals.take([first]), None if tilts is None else tilts[setting]
         known = set(library.crystals.formula[close[allowed[close]]])
-        twice = weighing.value[first] != weighing.once[first]
+        twice = weighing.twice(first)
         isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt, twice)
     strain = hypotheses[0].stretch
     formula = short.crystals.formula

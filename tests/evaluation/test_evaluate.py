@@ -9,12 +9,12 @@ import ase.build
 import jax
 import numpy as np
 import pytest
+import tiny
 from ase.build import graphene, mx2
 from ase.db import connect
 from springs import Springs
 
 import diffraction as dx
-from configs import smoke
 from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet, join
 from dd2d_jax.evaluation import snapshots as dynamics
@@ -33,7 +33,7 @@ from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.score import simulate_table
 from dd2d_jax.networks.disturbances import LEVELS
-from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, strongest
 from dd2d_jax.util.errors import PatternError
 
@@ -42,9 +42,7 @@ TOP = ("top1", "top3", "top5", "top10", "top50")
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    return Model(config, initial_params(config))
+    return tiny.model()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import ase.io
 import jax
 import numpy as np
 import pytest
+import tiny
 from pymatgen.core import Structure
 
 import diffraction as dx
-from configs import smoke
 from dd2d_jax.data import sources, usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
@@ -23,7 +23,7 @@ from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.hypotheses import measured
 from dd2d_jax.matching.isotypes import exchanged
 from dd2d_jax.matching.retrieval import retrieve
-from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.fit_model import respond
 from dd2d_jax.refinement.refine import fit
 from dd2d_jax.reports.comparison import predict
@@ -40,9 +40,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    return Model(config, initial_params(config))
+    return tiny.model()
 
 
 @pytest.fixture(scope="module")

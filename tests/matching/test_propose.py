@@ -6,6 +6,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from ase import Atoms
 from ase.build import graphene, mx2
 from ase.data import atomic_numbers
@@ -13,7 +14,6 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
 
 import diffraction as dx
-from configs import smoke
 from dd2d_jax.data import usable
 from dd2d_jax.data.prototypes.relax import network, ratios, relax_in
 from dd2d_jax.data.prototypes.substitute import charges_of, radii, substitutions
@@ -23,7 +23,7 @@ from dd2d_jax.matching import hypothetical as drafts
 from dd2d_jax.matching import propose
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.matching.score import r1
-from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import pair_intensities
 
 MOS2 = mx2("MoS2", "2H", a=3.18, thickness=3.13, vacuum=8)
@@ -39,9 +39,7 @@ COUNT = 250
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    return Model(config, initial_params(config))
+    return tiny.model()
 
 
 def built(model: Model, crystals: dict[str, Atoms]) -> Library:

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from ase import Atoms
 from ase.build import graphene, mx2
 
 import diffraction as dx
-from configs import smoke
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.retrieval import retrieve
-from dd2d_jax.networks.trained import Model, initial_params
+from dd2d_jax.networks.trained import Model
 from dd2d_jax.util.errors import PatternError
 
 
@@ -79,9 +79,7 @@ NEAR = {
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Untrained: it sees a crystal as its clean pattern, which is all that is needed here."""
-    config = smoke.get_config()
-    config.model.width = config.model.embedding = 16
-    return Model(config, initial_params(config))
+    return tiny.model()
 
 
 @pytest.fixture(scope="module")
