@@ -9,12 +9,12 @@ import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.duplicates import twins
+from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
 from dd2d_jax.evaluation.reliability import reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.weighing import weigh_library
 from dd2d_jax.spots import Conditions
 
@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 
 def answer(
     library: Library,
-    query: Query,
-    embedded: np.ndarray,
+    asked: Asked,
+    embedded: Sequence[np.ndarray],
     conditions: Conditions,
     truth: int,
     cosines: np.ndarray,
@@ -48,30 +48,38 @@ def answer(
 
     Args:
         library: n crystals.
-        query: in S settings.
-        embedded: (S, D) what the network makes of these.
+        asked: the query's readings, in S settings each.
+        embedded: of each (S, D), what the network makes of these.
         conditions: of the comparison.
         truth: row of the query's crystal; its rank is n where it is not allowed.
         cosines: (n,) that order what is not weighed.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh.
+        count: crystals to weigh; of parents, which are small cells, a quarter.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
-    found = weigh_library(
-        library, query, embedded, allowed, prior, conditions, hypotheses, count, 0.02
-    )
-    place = np.flatnonzero(found.rows == truth)
+    each = [
+        weigh_library(library, query, its, allowed, prior, conditions, hypotheses, most, 0.02)
+        for query, its, most in zip(
+            asked.queries, embedded, [count] + [count // 4] * len(asked.above), strict=True
+        )
+    ]
+    reading = asked.log_readings([one.total for one in each])
+    none = float(np.exp(reading) @ [one.none for one in each])
+    log_p = [
+        one.odds + np.log(max(one.none, 1e-300)) + r for one, r in zip(each, reading, strict=True)
+    ]
+    rows, value = merged([one.rows for one in each], log_p)
+    place = np.flatnonzero(rows == truth)
     if len(place):
-        its = rank(found.value, int(place[0]))
+        its = rank(value, int(place[0]))
     elif allowed[truth]:
-        others = np.setdiff1d(np.flatnonzero(allowed), found.rows)
-        its = len(found.rows) + rank(cosines[others], int(np.flatnonzero(others == truth)[0]))
+        others = np.setdiff1d(np.flatnonzero(allowed), rows)
+        its = len(rows) + rank(cosines[others], int(np.flatnonzero(others == truth)[0]))
     else:
         its = len(library)
-    right = bool(found.rows[0] == truth)
-    return Answer(its, float(found.probability[0]), right, found.none)
+    return Answer(its, float(np.exp(value[0])), bool(rows[0] == truth), none)
 
 
 def present_and_absent(

@@ -16,14 +16,16 @@ from ase.data import chemical_symbols
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation.answers import answer, leaving_out, present_and_absent
+from dd2d_jax.evaluation.asked import Asked
+from dd2d_jax.evaluation.physics import physics_rank
 from dd2d_jax.evaluation.ranks import accuracy, rank, row_ranks
 from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
-from dd2d_jax.matching.rerank import Query, compare, weigh
-from dd2d_jax.matching.score import Table, simulate_table, strain_between
+from dd2d_jax.matching.hypotheses import HYPOTHESES, measured
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.score import Table, simulate_table
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, Disturbance, measure, observe
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, Spots, sized, strongest_rods
@@ -181,7 +183,7 @@ def evaluate(
     table = gallery.table
     report(f"{len(queries)} queries")
     asked, lattice_ms = _asked(queries, level, conditions, seed)
-    there = [i for i, query in enumerate(asked) if query is not None]
+    there = [i for i, its in enumerate(asked) if its is not None]
     if not there:
         raise ValueError(
             f"no lattice was found in any of the {len(queries)} patterns: nothing to rank"
@@ -254,28 +256,29 @@ def _queries(
 
 
 def _embedded(
-    model: Model, queries: Sequence[Query], gallery: Gallery
-) -> tuple[list[np.ndarray], np.ndarray, float]:
-    """Embeddings (S, D) of each query's settings, cosines (m, n), milliseconds of a query."""
-    spots = [sized(query.settings, model.conditions.tokens) for query in queries]
-    edges = np.cumsum([0, *(len(x.lattice) for x in spots)])
-    spots = jax.tree.map(lambda *x: np.concatenate(x), *spots)
+    model: Model, asked: Sequence[Asked], gallery: Gallery
+) -> tuple[list[list[np.ndarray]], np.ndarray, float]:
+    """Embeddings (S, D) of each reading's settings, cosines (m, n), milliseconds of a query."""
+    spots = [[sized(one.settings, model.conditions.tokens) for one in its.queries] for its in asked]
+    sizes = [[len(one.lattice) for one in its] for its in spots]
+    edges = np.cumsum([0, *map(sum, sizes)])
+    spots = jax.tree.map(lambda *x: np.concatenate(x), *(one for its in spots for one in its))
     model.embed_patterns(spots)  # compiled, so that the times are the methods' own
     begin = time.perf_counter()
     embedded = model.embed_patterns(spots)
     cosines = _best_cosines(embedded, edges, gallery.embeddings)
-    spent = 1000 * (time.perf_counter() - begin) / len(queries)
-    return np.split(embedded, edges[1:-1]), cosines, spent
+    spent = 1000 * (time.perf_counter() - begin) / len(asked)
+    each = np.split(embedded, edges[1:-1])
+    each = [np.split(x, np.cumsum(n)[:-1]) for x, n in zip(each, sizes, strict=True)]
+    return each, cosines, spent
 
 
-def _cell_ranks(table: Table, asked: Sequence[Query | None], truth: np.ndarray) -> np.ndarray:
+def _cell_ranks(table: Table, asked: Sequence[Asked | None], truth: np.ndarray) -> np.ndarray:
     """Ranks (m,) by the nearest cell and no intensity; whose lattice is not found comes last."""
     return np.array(
         [
-            len(table.lattice)
-            if query is None
-            else rank(_nearness(table.lattice, query.settings.lattice).max(0), row)
-            for query, row in zip(asked, truth, strict=True)
+            len(table.lattice) if its is None else rank(its.nearness(table.lattice), row)
+            for its, row in zip(asked, truth, strict=True)
         ]
     )
 
@@ -293,82 +296,23 @@ def _best_cosines(embedded: np.ndarray, edges: np.ndarray, gallery: np.ndarray) 
 
 def _asked(
     queries: CrystalSet, level: str, conditions: Conditions, seed: int
-) -> tuple[list[Query | None], float]:
-    """A query of each crystal, None where no lattice was found, and the milliseconds that took."""
+) -> tuple[list[Asked | None], float]:
+    """What is asked of each crystal, None where no lattice was found, and the milliseconds that
+    finding it took."""
     # A snapshot is disturbed already.
     amount = LEVELS.get(level, Disturbance())
     if level not in PATTERNS:
         spots = make_queries(queries, conditions, amount, seed)
         rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(queries)))
-        return [Query.known(row) for row in rows], 0.0
+        return [Asked([Query.known(row)]) for row in rows], 0.0
     patterns = make_patterns(queries, conditions, amount, seed)
     asked, begin = [], time.perf_counter()
     for pattern in progress(patterns, len(patterns), "lattices"):
         try:
-            asked.append(Query.indexed(lattices.find(pattern), conditions.q_max))
+            asked.append(Asked.of(lattices.find(pattern), conditions.q_max))
         except PatternError:
             asked.append(None)
     return asked, 1000 * (time.perf_counter() - begin) / len(patterns)
-
-
-def physics_rank(
-    table: Table,
-    library: CrystalSet,
-    query: Query,
-    conditions: Conditions,
-    truth: int,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
-    allowed: np.ndarray | None = None,
-) -> int:
-    """Rank of the true crystal without the network: every library pattern is compared.
-
-    The probability is computed of the best by `score`. Where the setting is known, so may the cell
-    be: those whose cells are nearest count, too, as atoms that moved far spoil the intensities.
-    """
-    scores = compare(table, query.settings)
-    if allowed is not None:
-        scores = np.where(allowed, scores, -np.inf)
-    best = scores.max(0)
-    first = _first(best, RERANK)
-    first = first[np.isfinite(best[first])]
-    if len(scores) == 1:
-        near = _nearness(table.lattice, query.settings.lattice)[0]
-        near = _first(np.where(np.isfinite(best), near, -np.inf), RERANK)
-        first = np.union1d(first, near[np.isfinite(best[near])])
-    return _rank(first, best, scores[:, first], library, query, conditions, truth, hypotheses)
-
-
-def _nearness(cells: jax.Array, asked: np.ndarray) -> np.ndarray:
-    """(S, n) higher where a crystal's cell (n, 2, 2) is nearer to the query's, (S, 2, 2)."""
-    strains = [strain_between(cells, cell) for cell in asked]
-    return -np.stack([np.asarray(stretch**2 + shear**2) for stretch, shear in strains])
-
-
-def _first(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` highest scores, the best first."""
-    count = min(count, len(scores))
-    # Of a million only these are sorted.
-    few = np.argpartition(-scores, count - 1)[:count]
-    return few[np.argsort(-scores[few], kind="stable")]
-
-
-def _rank(
-    first: np.ndarray,
-    order: np.ndarray,
-    scores: np.ndarray,
-    library: CrystalSet,
-    query: Query,
-    conditions: Conditions,
-    truth: int,
-    hypotheses: Sequence[Hypothesis],
-) -> int:
-    """Rank among the first candidates by their probability; the others keep their `order`."""
-    place = np.flatnonzero(first == truth)
-    if len(place):
-        found = weigh(library.take(first), scores, query, conditions, hypotheses).value
-        return rank(found, int(place[0]))
-    others = np.setdiff1d(np.arange(len(order)), first)
-    return len(first) + rank(order[others], int(np.flatnonzero(others == truth)[0]))
 
 
 def formula_elements(crystals: CrystalSet, i: int) -> list[str]:

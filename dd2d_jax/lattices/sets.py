@@ -225,7 +225,7 @@ def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]
     number = on.sum(1)
     value = number * np.log(INDEX) + (len(hk) - number) * np.log(INDEX / (INDEX - 1))
     value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
-    spans = np.array([np.linalg.matrix_rank(hk[o]) == 2 if o.sum() > 2 else False for o in on])
+    spans = (number > 2) & (_independent(hk, on) > 0.5)
     coarser = SUPERCELLS.swapaxes(1, 2) @ basis
     short = (shortest_of(coarser) < SHORTEST) | (np.abs(np.linalg.det(coarser)) > 1 / SMALLEST)
     value[~spans | (number == len(hk)) | short] = -np.inf
@@ -237,6 +237,17 @@ def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]
     alike = np.flatnonzero((on == on[best]).all(1) & np.isfinite(value))
     best = int(alike[np.argmax(INDEX[alike])])
     return SUPERCELLS[best].T, gain
+
+
+def _independent(hk: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """(n,) determinants of the Gram matrices of some (n, K) of integer vectors (K, 2).
+
+    They are integers: 0 where all of these lie on one line.
+    """
+    xx, xy, yy = (
+        some @ np.stack([hk[:, 0] ** 2, hk[:, 0] * hk[:, 1], hk[:, 1] ** 2], 1).T[..., None]
+    )
+    return (xx * yy - xy**2)[:, 0]
 
 
 def _coincidence(fit: Fit, other: Fit) -> float:

@@ -10,6 +10,7 @@ best of the four: a film that is bent or disordered may be nearer to the kinemat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,14 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query, Weighing
-from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_four
+from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_two
 from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
 # log-probability is this far below the first's. True ones were among the first 35, within 17.
 _MOST, _WITHIN = 40, 20.0
+# Crystals whose log-probability without a tilt is this far below the best one's never came first.
+_CLOSE = 6.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
@@ -35,7 +38,7 @@ _STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
 _WORK = 4e6
 # Points along an axis: few sizes are compiled.
-_POINTS = np.array([24, 48, 96, 192, 384])
+_POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
 
 
 def weigh_again(
@@ -100,39 +103,63 @@ def explain_dynamical(
         lean: (n, 2) tilt that fits each, degrees.
 
     Returns:
-        Log-probability (n,) and R1 (n,) of the best of eight: either side up, either sense of the
-        scattering vectors, without the tilt or with it; then at the tilt that fits these best.
+        Log-probability (n,) and R1 (n,) of the best of four: either side up, either sense of the
+        scattering vectors. Crystals that then explain about as much as the best one are tried at
+        the tilt, too, and last at the one that fits these best.
     """
     count = len(crystals)
-    starts = crystals.take(np.tile(np.arange(count), 4))
-    starts.positions[..., 2] *= np.repeat([1, -1, 1, -1], count)[:, None]
-    # Seen from below the cut along a rod runs the other way.
-    leans = np.concatenate([np.zeros((2 * count, 2)), lean, -lean])
+    sides = crystals.take(np.tile(np.arange(count), 2))
+    sides.positions[count:, :, 2] *= -1
 
     def of(rows: np.ndarray, b: np.ndarray, lean: np.ndarray, turned: np.ndarray) -> Explained:
-        """Of those starts, of each in as many senses as `turned` (senses, rows) has."""
+        """Of those sides, of each in as many senses as `turned` (senses, rows) has."""
 
         def squares(hk: np.ndarray) -> np.ndarray:
-            one = dynamical_squares(starts.take(rows), hk[: len(rows)], conditions, b, lean)
+            one = dynamical_squares(sides.take(rows), hk[: len(rows)], conditions, b, lean)
             mates = np.roll(one, one.shape[1] // 2, 1)
             return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
 
         lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
         every = np.tile(rows, len(turned))
         spots = jax.tree.map(lambda x: np.asarray(x)[every % count], queries)
-        its = starts.take(every)
-        lean_of = np.tile(lean, (len(turned), 1))
+        its, lean_of = sides.take(every), np.tile(lean, (len(turned), 1))
         return explain(its, spots, conditions, hypotheses, squares=squares, lean=lean_of)
 
-    rows = np.arange(4 * count)
-    senses = np.repeat([[False], [True]], 4 * count, axis=1)
-    first = of(rows, np.tile(b, 4), leans, senses)
-    best = count * first.value.reshape(8, count).argmax(0) + np.arange(count)
-    sense = senses.ravel()[None, best]
-    then = of(best % (4 * count), first.b[best], first.lean[best], sense)
-    better = then.value > first.value[best]
-    value = np.where(better, then.value, first.value[best])
-    return value, np.where(better, then.r1, first.r1[best])
+    def of_all(some: np.ndarray, lean: np.ndarray) -> _Way:
+        """Of crystals `some` (m,) at their tilts (m, 2)."""
+        rows = np.concatenate([some, count + some])
+        # Seen from below the cut along a rod runs the other way.
+        leans = np.concatenate([lean, -lean])
+        found = of(rows, np.tile(b[some], 2), leans, np.repeat([[False], [True]], len(rows), 1))
+        best = found.value.reshape(4, -1).argmax(0)
+        found = jax.tree.map(lambda x: x[len(some) * best + np.arange(len(some))], found)
+        return _Way(found, some + count * (best % 2), best > 1)
+
+    flat = of_all(np.arange(count), np.zeros((count, 2)))
+    value, r1 = flat.found.value.copy(), flat.found.r1.copy()
+    some = np.flatnonzero(value > value.max() - _CLOSE)
+    near = _better(jax.tree.map(lambda x: x[some], flat), of_all(some, lean[some]))
+    best = _better(
+        near, near._replace(found=of(near.row, near.found.b, near.found.lean, near.sense[None]))
+    )
+    value[some], r1[some] = best.found.value, best.found.r1
+    return value, r1
+
+
+class _Way(NamedTuple):
+    """How n crystals explain a query best, which side up, and whether -q stands for q."""
+
+    found: Explained
+    row: np.ndarray
+    sense: np.ndarray
+
+
+def _better(one: _Way, other: _Way) -> _Way:
+    """Of each crystal the way that explains more."""
+    more = other.found.value > one.found.value
+    return jax.tree.map(
+        lambda x, y: np.where(more.reshape(-1, *[1] * (x.ndim - 1)), y, x), one, other
+    )
 
 
 def dynamical_squares(
@@ -173,5 +200,5 @@ def _shapes(crystals: CrystalSet, reach: float) -> np.ndarray:
     """(n, 3) points along both axes, and atoms, that crystals are computed with."""
     least = [dx.multislice_grid(one, _band(reach)) for one in np.asarray(crystals.lattice, float)]
     points = _POINTS[np.minimum(np.searchsorted(_POINTS, least), len(_POINTS) - 1)]
-    rooms = [power_of_four(int(n)) for n in atom_slots(crystals.numbers)]
+    rooms = [power_of_two(int(n)) for n in atom_slots(crystals.numbers)]
     return np.c_[np.maximum(points, least), rooms]

@@ -22,11 +22,11 @@ from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
-from dd2d_jax.matching.hypotheses import STRAIN, TEMPERATURE, measured
+from dd2d_jax.matching.hypotheses import STRAIN, measured
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
-from dd2d_jax.matching.superlattice import log_satellites, superlattices
+from dd2d_jax.matching.superlattice import log_readings, superlattices
 from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
@@ -39,8 +39,6 @@ from dd2d_jax.util.text import printable
 _PAIRS = 128
 # Scales that are tried one by one lie two of these apart.
 _SCALE_STEP = 0.03
-# That a crystal shows a weak superlattice, before the pattern was seen.
-_SUPERLATTICE = 0.2
 
 
 def retrieve(
@@ -182,11 +180,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     views = [view, *(_view([one.parent], fewer) for one in above)]
     names = ["", *(one.name for one in above)]
     # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
-    reading = np.array([one.weighed.total for one in views])
-    for i, one in enumerate(above, 1):
-        reading[i] += log_satellites(one, view.query) / TEMPERATURE
-        reading[i] += math.log(_SUPERLATTICE / len(above))
-    reading -= np.logaddexp.reduce(reading)
+    reading = log_readings([one.weighed.total for one in views], above, view.query)
     apart = np.array([one.weighed.none for one in views])
     none = float(np.sum(np.exp(reading) * apart))
     area = abs(np.linalg.det(view.at.lattice))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import reduce, settings
 from dd2d_jax.lattices.search import SHORTEST, SMALLEST, shortest
+from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 
@@ -27,6 +29,8 @@ _WEAK, _BELOW = 0.25, 3.0
 _FEWEST, _SEEN = 6, 0.5
 # Parents that are weighed.
 _TRIED = 3
+# That a crystal shows a weak superlattice, before the pattern was seen.
+_SUPERLATTICE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +180,24 @@ def log_satellites(found: Superlattice, query: Query) -> float:
     if not blank.whole.measured.any():  # none among the strongest spots that are compared
         return 0.0
     return log_none(blank) - 1.5 * float(np.log(2 * np.pi))
+
+
+def log_readings(
+    totals: Sequence[float], above: Sequence[Superlattice], query: Query
+) -> np.ndarray:
+    """Log-probability (1 + n,) of each reading of a pattern: the whole cell's own spots, or those
+    of one of n parents and a weak superlattice.
+
+    Args:
+        totals: `Weighed.total` of the whole cell and of each parent.
+        above: n superlattices.
+        query: the whole pattern.
+    """
+    reading = np.array(totals)
+    for i, one in enumerate(above, 1):
+        reading[i] += log_satellites(one, query) / TEMPERATURE
+        reading[i] += np.log(_SUPERLATTICE / len(above))
+    return reading - np.logaddexp.reduce(reading)
 
 
 def _first_setting(found: Superlattice) -> np.ndarray:

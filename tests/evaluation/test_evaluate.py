@@ -19,15 +19,16 @@ from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet, join
 from dd2d_jax.evaluation import snapshots as dynamics
 from dd2d_jax.evaluation.answers import answer, leaving_out
+from dd2d_jax.evaluation.asked import Asked
 from dd2d_jax.evaluation.evaluate import (
     METHODS,
     QUERY_PAIRS,
     evaluate,
     make_patterns,
     make_queries,
-    physics_rank,
     stored,
 )
+from dd2d_jax.evaluation.physics import physics_rank
 from dd2d_jax.lattices.lattice import find
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.rerank import Query
@@ -169,6 +170,31 @@ def test_measured_queries_are_turned_and_their_lattice_is_found(model, library):
         assert area == pytest.approx(abs(np.linalg.det(lattice)), rel=0.12)
 
 
+def test_a_crystal_whose_superlattice_is_seen_is_found_by_its_own_cell(model, library, monkeypatch):
+    """Weak spots of a 2 x 2 make the cell that is found four times the crystal's."""
+
+    def with_satellites(crystals, conditions, *_):
+        for i, cell in enumerate(np.asarray(crystals.lattice, float)):
+            main = dx.simulate(crystals.crystal[i], conditions.radiation, conditions.q_max, 0.5)
+            there = np.asarray(main.mask)
+            hk = dx.reflections(2 * cell, 0.8)
+            halves = hk[(hk % 2).any(-1)] @ np.linalg.inv(2 * cell).T
+            q = np.concatenate([np.asarray(main.q)[there], halves])
+            strong = np.asarray(main.intensity)[there]
+            intensity = np.append(strong, np.full(len(halves), 0.005 * strong.max()))
+            yield dx.Pattern(q, intensity, np.zeros(q.shape, int), np.ones(len(q), bool))
+
+    patterns = list(with_satellites(library, model.conditions))
+    area = abs(np.linalg.det(find(patterns[0]).lattice))
+    assert area == pytest.approx(4 * abs(np.linalg.det(library.lattice[0])), rel=0.01)
+    monkeypatch.setattr("dd2d_jax.evaluation.evaluate.make_patterns", lambda *_: patterns)
+    found = evaluate(model, library, library, "measured")
+    for name in ("physics", "neural+rerank"):
+        assert found["methods"][name]["top1"] == 100.0, name
+    assert found["methods"]["neural"]["top3"] == 100.0
+    assert found["cell_alone"]["top3"] == 100.0
+
+
 def test_what_has_no_lattice_is_named_and_ranks_last(model, library, monkeypatch):
     def refuse(pattern):
         raise PatternError("no lattice")
@@ -238,9 +264,7 @@ def test_thermal_queries_are_snapshots_and_their_crystals_the_answer(model, libr
 def test_thermal_patterns_differ_from_clean_ones_as_far_as_atoms_moved(model, library, snapshots):
     moved = dynamics.read_snapshots(snapshots, library)
     parents = library.take([list(library.uid).index(uid) for uid in moved.uid])
-    hot, clean = (
-        make_queries(c, model.conditions, LEVELS["clean"], 0) for c in (moved, parents)
-    )
+    hot, clean = (make_queries(c, model.conditions, LEVELS["clean"], 0) for c in (moved, parents))
     np.testing.assert_allclose(hot.lattice, clean.lattice, atol=1e-3)
     for i in range(len(moved)):
         there = {tuple(hk): x for hk, x in zip(clean.hk[i], clean.intensity[i], strict=True)}
@@ -294,9 +318,9 @@ def test_a_crystal_that_the_network_misses_is_weighed_where_its_cell_fits(model,
     many = join([library.take(np.zeros(150, int) + 4), library.take([0, 1])], {})
     searched = Library(many, np.eye(152, 16, dtype=np.float32), model.fingerprint)
     spots = make_queries(library.take([0]), model.conditions, LEVELS["clean"], 0)
-    query = Query.known(jax.tree.map(lambda x: x[0], spots))
+    query = Asked([Query.known(jax.tree.map(lambda x: x[0], spots))])
     cosines = np.linspace(1, 0.5, len(many))
-    own = np.eye(1, 16, dtype=np.float32)
+    own = [np.eye(1, 16, dtype=np.float32)]
     rest = (searched, query, own, model.conditions)
     assert physics_rank(
         simulate_table(many.crystal, model.conditions), many, query, model.conditions, truth=150
@@ -337,6 +361,7 @@ def test_physics_finds_every_clean_real_crystal(shared_data):
     conditions = Conditions(dx.Electrons(80.0), 1.25, 0.5, tokens=48)
     table = simulate_table(crystals.crystal, conditions)
     spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)
-    queries = [Query.known(jax.tree.map(lambda x, i=i: x[i], spots)) for i in range(len(crystals))]
+    rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(crystals)))
+    queries = [Asked([Query.known(row)]) for row in rows]
     ranks = [physics_rank(table, crystals, q, conditions, i) for i, q in enumerate(queries)]
     assert ranks == [1] * len(crystals)

@@ -1,0 +1,55 @@
+"""A pattern as it is searched with: in the cell that was found, and in its parents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.score import strain_between
+from dd2d_jax.matching.superlattice import Superlattice, log_readings, superlattices
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """A pattern's readings, as `retrieve` tries them.
+
+    Attributes:
+        queries: of the cell that was found, then of each parent whose superlattice it may be.
+        above: these superlattices, one fewer.
+    """
+
+    queries: Sequence[Query]
+    above: Sequence[Superlattice] = ()
+
+    @classmethod
+    def of(cls, indexed: Indexed, q_max: float) -> Asked:
+        """Of a pattern whose lattice was found, as far as `q_max`, 1/angstrom."""
+        above = superlattices(indexed)
+        every = [indexed, *(one.parent for one in above)]
+        return cls([Query.indexed(one, q_max) for one in every], above)
+
+    def log_readings(self, totals: Sequence[float]) -> np.ndarray:
+        """Log-probability of each reading, given that of the pattern in each."""
+        return log_readings(totals, self.above, self.queries[0])
+
+    def nearness(self, cells: jax.Array) -> np.ndarray:
+        """(n,) higher where a crystal's cell (n, 2, 2) is nearer to one of the query's."""
+        settings = [cell for one in self.queries for cell in one.settings.lattice]
+        strains = [strain_between(cells, cell) for cell in settings]
+        return np.max([-np.asarray(stretch**2 + shear**2) for stretch, shear in strains], axis=0)
+
+
+def merged(
+    rows: Sequence[np.ndarray], values: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a library from several readings, each once and with its largest value, best first."""
+    every, value = np.concatenate(rows), np.concatenate(values)
+    order = np.argsort(-value, kind="stable")
+    _, first = np.unique(every[order], return_index=True)
+    order = order[np.sort(first)]
+    return every[order], value[order]
