@@ -82,7 +82,7 @@ def _disturb(config: ConfigDict) -> None:
     # And so many are distorted and hidden in part, as an image of a microscope, beside what
     # `disturbance` says. It costs the others next to nothing (docs/accuracy.md).
     config.measured = ConfigDict()
-    config.measured.share = 0.35
+    config.measured.share = 0.3
     config.measured.scale = 0.025
     config.measured.ellipticity = 0.012
     config.measured.tilt = 2.5  # degrees
@@ -95,7 +95,7 @@ def _microscope() -> ConfigDict:
     # And so many as cameras and real flakes give them: everything that `measured` is and what
     # follows, each by itself from nothing to the most that is seen.
     part = ConfigDict()
-    part.share = 0.0
+    part.share = 0.25
     # The optics, as for `measured`.
     part.scale = 0.025
     part.ellipticity = 0.012
@@ -135,6 +135,9 @@ def _train() -> ConfigDict:
     part = ConfigDict()
     # Over all devices of all hosts.
     part.batch = 256
+    # Crystals of a batch come in groups of at most so many with like cells, the rivals that count
+    # in a library; 0 draws each by itself.
+    part.alike = 16
     # Parts in which a device embeds its share: less memory, same gradient, one more forward pass.
     part.accumulate = 1
     # Compute each block again on the way back instead of keeping what is in it: less memory on

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
 
     # 2,000 epochs of the authors' 6,361 crystals.
     config.train.steps = 48000
+    config.train.alike = 0
     config.train.learning_rate = 4e-4
     # The authors warm up in a step or two and repeat their cosine every few epochs; here once.
     config.train.warmup = 100

@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     """`base` on the project's own crystals and those of 2DMatPedia, and a little longer."""
     config = base.get_config()
     config.data.source = "prototypes+ase_db"
-    config.train.steps = 1200
+    config.train.steps = 2000
     config.train.evaluate_every = 200
+    config.train.patience = 0
     return config

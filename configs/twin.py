@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
 
     # 166 epochs of 6,360 crystals.
     config.train.steps = 4000
+    config.train.alike = 0
     config.train.learning_rate = 1e-3
     config.train.warmup = 100
     config.train.evaluate_every = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,16 +69,68 @@ def load_crystals(config: ConfigDict) -> tuple[crystal_set.CrystalSet, dict[str,
     return crystals, parts
 
 
-def batch_indices(seed: int, step: int, rows: np.ndarray, batch: int) -> np.ndarray:
+def batches(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[int], np.ndarray]:
+    """A function of the step: the rows of its batch, see `batch_indices` and `alike_order`."""
+    alike = config.train.get("alike", 0)
+    lattice = np.asarray(source.crystal.lattice, float)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return alike_order(config.seed, epoch, rows, lattice, alike)
+
+    batch = config.train.batch
+    return lambda step: batch_indices(config.seed, step, rows, batch, order if alike else None)
+
+
+def batch_indices(
+    seed: int,
+    step: int,
+    rows: np.ndarray,
+    batch: int,
+    order: Callable[[int], np.ndarray] | None = None,
+) -> np.ndarray:
     """Rows (batch,) of one step: each epoch a new order, the last incomplete batch left out.
 
-    A data set smaller than a batch is drawn from with repetition.
+    A data set smaller than a batch is drawn from with repetition. `order`: the rows as they come in
+    an epoch; None is at random.
     """
     if len(rows) < batch:
         return np.random.default_rng((seed, step)).choice(rows, batch)
     epoch, position = divmod(step, len(rows) // batch)
-    order = np.random.default_rng((seed, epoch)).permutation(rows)
-    return order[position * batch : (position + 1) * batch]
+    if order is None:
+        every = np.random.default_rng((seed, epoch)).permutation(rows)
+    else:
+        every = order(epoch)
+    return every[position * batch : (position + 1) * batch]
+
+
+def alike_order(
+    seed: int, epoch: int, rows: np.ndarray, lattice: np.ndarray, most: int
+) -> np.ndarray:
+    """Rows of an epoch in groups of at most `most` crystals whose cells are alike, in random order.
+
+    Of the rivals in a library those count whose cells are like the crystal's own, and in a random
+    batch there are few of them. The groups are halved along a random direction again and again, so
+    that each epoch has others.
+
+    Args:
+        seed, epoch: which order.
+        rows: (m,) of the crystals.
+        lattice: (n, 2, 2) of all crystals.
+        most: of a group.
+    """
+    random = np.random.default_rng((seed, epoch))
+    length = np.linalg.norm(lattice, axis=-1)
+    cosine = (lattice[:, 0] * lattice[:, 1]).sum(-1) / length.prod(-1)
+    shape = np.c_[np.log(length), cosine / 2]
+    groups = [random.permutation(rows)]
+    while len(groups[-1]) > most:  # the last is never the smallest
+        halves = []
+        for group in groups:
+            along = np.argsort(shape[group] @ random.normal(size=3), kind="stable")
+            halves += np.array_split(group[along], [len(group) // 2])
+        groups = halves
+    return np.concatenate([groups[i] for i in random.permutation(len(groups))])
 
 
 def count_parts(config: ConfigDict) -> int:
@@ -115,7 +168,8 @@ def rooms(config: ConfigDict, source: Source, rows: np.ndarray) -> Callable[[np.
         return np.array([slots[rows].max(), *(x[rows].sum(1).max() for x in tokens)])
 
     parts = count_parts(config)
-    drawn = (batch_indices(config.seed, i, rows, config.train.batch) for i in range(_BATCHES))
+    batch = batches(config, source, rows)
+    drawn = (batch(i) for i in range(_BATCHES))
     most = np.quantile([needed(x.reshape(parts, -1)) for x in drawn], _SHARE, axis=0)
     atoms, *usual = (-(-most // [1, _ROUND, _ROUND])).astype(int) * [1, _ROUND, _ROUND]
     usual = Room(int(atoms), tuple(int(x) for x in usual))

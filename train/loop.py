@@ -128,6 +128,7 @@ def _fit(
     if begin >= config.train.steps or _stopped(config, best):
         return
     simulate, train = step.make_functions(config)
+    batch = inputs.batches(config, source, splits["train"])
     room = inputs.rooms(config, source, splits["train"])
     current, resident = step.replicate((current, source))
     key = jax.random.key(config.seed + 1)
@@ -140,7 +141,7 @@ def _fit(
     )
 
     def batch_of(number: int) -> tuple[step.Batch, inputs.Room]:
-        rows = inputs.batch_indices(config.seed, number, splits["train"], config.train.batch)
+        rows = batch(number)
         made = simulate(resident, step.shard(rows), jax.random.fold_in(key, number))
         return made, room(rows.reshape(inputs.count_parts(config), -1))
 
@@ -259,9 +260,10 @@ def _stopped(config: ConfigDict, best: Best) -> bool:
 
 def _check_config(config: ConfigDict) -> None:
     train = config.train
-    for name, least in (("batch", 1), ("steps", 0), ("evaluate_every", 1), ("patience", 0)):
-        if train[name] < least:
-            raise ValueError(f"config.train.{name} = {train[name]} must be at least {least}")
+    least = {"batch": 1, "steps": 0, "evaluate_every": 1, "patience": 0, "alike": 0}
+    for name, number in least.items():
+        if train.get(name, 0) < number:
+            raise ValueError(f"config.train.{name} = {train.get(name)} must be at least {number}")
 
 
 def _check_sizes(config: ConfigDict, splits: dict[str, np.ndarray]) -> None:

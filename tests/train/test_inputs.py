@@ -9,7 +9,16 @@ import diffraction as dx
 from configs import paper
 from dd2d_jax.networks.paper_network import PaperTower
 from dd2d_jax.spots import Conditions, half_plane
-from train.inputs import Room, Source, batch_indices, load_crystals, load_source, rooms
+from train.inputs import (
+    Room,
+    Source,
+    alike_order,
+    batch_indices,
+    batches,
+    load_crystals,
+    load_source,
+    rooms,
+)
 
 ROWS = np.arange(100, 150)
 
@@ -51,6 +60,53 @@ def test_few_rows_are_drawn_with_repetition():
     assert len(found) == 8 and set(found) <= set(ROWS[:3])
     np.testing.assert_array_equal(found, batch_indices(0, 0, ROWS[:3], 8))
     assert not np.array_equal(found, batch_indices(0, 1, ROWS[:3], 8))
+
+
+@pytest.fixture
+def cells() -> np.ndarray:
+    """300 lattices (n, 2, 2), hexagonal, square and oblique."""
+    random = np.random.default_rng(0)
+    a, b = random.uniform(2.4, 12, (2, 300))
+    angle = random.choice([np.pi / 2, 2 * np.pi / 3, 1.8], 300)
+    b = np.where(angle == 1.8, b, a)
+    return np.stack([np.c_[a, 0 * a], np.c_[b * np.cos(angle), b * np.sin(angle)]], 1)
+
+
+def test_neighbours_in_a_batch_have_like_cells_and_an_epoch_still_takes_each_row_once(cells):
+    rows = np.arange(10, 300)
+    order = alike_order(0, 0, rows, cells, 8)
+    np.testing.assert_array_equal(np.sort(order), rows)
+    size = np.log(np.linalg.norm(cells, axis=-1))
+
+    def apart(order):
+        return np.median(np.abs(np.diff(size[order], axis=0)).max(1))
+
+    assert apart(order) < 0.4 * apart(np.random.default_rng(0).permutation(rows))
+    np.testing.assert_array_equal(order, alike_order(0, 0, rows, cells, 8))
+
+
+def test_each_epoch_groups_alike_crystals_anew(cells):
+    rows = np.arange(300)
+    pairs = []
+    for epoch in (0, 1):
+        order = alike_order(0, epoch, rows, cells, 8)
+        pairs.append({frozenset(p) for p in zip(order[:-1], order[1:], strict=True)})
+    assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 2
+
+
+def test_batches_are_of_like_cells_where_the_config_says_so():
+    config = tiny.config()
+    source = load_source(tiny.crystals(), Conditions.from_config(config.diffraction))
+    rows, lattice = np.arange(32), np.asarray(source.crystal.lattice, float)
+    config.train.batch, config.train.alike = 8, 0
+    plain = np.concatenate([batches(config, source, rows)(i) for i in range(8)])
+    np.testing.assert_array_equal(
+        plain, np.concatenate([batch_indices(config.seed, i, rows, 8) for i in range(8)])
+    )
+    config.train.alike = 4
+    found = np.concatenate([batches(config, source, rows)(i) for i in range(8)])
+    wanted = [alike_order(config.seed, epoch, rows, lattice, 4) for epoch in (0, 1)]
+    np.testing.assert_array_equal(found, np.concatenate(wanted))
 
 
 def test_a_source_keeps_crystals_and_rods_together():

@@ -226,7 +226,7 @@ def test_the_clean_queries_decide_where_training_sees_no_disturbance(
     config.train.evaluate_every = 2
     for name in config.disturbance:
         config.disturbance[name] = 0.0
-    config.thermal.share = config.measured.share = 0.0
+    config.measured.share = config.microscope.share = 0.0
     scripted(monkeypatch, [90, 60, 30], clean=[10, 40, 20])
     loop.run(config, tmp_path)
     best = checkpoint.restore(tmp_path, "best", {"params": state.create(config).params})
