@@ -32,6 +32,8 @@ _ALL = 512
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
 # likely as another, the probability that a spot is missed, and the range of strain and shears.
 _LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
+# The envelope falls no faster in q^2 than this, angstrom^2: form factors and a B of 20 together.
+_STEEPEST = 20.0
 # Log-density of any cell, without the factor that the crystals' lack.
 LOG_ANY_CELL = 1.5 * np.log(2 * np.pi) - np.log(_CELLS)
 
@@ -205,8 +207,14 @@ def log_none(query: Query) -> float:
     weight = measured.sum(-1)
     mean = (spots.intensity * measured).sum(-1) / np.maximum(weight, 1)
     # The mean of an exponential variable's logarithm lies below that of its mean by 0.5772.
-    slope, level = np.polyfit(squared[seen], np.log(mean[seen]), 1) if seen.sum() > 2 else (0, 0)
-    envelope = np.exp(min(slope, 0.0) * squared + level + np.euler_gamma)
+    slope = level = 0.0
+    if seen.sum() > 2:
+        x, y = squared[seen], np.log(mean[seen])
+        slope = (x - x.mean()) @ y / max(((x - x.mean()) ** 2).sum(), 1e-12)
+        # A few spots whose |q| hardly differ have any slope.
+        slope = np.clip(slope, -_STEEPEST, 0.0)
+        level = (y - slope * x).mean()
+    envelope = np.exp(slope * squared + level + np.euler_gamma)
     logs = np.log(mean[seen] + SOFT)
     value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
     both = measured.all(-1)

@@ -94,6 +94,25 @@ def test_no_crystal_is_less_probable_than_the_true_and_more_than_a_foreign_one(
         assert foreign < weighed[i][i]
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_spots_of_one_ring_have_an_envelope_whatever_their_order(queries, order):
+    """Their |q| differ by the errors of a measurement: no slope in q^2 follows from them."""
+    angle, length = np.array([0.1, 1.2, 2.3]), np.array([0.9, 0.9005, 0.901])
+    level = np.array([1.0, 0.3, 0.05])[order]
+    whole = dataclasses.replace(
+        jax.tree.map(lambda x: np.asarray(x)[:1, :3], queries[0].whole),
+        q=(length * np.array([np.cos(angle), np.sin(angle)])).T[None],
+        hk=np.array([[[1, 0], [0, 1], [-1, 1]]]),
+        intensity=np.stack([level, level], -1)[None], measured=np.ones((1, 3, 2)),
+        lattice=queries[0].whole.lattice[:1],
+    )  # fmt: skip
+    flat = dataclasses.replace(whole, q=whole.q * (0.9 / length[:, None]))
+    value, flat = (
+        log_none(dataclasses.replace(queries[0], settings=one, whole=one)) for one in (whole, flat)
+    )
+    assert np.isfinite(value) and value == pytest.approx(flat, abs=0.2)
+
+
 def test_known_spots_are_one_setting_and_say_nothing_of_what_is_absent(queries):
     spots = jax.tree.map(lambda x: np.asarray(x[0]), queries[0].settings)
     query = Query.known(spots)
