@@ -124,7 +124,7 @@ def alike_order(
     cosine = (lattice[:, 0] * lattice[:, 1]).sum(-1) / length.prod(-1)
     shape = np.c_[np.log(length), cosine / 2]
     groups = [random.permutation(rows)]
-    while len(groups[-1]) > most:  # the last is never the smallest
+    while len(groups[-1]) > most:  # the last is the largest
         halves = []
         for group in groups:
             along = np.argsort(shape[group] @ random.normal(size=3), kind="stable")
