@@ -196,8 +196,8 @@ def about(
     def isotypes(first: int, gone: bool) -> float:
         known = set(library.crystals.formula[near[~np.isin(near, own)] if gone else near])
         crystal, setting = short.crystals.take([first]), int(weighing.setting[first])
-        twice = weighing.twice(first)
-        return log_isotypes(crystal, setting, query, conditions, kinds, known, twice=twice)
+        way = weighing.way_of(first)
+        return log_isotypes(crystal, setting, query, conditions, kinds, known, way=way)
 
     return told_of(weighing, short.rows, short.crystals, query, near, own, len(library), isotypes)
 
@@ -225,7 +225,7 @@ def told_of(
             keep = some & ~true if left_out else some
             if not keep.any():
                 continue
-            few = Weighing(*(x[keep] for x in weighing))
+            few = jax.tree.map(lambda x, keep=keep: x[keep], weighing)
             # Of the crystals of these elements as many as of those weighed.
             share = 1.0 if mode == "all" else float(alike.mean())
             there = float((~np.isin(near, own) if left_out else near >= 0).sum())

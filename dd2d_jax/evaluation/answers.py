@@ -15,7 +15,7 @@ from dd2d_jax.evaluation.reliability import reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.weighing import weigh_library
+from dd2d_jax.matching.weighing import for_parents, weigh_once, weigh_readings
 from dd2d_jax.spots import Conditions
 
 # Of queries whose crystal is not in the library, in the log-loss of both kinds together.
@@ -55,22 +55,21 @@ def answer(
         cosines: (n,) that order what is not weighed.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of parents, which are small cells, a quarter.
+        count: crystals to weigh; of parents fewer, see `weighing.for_parents`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
-    each = [
-        weigh_library(library, query, its, allowed, prior, conditions, hypotheses, most, 0.02)
-        for query, its, most in zip(
-            asked.queries, embedded, [count] + [count // 4] * len(asked.above), strict=True
-        )
+    counts = [count] + [for_parents(count)] * len(asked.above)
+    once = [
+        weigh_once(library, query, its, allowed, prior, conditions, hypotheses, most, 0.02)
+        for query, its, most in zip(asked.queries, embedded, counts, strict=True)
     ]
-    reading = asked.log_readings([one.total for one in each])
-    none = float(np.exp(reading) @ [one.none for one in each])
+    readings = weigh_readings(once, asked.above)
+    none = sum(np.exp(by) * weighed.none for _, weighed, by in readings)
     log_p = [
-        one.odds + np.log(max(one.none, 1e-300)) + r for one, r in zip(each, reading, strict=True)
+        weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings
     ]
-    rows, value = merged([one.rows for one in each], log_p)
+    rows, value = merged([weighed.rows for _, weighed, _ in readings], log_p)
     place = np.flatnonzero(rows == truth)
     if len(place):
         its = rank(value, int(place[0]))
@@ -79,7 +78,7 @@ def answer(
         its = len(rows) + rank(cosines[others], int(np.flatnonzero(others == truth)[0]))
     else:
         its = len(library)
-    return Answer(its, float(np.exp(value[0])), bool(rows[0] == truth), none)
+    return Answer(its, float(np.exp(value[0])), bool(rows[0] == truth), float(none))
 
 
 def present_and_absent(

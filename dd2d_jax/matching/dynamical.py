@@ -10,7 +10,7 @@ best of the four: a film that is bent or disordered may be nearer to the kinemat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,16 @@ import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
-from dd2d_jax.matching.rerank import Query, Weighing
+from dd2d_jax.matching.rerank import Query, Way, Weighing
 from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_two
 from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
 # log-probability is this far below the first's. True ones were among the first 35, within 17.
 _MOST, _WITHIN = 40, 20.0
-# Crystals whose log-probability without a tilt is this far below the best one's never came first.
-_CLOSE = 6.0
+# Crystals whose log-probability untilted, one side up, is this far below the best one's never
+# came first.
+_CLOSE = 8.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
@@ -71,12 +72,12 @@ def weigh_again(
         return weighing
     spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[some]], query.whole)
     few = crystals.take(some)
-    again, its = explain_dynamical(
+    again, its, how = explain_dynamical(
         few, spots, conditions, hypotheses, weighing.b[some], weighing.lean[some]
     )
     r1[some] = np.where(again > value[some], its, r1[some])
     value[some] = either(again, value[some])
-    return weighing._replace(value=value, r1=r1)
+    return weighing._replace(value=value, r1=r1, way=_put(weighing.way, some, how))
 
 
 def either(once: np.ndarray, again: np.ndarray) -> np.ndarray:
@@ -91,8 +92,11 @@ def explain_dynamical(
     hypotheses: Sequence[Hypothesis],
     b: np.ndarray,
     lean: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Way]:
     """How well n crystals explain a query by electrons that scatter more than once.
+
+    All are tried with one side up, untilted; those that then explain nearly as much as the best one
+    with the other side up, too, and at the tilt; last at the tilt that fits these best.
 
     Args:
         crystals: n.
@@ -103,63 +107,99 @@ def explain_dynamical(
         lean: (n, 2) tilt that fits each, degrees.
 
     Returns:
-        Log-probability (n,) and R1 (n,) of the best of four: either side up, either sense of the
-        scattering vectors. Crystals that then explain about as much as the best one are tried at
-        the tilt, too, and last at the one that fits these best.
+        Log-probability (n,) and R1 (n,) in the way that explains most, and that way.
     """
+
+    def of(rows: np.ndarray, below: np.ndarray, lean: np.ndarray) -> _Tried:
+        """Of crystals `rows` in the better sense of the scattering vectors."""
+        turned = np.repeat([[False], [True]], len(rows), 1)
+        spots, few = jax.tree.map(lambda x: np.asarray(x)[rows], queries), crystals.take(rows)
+        found = _explain(few, spots, conditions, hypotheses, b[rows], below, turned, lean)
+        way = Way(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
+        return _best(_Tried(found, way), 2)
+
     count = len(crystals)
-    sides = crystals.take(np.tile(np.arange(count), 2))
-    sides.positions[count:, :, 2] *= -1
+    flat = np.zeros((count, 2))
+    first = of(np.arange(count), np.zeros(count, bool), flat)
+    near = np.flatnonzero(first.found.value > first.found.value.max() - _CLOSE)
+    # Seen from below the cut along a rod runs the other way.
+    below = np.repeat([True, False, True], len(near))
+    more = of(np.tile(near, 3), below, np.concatenate([flat[near], lean[near], -lean[near]]))
+    few = jax.tree.map(lambda x: x[near], first)
+    its = _best(jax.tree.map(lambda x, y: np.concatenate([x, y]), few, more), 4)
+    way = its.way._replace(lean=its.found.lean)
+    spots = jax.tree.map(lambda x: np.asarray(x)[near], queries)
+    last = explain_in_way(crystals.take(near), spots, conditions, hypotheses, its.found.b, way)
+    both = jax.tree.map(lambda x, y: np.concatenate([x, y]), its, _Tried(last, way))
+    best = _put(first, near, _best(both, 2))
+    return best.found.value, best.found.r1, best.way
 
-    def of(rows: np.ndarray, b: np.ndarray, lean: np.ndarray, turned: np.ndarray) -> Explained:
-        """Of those sides, of each in as many senses as `turned` (senses, rows) has."""
 
-        def squares(hk: np.ndarray) -> np.ndarray:
-            one = dynamical_squares(sides.take(rows), hk[: len(rows)], conditions, b, lean)
-            mates = np.roll(one, one.shape[1] // 2, 1)
-            return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
-
-        lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
-        every = np.tile(rows, len(turned))
-        spots = jax.tree.map(lambda x: np.asarray(x)[every % count], queries)
-        its, lean_of = sides.take(every), np.tile(lean, (len(turned), 1))
-        return explain(its, spots, conditions, hypotheses, squares=squares, lean=lean_of)
-
-    def of_all(some: np.ndarray, lean: np.ndarray) -> _Way:
-        """Of crystals `some` (m,) at their tilts (m, 2)."""
-        rows = np.concatenate([some, count + some])
-        # Seen from below the cut along a rod runs the other way.
-        leans = np.concatenate([lean, -lean])
-        found = of(rows, np.tile(b[some], 2), leans, np.repeat([[False], [True]], len(rows), 1))
-        best = found.value.reshape(4, -1).argmax(0)
-        found = jax.tree.map(lambda x: x[len(some) * best + np.arange(len(some))], found)
-        return _Way(found, some + count * (best % 2), best > 1)
-
-    flat = of_all(np.arange(count), np.zeros((count, 2)))
-    value, r1 = flat.found.value.copy(), flat.found.r1.copy()
-    some = np.flatnonzero(value > value.max() - _CLOSE)
-    near = _better(jax.tree.map(lambda x: x[some], flat), of_all(some, lean[some]))
-    best = _better(
-        near, near._replace(found=of(near.row, near.found.b, near.found.lean, near.sense[None]))
+def explain_in_way(
+    crystals: CrystalSet,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+    b: np.ndarray,
+    way: Way,
+) -> Explained:
+    """How well n crystals, each seen in one way, explain a query; see `explain_dynamical`."""
+    return _explain(
+        crystals, queries, conditions, hypotheses, b, way.below, way.turned[None], way.lean
     )
-    value[some], r1[some] = best.found.value, best.found.r1
-    return value, r1
 
 
-class _Way(NamedTuple):
-    """How n crystals explain a query best, which side up, and whether -q stands for q."""
+def _explain(
+    crystals: CrystalSet,
+    queries: Spots,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+    b: np.ndarray,
+    below: np.ndarray,
+    turned: np.ndarray,
+    lean: np.ndarray,
+) -> Explained:
+    """Of n crystals in S senses, `turned` (S, n): S n rows; one multislice serves all senses."""
+    sides = crystals.take(np.arange(len(crystals)))
+    sides.positions[below, :, 2] *= -1
+    lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
+
+    def squares(hk: np.ndarray) -> np.ndarray:
+        one = dynamical_squares(sides, hk[: len(sides)], conditions, b, lean)
+        mates = np.roll(one, one.shape[1] // 2, 1)
+        return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
+
+    every = np.tile(np.arange(len(crystals)), len(turned))
+    spots = jax.tree.map(lambda x: np.asarray(x)[every], queries)
+    return explain(
+        sides.take(every), spots, conditions, hypotheses, squares=squares, lean=lean[every]
+    )
+
+
+class _Tried(NamedTuple):
+    """How n crystals explain a query, each in one way."""
 
     found: Explained
-    row: np.ndarray
-    sense: np.ndarray
+    way: Way
 
 
-def _better(one: _Way, other: _Way) -> _Way:
-    """Of each crystal the way that explains more."""
-    more = other.found.value > one.found.value
-    return jax.tree.map(
-        lambda x, y: np.where(more.reshape(-1, *[1] * (x.ndim - 1)), y, x), one, other
-    )
+def _best(tried: _Tried, times: int) -> _Tried:
+    """Of crystals that were tried so many times, one after another, the best of each."""
+    value = tried.found.value.reshape(times, -1)
+    count = value.shape[1]
+    rows = count * value.argmax(0) + np.arange(count)
+    return jax.tree.map(lambda x: x[rows], tried)
+
+
+def _put(whole: Any, rows: np.ndarray, part: Any) -> Any:
+    """Arrays with some of their rows replaced."""
+
+    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        out = old.copy()
+        out[rows] = new
+        return out
+
+    return jax.tree.map(put, whole, part)
 
 
 def dynamical_squares(

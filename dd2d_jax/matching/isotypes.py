@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet, reduced_formula
-from dd2d_jax.matching.dynamical import either, explain_dynamical
+from dd2d_jax.matching.dynamical import either, explain_in_way
 from dd2d_jax.matching.evidence import explain
 from dd2d_jax.matching.hypotheses import Hypothesis
-from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.rerank import Query, Way
 from dd2d_jax.spots import Conditions
 
 # Elements whose numbers differ by more (logarithm) scatter otherwise: they explain less anyhow.
@@ -33,7 +33,7 @@ def log_isotypes(
     hypotheses: Sequence[Hypothesis],
     known: Collection[str],
     tilt: np.ndarray | None = None,
-    twice: bool = False,
+    way: Way | None = None,
 ) -> float:
     """How well the isotypes of a crystal that a library lacks explain a pattern, together.
 
@@ -45,8 +45,8 @@ def log_isotypes(
         hypotheses: what may differ.
         known: formulas of the library's crystals of that cell.
         tilt: (2,) of the layer in that setting, degrees; None for none.
-        twice: electrons may scatter more than once: the crystal was weighed by `dynamical`, too,
-            and so are those isotypes that explain most.
+        way: in which the crystal, one row, explains most where electrons scatter more than once:
+            those isotypes that explain most are weighed in it, too. None: they scatter once.
 
     Returns:
         Logarithm of the sum of their evidence (`evidence.explain`); -inf where there is none.
@@ -60,13 +60,12 @@ def log_isotypes(
     tilts = None if tilt is None else np.broadcast_to(tilt, (len(numbers), 2))
     found = explain(few, spots, conditions, hypotheses, tilts)
     value = found.value
-    if twice:
+    if way is not None:
         best = np.argsort(-value, kind="stable")[:_TWICE]
         spots = jax.tree.map(lambda x: np.broadcast_to(x, (len(best), *x.shape)), spots)
-        again, _ = explain_dynamical(
-            few.take(best), spots, conditions, hypotheses, found.b[best], found.lean[best]
-        )
-        value = either(value[best], again)
+        every = jax.tree.map(lambda x: np.repeat(x, len(best), 0), way)
+        again = explain_in_way(few.take(best), spots, conditions, hypotheses, found.b[best], every)
+        value = either(value[best], again.value)
     return float(np.logaddexp.reduce(value))
 
 

@@ -115,6 +115,20 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     return out
 
 
+class Way(NamedTuple):
+    """How n crystals are seen where electrons scatter more than once.
+
+    Attributes:
+        below: (n,) from below.
+        turned: (n,) with -q for q.
+        lean: (n, 2) at a tilt of the layer as it then lies, degrees.
+    """
+
+    below: np.ndarray
+    turned: np.ndarray
+    lean: np.ndarray
+
+
 class Weighing(NamedTuple):
     """What n crystals, each in the setting that fits best, say of a pattern.
 
@@ -126,6 +140,7 @@ class Weighing(NamedTuple):
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
         lean: (n, 2) the tilt that fits best, degrees.
         stretch, shear: (n,) strain from each crystal's cell to the pattern's.
+        way: in which each explains most, where it was weighed again.
     """
 
     value: np.ndarray
@@ -136,10 +151,13 @@ class Weighing(NamedTuple):
     lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
+    way: Way
 
-    def twice(self, row: int) -> bool:
-        """Whether a crystal was weighed by electrons that scatter more than once, too."""
-        return bool(self.value[row] != self.once[row])
+    def way_of(self, row: int) -> Way | None:
+        """Of one crystal, if it was weighed by electrons that scatter more than once, too."""
+        if self.value[row] == self.once[row]:
+            return None
+        return jax.tree.map(lambda x: x[[row]], self.way)
 
 
 def weigh(
@@ -173,7 +191,9 @@ def weigh(
         x.reshape(count, len(crystals), *x.shape[1:])[first]
         for x in (found.value, found.r1, found.b, found.lean, found.stretch, found.shear)
     )
-    return Weighing(value, value, best[first], r1, b, lean, stretch, shear)
+    once = np.zeros(len(crystals), bool)
+    way = Way(once, once, lean)
+    return Weighing(value, value, best[first], r1, b, lean, stretch, shear, way)
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:

@@ -26,8 +26,15 @@ from dd2d_jax.matching.hypotheses import STRAIN, measured
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
-from dd2d_jax.matching.superlattice import log_readings, superlattices
-from dd2d_jax.matching.weighing import Weighed, conditions_at, weigh_library
+from dd2d_jax.matching.superlattice import superlattices
+from dd2d_jax.matching.weighing import (
+    Once,
+    Weighed,
+    conditions_at,
+    for_parents,
+    weigh_once,
+    weigh_readings,
+)
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized
@@ -175,25 +182,24 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     view = _view(indexed, asked)
     one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
     above = superlattices(view.at) if asked.rerank and one_scale else []
-    # Parents are small cells: the first of those that fit are enough, and the known ones.
-    fewer = dataclasses.replace(asked, rerank=max(asked.rerank // 4, 10), k=min(asked.k, 10))
+    fewer = dataclasses.replace(asked, rerank=for_parents(asked.rerank), k=min(asked.k, 10))
     views = [view, *(_view([one.parent], fewer) for one in above)]
-    names = ["", *(one.name for one in above)]
-    # How likely each reading is: the whole cell's, or a parent's with a weak superlattice.
-    reading = log_readings([one.weighed.total for one in views], above, view.query)
-    apart = np.array([one.weighed.none for one in views])
-    none = float(np.sum(np.exp(reading) * apart))
+    if asked.rerank:
+        readings = weigh_readings([one.once for one in views], above)
+    else:
+        readings = [(0, _by_network(asked, view.embedded), 0.0)]
+    none = sum(math.exp(by) * weighed.none for _, weighed, by in readings)
     area = abs(np.linalg.det(view.at.lattice))
     candidates = []
-    for one, name, by, its in zip(views, names, reading, apart, strict=True):
-        for c in _candidates(one, asked, name, area):
+    for i, weighed, by in readings:
+        for c in _candidates(views[i], weighed, asked, above[i - 1].name if i else "", area):
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
-                log_p = c.score + math.log(max(its, 1e-300)) + by
+                log_p = c.score + math.log(max(weighed.none, 1e-300)) + by
                 score = float(log_p - math.log(max(none, 1e-300)))
                 c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
             candidates.append(c)
-    weighed = [uid for one in views for uid in one.weighed.crystals.uid]
+    uids = [uid for _, weighed, _ in readings for uid in weighed.crystals.uid]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
     # A crystal may be read in two ways: the likelier one is shown.
@@ -205,7 +211,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     shown = next((one for one in above if one.name == named), None)
     return Found(
         tuple(candidates[: asked.k]), view.at, int(asked.allowed.sum()), none, superlattice=shown,
-        weighed=tuple(map(str, dict.fromkeys(weighed))), energy=asked.energy,
+        weighed=tuple(map(str, dict.fromkeys(uids))), energy=asked.energy,
     )  # fmt: skip
 
 
@@ -219,7 +225,8 @@ class _View:
         query: the same in every setting, at every scale.
         axes: (S, 2, 2) of the settings, in the pattern's frame.
         conditions: of the comparison.
-        weighed: the crystals.
+        embedded: (S, D) what the network makes of the settings.
+        once: the crystals, weighed by kinematic intensities; None where the network's order stays.
     """
 
     indexed: Sequence[indexed.Indexed]
@@ -227,7 +234,8 @@ class _View:
     query: Query
     axes: np.ndarray
     conditions: Conditions
-    weighed: Weighed
+    embedded: np.ndarray
+    once: Once | None
 
 
 def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
@@ -246,25 +254,26 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
         ]
     )
     embedded = asked.model.embed_patterns(sized(query.settings, conditions.tokens))
+    once = None
     if asked.rerank:
         step = asked.scale_error if len(scales) == 1 else _SCALE_STEP
         tilted = None
         if tilts is not None:
             tilted = np.array([tilt_in_setting(tilts[first], x) for x in frames])
-        weighed = weigh_library(
+        once = weigh_once(
             library, query, embedded, asked.allowed, asked.log_prior,
             dataclasses.replace(conditions, q_max=conditions.q_max * scales.max()),
             measured(step, asked.strain), max(asked.k, asked.rerank), step, tilted, len(scales),
         )  # fmt: skip
-    else:
-        weighed = _by_network(library, embedded, asked.k, asked.allowed)
     axes = np.concatenate([frames / scale for scale in scales])
-    return _View(indexed, at, query, axes, conditions, weighed)
+    return _View(indexed, at, query, axes, conditions, embedded, once)
 
 
-def _candidates(view: _View, asked: _Asked, name: str, area: float) -> list[Candidate]:
+def _candidates(
+    view: _View, weighed: Weighed, asked: _Asked, name: str, area: float
+) -> list[Candidate]:
     """The first k structures; `name` is that of a pattern's superlattice of that area."""
-    weighed, query = view.weighed, view.query
+    query = view.query
     members = groups(weighed.crystals, asked.k)
     rows = [group[0] for group in members]
     setting = weighed.setting[rows]
@@ -323,9 +332,10 @@ def _parents(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     )
 
 
-def _by_network(library: Library, embedded: np.ndarray, k: int, allowed: np.ndarray) -> Weighed:
+def _by_network(asked: _Asked, embedded: np.ndarray) -> Weighed:
     """The network's order, without probabilities."""
-    rows, cosines = library.search(embedded, k, allowed)
+    library = asked.library
+    rows, cosines = library.search(embedded, asked.k, asked.allowed)
     similarity, unknown = cosines.max(0), np.full(len(rows), np.nan)
     return Weighed(
         rows, library.crystals.take(rows), similarity, cosines.argmax(0), similarity, unknown,

@@ -24,13 +24,17 @@ from dd2d_jax.matching.absent import (
 from dd2d_jax.matching.dynamical import weigh_again
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
 from dd2d_jax.matching.isotypes import log_isotypes
-from dd2d_jax.matching.rerank import Query, log_none, weigh
-from dd2d_jax.matching.shortlist import shortlist
+from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh
+from dd2d_jax.matching.shortlist import Shortlist, shortlist
+from dd2d_jax.matching.superlattice import Superlattice, log_readings
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
 
 # Where less than this share of a library may be returned, the elements are known.
 _FEW = 0.5
+# Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
+# of a multislice never made up more than 7 of it.
+_FAR = 12.0
 
 
 class Weighed(NamedTuple):
@@ -45,9 +49,6 @@ class Weighed(NamedTuple):
         probability: (m,) of each.
         odds: (m,) natural logarithm of the probability of each over that of none of them.
         none: that none of the library's crystals made the pattern.
-        log_none: log-probability of the pattern for a structure of any kind, `rerank.log_none`.
-        total: log-probability of the pattern over all of them and none, at the temperature of the
-            probabilities: compares one reading of a pattern with another.
     """
 
     rows: np.ndarray
@@ -58,8 +59,6 @@ class Weighed(NamedTuple):
     probability: np.ndarray
     odds: np.ndarray
     none: float
-    log_none: float = 0.0
-    total: float = 0.0
 
 
 def conditions_at(model: Model, energy: float | None) -> Conditions:
@@ -69,7 +68,39 @@ def conditions_at(model: Model, energy: float | None) -> Conditions:
     return dataclasses.replace(model.conditions, radiation=dx.Electrons(energy))
 
 
-def weigh_library(
+class Once(NamedTuple):
+    """A library's crystals weighed as if electrons scattered once, see `weigh_once`.
+
+    Attributes:
+        library, query, allowed, conditions, hypotheses, tilts: what was told.
+        log_prior: (n,) of the library.
+        short: m crystals.
+        prior: (m,) of these.
+        weighing: of these.
+        nothing: `rerank.log_none`.
+    """
+
+    library: Library
+    query: Query
+    allowed: np.ndarray
+    conditions: Conditions
+    hypotheses: Sequence[Hypothesis]
+    tilts: np.ndarray | None
+    log_prior: np.ndarray
+    short: Shortlist
+    prior: np.ndarray
+    weighing: Weighing
+    nothing: float
+
+    def total(self) -> float:
+        """Log-probability of the pattern over all crystals and none of them, at the temperature of
+        the probabilities: compares one reading of a pattern with another.
+        """
+        none = self.nothing / TEMPERATURE + math.log(NONE)
+        return float(np.logaddexp.reduce(np.append(self.weighing.value + self.prior, none)))
+
+
+def weigh_once(
     library: Library,
     query: Query,
     embedded: np.ndarray,
@@ -81,8 +112,8 @@ def weigh_library(
     scale_error: float,
     tilts: np.ndarray | None = None,
     scales: int = 1,
-) -> Weighed:
-    """Weigh the crystals of a library that may have made a pattern.
+) -> Once:
+    """Weigh the crystals of a library that may have made a pattern, by kinematic intensities.
 
     Args:
         library: n crystals.
@@ -99,22 +130,67 @@ def weigh_library(
     """
     short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
-    prior = log_prior[short.rows]
-    if tilts is None:
-        weighing = weigh_again(weighing, prior, short.crystals, query, conditions, hypotheses)
-    close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
-    near, size = nearly(np.where(allowed, log_prior, -np.inf), close)
     nothing = log_none(query) + math.log(scales)
-    any_kind = log_odds_of_any(weighing, prior, nothing, near, size)
+    return Once(
+        library, query, allowed, conditions, hypotheses, tilts, log_prior, short,
+        log_prior[short.rows], weighing, nothing,
+    )  # fmt: skip
+
+
+def for_parents(count: int) -> int:
+    """Crystals to weigh of a parent's cell: it is small, and the first of those that fit do."""
+    return max(count // 4, 10)
+
+
+def weigh_readings(
+    once: Sequence[Once], above: Sequence[Superlattice] = ()
+) -> list[tuple[int, Weighed, float]]:
+    """Weigh a pattern's readings to the end: the whole cell's, and those of parents.
+
+    Args:
+        once: of the whole cell, then of the parent of each superlattice.
+        above: these superlattices, one fewer.
+
+    Returns:
+        Of each reading that is likely enough its place in `once`, the crystals' odds and
+        probabilities in it, and its own log-probability.
+    """
+    query = once[0].query
+    before = log_readings([one.total() for one in once], above, query)
+    again = {i: weigh_twice(one) for i, one in enumerate(once) if before[i] > before.max() - _FAR}
+    after = log_readings([again.get(i, one).total() for i, one in enumerate(once)], above, query)
+    after -= np.logaddexp.reduce(after[list(again)])
+    return [(i, weighed(one), float(after[i])) for i, one in again.items()]
+
+
+def weigh_twice(once: Once) -> Once:
+    """The same, electrons that scatter more than once included, see `dynamical.weigh_again`."""
+    if once.tilts is not None:
+        return once
+    weighing = weigh_again(
+        once.weighing, once.prior, once.short.crystals, once.query, once.conditions,
+        once.hypotheses,
+    )  # fmt: skip
+    return once._replace(weighing=weighing)
+
+
+def weighed(once: Once) -> Weighed:
+    """Probabilities of the crystals, and of none of them."""
+    library, query, allowed, hypotheses = once.library, once.query, once.allowed, once.hypotheses
+    short, weighing, prior, tilts = once.short, once.weighing, once.prior, once.tilts
+    close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
+    near, size = nearly(np.where(allowed, once.log_prior, -np.inf), close)
+    any_kind = log_odds_of_any(weighing, prior, once.nothing, near, size)
     first = int(np.argmax(weighing.value + prior))
     setting = int(weighing.setting[first])
     restricted = bool(allowed.mean() < _FEW)
     isotypes = -np.inf
     if not restricted:
-        crystal, tilt = short.crystals.take([first]), None if tilts is None else tilts[setting]
         known = set(library.crystals.formula[close[allowed[close]]])
-        twice = weighing.twice(first)
-        isotypes = log_isotypes(crystal, setting, query, conditions, hypotheses, known, tilt, twice)
+        isotypes = log_isotypes(
+            short.crystals.take([first]), setting, query, once.conditions, hypotheses, known,
+            None if tilts is None else tilts[setting], weighing.way_of(first),
+        )  # fmt: skip
     strain = hypotheses[0].stretch
     formula = short.crystals.formula
     about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
@@ -124,9 +200,7 @@ def weigh_library(
     odds = log_p - math.log(max(none, 1e-300))
     # Of a library in which all crystals are as likely, so that the score is the pattern's alone.
     value = odds - prior + math.log(NONE / (1 - NONE))
-    either = np.append(weighing.value + prior, nothing / TEMPERATURE + math.log(NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
         weighing.setting[order], value[order], np.exp(log_p[order]), odds[order], none,
-        nothing, float(np.logaddexp.reduce(either)),
     )  # fmt: skip

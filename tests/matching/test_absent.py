@@ -12,7 +12,7 @@ from dd2d_jax.evaluation.evaluate import make_patterns
 from dd2d_jax.lattices import lattice
 from dd2d_jax.matching import absent
 from dd2d_jax.matching.hypotheses import measured
-from dd2d_jax.matching.rerank import Query, Weighing, compare, log_none, weigh
+from dd2d_jax.matching.rerank import Query, Way, Weighing, compare, log_none, weigh
 from dd2d_jax.matching.score import simulate_table
 from dd2d_jax.networks.disturbances import LEVELS
 from dd2d_jax.spots import Conditions
@@ -27,7 +27,8 @@ def weighing(value: list[float], **other: list[float]) -> Weighing:
     zeros = np.zeros(len(value))
     fields = {"r1": zeros + 0.05, "b": zeros, "lean": zeros, "stretch": zeros, "shear": zeros}
     fields |= {name: np.array(values) for name, values in other.items()}
-    return Weighing(np.array(value), np.array(value), zeros.astype(int), **fields)
+    way = Way(zeros > 0, zeros > 0, zeros)
+    return Weighing(np.array(value), np.array(value), zeros.astype(int), **fields, way=way)
 
 
 def probabilities(*told) -> tuple[np.ndarray, float]:

@@ -11,11 +11,16 @@ import tiny
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.matching.dynamical import dynamical_squares, explain_dynamical, weigh_again
+from dd2d_jax.matching.dynamical import (
+    dynamical_squares,
+    explain_dynamical,
+    explain_in_way,
+    weigh_again,
+)
 from dd2d_jax.matching.evidence import explain
 from dd2d_jax.matching.hypotheses import measured
 from dd2d_jax.matching.isotypes import exchanged, log_isotypes
-from dd2d_jax.matching.rerank import Query, Weighing, weigh
+from dd2d_jax.matching.rerank import Query, Way, Weighing, weigh
 from dd2d_jax.spots import Conditions, Spots, half_plane
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
@@ -71,10 +76,15 @@ def test_a_crystal_explains_its_own_multislice_whatever_its_side_and_hand(heavy,
     query = jax.tree.map(lambda x: x[None], pattern(heavy, 0, 0.9, below=below, turned=turned))
     one, kinds = heavy.take([0]), measured()
     kinematic = explain(one, query, CONDITIONS, kinds)
-    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
+    value, r1, way = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
     assert kinematic.r1[0] > 0.04
     assert r1[0] < 0.01
     assert value[0] > kinematic.value[0] + 10
+    assert (way.below[0], way.turned[0]) == (below, turned)
+    told = one, query, CONDITIONS, kinds, kinematic.b
+    other = way._replace(turned=~way.turned)
+    assert explain_in_way(*told, way).value[0] > kinematic.value[0] + 10
+    assert explain_in_way(*told, way).value[0] > explain_in_way(*told, other).value[0] + 10
 
 
 def test_the_tilt_of_a_layer_is_found_with_it(heavy):
@@ -83,7 +93,7 @@ def test_the_tilt_of_a_layer_is_found_with_it(heavy):
     one, kinds = heavy.take([0]), measured()
     kinematic = explain(one, query, CONDITIONS, kinds)
     assert kinematic.r1[0] > 0.05
-    value, r1 = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
+    value, r1, way = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
     assert r1[0] < 0.015
     assert value[0] > kinematic.value[0] + 10
 
@@ -108,7 +118,8 @@ def test_an_isotype_that_the_library_lacks_explains_its_own_multislice(heavy):
     wrong = dataclasses.replace(heavy.take([0]), numbers=np.array([[72, 52, 34]]))
     assert (exchanged(wrong.numbers[0], ()) == heavy.numbers[0]).all(1).any()
     told = wrong, 0, query, CONDITIONS, measured(), ()
-    assert log_isotypes(*told, twice=True) > log_isotypes(*told) + 10
+    way = Way(np.zeros(1, bool), np.zeros(1, bool), np.zeros((1, 2)))
+    assert log_isotypes(*told, way=way) > log_isotypes(*told) + 10
 
 
 def test_a_kinematic_pattern_loses_no_more_than_a_half(heavy):
