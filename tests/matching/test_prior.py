@@ -53,3 +53,15 @@ def test_weights_of_elements_multiply():
     library = made([np.nan, np.nan], [False, False])
     prior = log_prior(library, np.ones(2, bool), np.array([1, 0.1]))
     assert prior[1] - prior[0] == pytest.approx(np.log(0.1))
+
+
+def test_the_layers_that_are_studied_most_have_half_of_what_known_ones_have():
+    library = made([np.nan] * 4, [True, True, True, False])
+    formula = np.array(["C", "VS2", "C", "C"])
+    numbers = np.array([[6, 6], [23, 16], [6, 0], [6, 6]])
+    crystals = dataclasses.replace(
+        library.crystals, formula=formula, numbers=numbers, positions=np.zeros((4, 2, 3))
+    )
+    found = np.exp(log_prior(dataclasses.replace(library, crystals=crystals), np.ones(4, bool)))
+    # One atom of carbon in the cell is not graphene; nor is what nobody made.
+    np.testing.assert_allclose(found, 0.999 * np.array([1 / 2, 1 / 4, 1 / 4, 0.001 / 0.999]))
