@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from dd2d_jax.evaluation.ranks import accuracy, embedding_ranks
+from dd2d_jax.evaluation.ranks import TOP, accuracy, embedding_ranks
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, observe
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, Spots
@@ -83,7 +83,7 @@ def print_table(table: dict, queries: int, crystals: int, console: Console) -> N
     """The test table, in percent: the queries are the one gallery, all crystals the other."""
     sizes = {"split": queries, "full": crystals}
     view = Table(title=f"test: {queries} queries, neural alone, percent")
-    for column in ("level", "gallery", "top-1", "top-3", "top-5", "top-10", "top-50"):
+    for column in ("level", "gallery", *(f"top-{k}" for k in TOP)):
         view.add_column(column, justify="right")
     for level, galleries in table.items():
         for gallery, found in galleries.items():

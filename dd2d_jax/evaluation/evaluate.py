@@ -161,7 +161,7 @@ def evaluate(
         elements: each query's elements are known: only crystals made of them are searched.
 
     Returns:
-        {"level", "library", "queries", "methods": {name: {"top1", ..., "top50",
+        {"level", "library", "queries", "methods": {name: {"top1", ..., "top100",
         "ms_per_query"}}, "cell_alone": {"top1", ...}, "no_lattice": uids whose pattern showed
         none and which come last, "setup_s": {"embed", "simulate"},
         "reliability": of neural+rerank, see `answers.present_and_absent`, "elements"}; of

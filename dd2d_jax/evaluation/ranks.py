@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-TOP = (1, 3, 5, 10, 50)
+TOP = (1, 3, 5, 10, 50, 100)
 # Products of equal float32 vectors differ by so much with their place in a matrix.
 ROUNDING = 1e-6
 

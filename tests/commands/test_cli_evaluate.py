@@ -7,7 +7,7 @@ from pathlib import Path
 METHODS = ["neural", "physics", "neural+rerank"]
 
 
-NUMBERS = {"top1", "top3", "top5", "top10", "top50", "ms_per_query"}
+NUMBERS = {"top1", "top3", "top5", "top10", "top50", "top100", "ms_per_query"}
 
 
 AGREED = {

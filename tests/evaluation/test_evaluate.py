@@ -38,7 +38,7 @@ from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions, strongest
 from dd2d_jax.util.errors import PatternError
 
-TOP = ("top1", "top3", "top5", "top10", "top50")
+TOP = ("top1", "top3", "top5", "top10", "top50", "top100")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def renamed(crystals: CrystalSet) -> CrystalSet:
 
 def test_clean_patterns_of_distinct_crystals_are_always_found(clean):
     for name in METHODS:
-        assert [clean["methods"][name][top] for top in TOP] == [100.0] * 5, name
+        assert [clean["methods"][name][top] for top in TOP] == [100.0] * 6, name
 
 
 def test_the_result_has_the_designs_keys_and_is_json(clean):
