@@ -12,13 +12,14 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import canonical_spots
-from dd2d_jax.matching.evidence import SOFT, explain, with_unseen
+from dd2d_jax.matching.evidence import SOFT, Explained, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strain_between
 from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 
-# A candidate is tried in so many settings: those that `score` likes best.
-_SETTINGS = 2
+# A candidate is tried in so many settings: those that `score` likes best; in the second where its
+# log-probability in the first is less than this below the likeliest one's.
+_SETTINGS, _NEAR = 2, 25.0
 # Where the scale is unknown, at so many scales.
 _SCALES = 3
 # Cells further than this from the query's, in isotropic strain and in shear, are not compared.
@@ -180,34 +181,47 @@ def weigh(
         tilts: (S, 2) of the layer in each setting, degrees; None for none.
         scales: at which the pattern was joined, as many settings of each.
     """
-    best = _best(scores, scales)
-    count = len(best)
-    rows = np.tile(np.arange(len(crystals)), count)
-    queries = jax.tree.map(lambda x: np.asarray(x)[best.ravel()], query.whole)
-    tilted = None if tilts is None else tilts[best.ravel()]
-    found = explain(crystals.take(rows), queries, conditions, hypotheses, tilted)
-    first = found.value.reshape(count, -1).argmax(0), np.arange(len(crystals))
-    value, r1, b, lean, stretch, shear = (
-        x.reshape(count, len(crystals), *x.shape[1:])[first]
-        for x in (found.value, found.r1, found.b, found.lean, found.stretch, found.shear)
-    )
+    settings = _best(scores, scales)
+    rows = np.arange(len(crystals))
+
+    def of(which: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Explained]:
+        """Of crystals `rows` (m,) the best of their settings `which` (c, m), and what it says."""
+        queries = jax.tree.map(lambda x: np.asarray(x)[which.ravel()], query.whole)
+        tilted = None if tilts is None else tilts[which.ravel()]
+        every = crystals.take(np.tile(rows, len(which)))
+        found = explain(every, queries, conditions, hypotheses, tilted)
+        first = found.value.reshape(which.shape).argmax(0)
+        at = first * len(rows) + np.arange(len(rows))
+        return which.ravel()[at], jax.tree.map(lambda x: x[at], found)
+
+    setting, found = of(settings[:, 0], rows)
+    near = np.flatnonzero(found.value > found.value.max() - _NEAR)
+    if settings.shape[1] > 1 and len(near):
+        other, its = of(settings[:, 1][:, near], near)
+        better = its.value > found.value[near]
+        setting[near[better]] = other[better]
+        for whole, part in zip(found, its, strict=True):
+            whole[near[better]] = part[better]
     once = np.zeros(len(crystals), bool)
-    way = Way(once, once, lean)
-    return Weighing(value, value, best[first], r1, b, lean, stretch, shear, way)
+    way = Way(once, once, found.lean)
+    return Weighing(
+        found.value, found.value, setting, found.r1, found.b, found.lean, found.stretch,
+        found.shear, way,
+    )  # fmt: skip
 
 
 def _best(scores: np.ndarray, scales: int) -> np.ndarray:
-    """Settings (m, n) that each crystal is tried in, of scores (S, n).
+    """Settings (c, 2, n) that each crystal is tried in, of scores (S, n); of one setting (1, 1, n).
 
-    The best of the three best scales: `score` weighs cells and intensities otherwise than the
-    probability does, which would miss the scale at which a candidate's intensities fit better.
+    The two best of the three best scales: `score` weighs cells and intensities otherwise than the
+    probability does, which would miss the scale at which a candidate's intensities fit better. The
+    second is mostly as good by symmetry.
     """
     each = scores.reshape(scales, -1, scores.shape[1])
     first = np.argsort(-each, axis=1, kind="stable")[:, :_SETTINGS]
     tops = np.take_along_axis(each, first[:, :1], axis=1)[:, 0]
     chosen = np.argsort(-tops, axis=0, kind="stable")[:_SCALES]
-    rows = np.take_along_axis(first, chosen[:, None], axis=0) + each.shape[1] * chosen[:, None]
-    return rows.reshape(-1, scores.shape[1])
+    return np.take_along_axis(first, chosen[:, None], axis=0) + each.shape[1] * chosen[:, None]
 
 
 def log_none(query: Query) -> float:
