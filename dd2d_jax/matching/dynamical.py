@@ -25,8 +25,8 @@ from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_
 from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
-# log-probability is this far below the first's. True ones were among the first 35, within 17.
-_MOST, _WITHIN = 40, 20.0
+# log-probability is this far below the first's. True ones were among the first 50, within 17.
+_MOST, _WITHIN = 80, 20.0
 # Crystals whose log-probability untilted, one side up, is this far below the best one's never
 # came first.
 _CLOSE = 8.0
@@ -37,7 +37,7 @@ _LEAST_B = 0.4
 # Tilts beyond are none that a fit about the normal can find, degrees.
 _STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
-_WORK = 4e6
+_WORK = 8e6
 # Points along an axis: few sizes are compiled.
 _POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
 
