@@ -113,6 +113,23 @@ def test_spots_of_one_ring_have_an_envelope_whatever_their_order(queries, order)
     assert np.isfinite(value) and value == pytest.approx(flat, abs=0.2)
 
 
+def test_of_two_settings_that_score_alike_the_likelier_is_taken(library, queries):
+    told = CONDITIONS, hypotheses.measured()
+    query, crystal = queries[0], library.take([0])
+    every = range(len(query.settings.lattice))
+
+    def only(*rows: int) -> Query:
+        return jax.tree.map(lambda x: np.asarray(x)[list(rows)], query)
+
+    alone = [float(weigh(crystal, np.zeros((1, 1)), only(s), *told).value[0]) for s in every]
+    best, other = (int(s) for s in np.argsort(alone)[[-1, -2]])
+    assert alone[best] > alone[other]
+    for pair in ((best, other), (other, best)):
+        found = weigh(crystal, np.zeros((2, 1)), only(*pair), *told)
+        assert found.setting[0] == pair.index(best)
+        assert found.value[0] == pytest.approx(alone[best], abs=1e-3)
+
+
 def test_known_spots_are_one_setting_and_say_nothing_of_what_is_absent(queries):
     spots = jax.tree.map(lambda x: np.asarray(x[0]), queries[0].settings)
     query = Query.known(spots)

@@ -14,6 +14,7 @@ from ase.build import graphene, mx2
 import diffraction as dx
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching import weighing
 from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
@@ -210,6 +211,22 @@ def test_candidates_come_best_first(library, model):
         values = [c.score for c in found]
         assert values == sorted(values, reverse=True)
         assert len({c.uid for c in found}) == 7
+
+
+def test_a_reading_that_is_far_behind_is_left_out_and_changes_nothing(library, model, monkeypatch):
+    pattern = simulated(WANTED["CrI3"])  # whose weak spots may be a superlattice's, in three ways
+    count = []
+    whole = weighing.weigh_twice
+    monkeypatch.setattr(weighing, "weigh_twice", lambda once: count.append(once) or whole(once))
+    few = retrieve(pattern, library, model)
+    assert len(count) == 1
+    monkeypatch.setattr(weighing, "_FAR", np.inf)
+    every = retrieve(pattern, library, model)
+    assert len(count) == 1 + 4
+    assert few[0].uid == every[0].uid == "CrI3"
+    assert few.none == pytest.approx(every.none, abs=1e-4)
+    for one, other in zip(few, every, strict=False):
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
 
 
 def test_without_reranking_the_networks_order_stays(library, model):
