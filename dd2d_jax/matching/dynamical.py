@@ -40,6 +40,9 @@ _STEEP = 5.0
 _WORK = 8e6
 # Points along an axis: few sizes are compiled.
 _POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
+# Programs that are kept. Each takes some 200 of the 65,530 maps that Linux lets a process have,
+# beyond which it crashes: a run over a thousand patterns did.
+_PROGRAMS = 96
 
 
 def weigh_again(
@@ -221,6 +224,8 @@ def dynamical_squares(
     reach = max(float(np.sqrt(squared.max())), float(conditions.q_max)) * 1.001
     total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
     shapes, band = _shapes(crystals, reach), _band(reach)
+    if beam_intensities._cache_size() > _PROGRAMS:
+        beam_intensities.clear_cache()
     out = np.zeros(squared.shape)
     for (*points, room), _, rows in blocks(shapes, _BATCH):
         # The last row is repeated: it is written again.

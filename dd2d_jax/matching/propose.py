@@ -30,7 +30,7 @@ from dd2d_jax.matching.hypotheses import OF_MICROSCOPES, TEMPERATURE, Hypothesis
 from dd2d_jax.matching.hypothetical import FAR, SHEAR, STRETCH, WORTH, Family, Parent, families
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.rerank import Query, log_none
-from dd2d_jax.matching.score import score, simulate_table, strain_between
+from dd2d_jax.matching.score import score, simulate_table, strains
 from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
@@ -291,17 +291,13 @@ def _parents(
     Where bonds change their length, the whole cell grows; its shape stays. Alloys are left out.
     """
     cells, lattice = _cells(settings), np.asarray(library.lattice)
-    strains = [
-        [np.asarray(x) for x in strain_between(lattice, np.broadcast_to(c, lattice.shape))]
-        for c in cells
-    ]
-    stretch, shear = np.array(strains).transpose(1, 0, 2)
+    stretch, shear = np.array([strains(lattice, c) for c in cells]).transpose(1, 0, 2)
     rows = np.union1d(np.argsort(_away(stretch, shear).min(0), kind="stable")[:_NEAR], first)
     if not len(rows := rows[~library.take(rows).mixed]):
         return []
     value, setting = compare(library.take(rows), settings, conditions)
     cells = np.asarray(settings.lattice)[setting]
-    stretch, shear = (np.asarray(x) for x in strain_between(lattice[rows], cells))
+    stretch, shear = strains(lattice[rows], cells)
     near = np.flatnonzero(_away(stretch, shear) < FAR**2)
     return [
         Parent(
@@ -335,7 +331,7 @@ def compare(
     # The last row is repeated up to a power of two: few shapes are compiled.
     count = len(crystals)
     filled = np.minimum(np.arange(power_of_two(count)), count - 1)
-    table = simulate_table(crystals.take(filled).crystal, conditions).padded()
+    table = simulate_table(crystals.take(filled).crystal, conditions, together=True)
     scores = np.stack(
         [np.asarray(score(table, _one(settings, s)))[:count] for s in range(len(settings.q))]
     )

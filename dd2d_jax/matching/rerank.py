@@ -14,7 +14,7 @@ from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Explained, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
-from dd2d_jax.matching.score import Table, score, strain_between
+from dd2d_jax.matching.score import Table, score, strains
 from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
 
 # A candidate is tried in so many settings: those that `score` likes best; in the second where its
@@ -106,7 +106,7 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     out = np.zeros((len(settings.lattice), len(lattice)), np.float32)
     for s in range(len(out)):
         one = jax.tree.map(lambda x, s=s: x[s], settings)
-        stretch, shear = (np.asarray(x) for x in strain_between(table.lattice, one.lattice))
+        stretch, shear = strains(table.lattice, one.lattice)
         rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
         out[s] = -10 - np.abs(stretch) - shear
         if len(rows):

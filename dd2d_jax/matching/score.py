@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, Spots, clean_pairs, clean_pairs_in_few_shapes, power_of_four
+from dd2d_jax.spots import (
+    Conditions,
+    Spots,
+    clean_pairs,
+    clean_pairs_in_few_shapes,
+    power_of_four,
+    power_of_two,
+)
 from diffraction.crystal import reciprocal
 
 # log1p(I / SOFT): spots weaker than this, relative to the strongest, count little.
@@ -56,13 +63,6 @@ class Table:
         few = {f: getattr(self, f)[rows] for f in ("offset", "extent", "inner", "lattice")}
         return dataclasses.replace(self, **few)
 
-    def padded(self) -> Table:
-        """The same, its total a power of four: few shapes are compiled."""
-        total = len(self.levels)
-        room = [(0, power_of_four(max(total, _LEAST)) - total), (0, 0)]
-        longer = {f: jnp.pad(getattr(self, f), room) for f in ("levels", "amplitudes")}
-        return dataclasses.replace(self, **longer)
-
 
 def levels(intensity: jax.Array) -> jax.Array:
     """log1p(I / SOFT) of intensities relative to the strongest."""
@@ -91,7 +91,9 @@ def simulate_table(
     extent = np.floor(wide.q_max * length + 1e-6).astype(np.int64)
     size = (extent[:, 0] + 1) * (2 * extent[:, 1] + 1)
     offset = np.concatenate([[0], np.cumsum(size)])
-    level_values, amplitude_values = np.zeros((2, offset[-1], 2), np.float32)
+    # Few sizes: even copying to a device is a program for each size, and none is ever freed.
+    total = power_of_four(max(int(offset[-1]), _LEAST)) if together else offset[-1]
+    level_values, amplitude_values = np.zeros((2, total, 2), np.float32)
     inner = np.zeros(len(numbers), np.float32)
     if together:
         parts = clean_pairs_in_few_shapes(crystals, wide, tilt)
@@ -108,7 +110,7 @@ def simulate_table(
         real = (h != 0) | (k != 0)
         level_values[place[real]] = level[real]
         amplitude_values[place[real]] = np.sqrt(intensity[real])
-    table = Table(
+    return Table(
         jnp.asarray(level_values),
         jnp.asarray(amplitude_values),
         offset[:-1].astype(np.int32),
@@ -117,7 +119,6 @@ def simulate_table(
         lattice,
         np.float32(q_inner),
     )
-    return table.padded() if together else table
 
 
 @jax.jit
@@ -169,6 +170,21 @@ def lattice_likelihood(candidate: jax.Array, query: jax.Array) -> jax.Array:
     """Log-likelihood (...) of the strain that takes candidate cells (..., 2, 2) to a query's."""
     stretch, shear = strain_between(candidate, query)
     return -0.5 * ((stretch / STRAIN) ** 2 + (shear / SHEAR) ** 2)
+
+
+def strains(candidate: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`strain_between` of concrete cells: candidates (n, 2, 2), a query's (2, 2) or (n, 2, 2).
+
+    Computed in sizes that are powers of two: a long run would fill its process with programs.
+    """
+    candidate = np.asarray(candidate)
+    count = len(candidate)
+    if not count:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    rows = np.minimum(np.arange(power_of_two(max(count, 64))), count - 1)
+    query = np.broadcast_to(query, candidate.shape)
+    stretch, shear = strain_between(candidate[rows], query[rows])
+    return np.asarray(stretch)[:count], np.asarray(shear)[:count]
 
 
 @jax.jit

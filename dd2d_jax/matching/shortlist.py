@@ -16,7 +16,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.rerank import Query, compare, first_candidates
-from dd2d_jax.matching.score import simulate_table, strain_between
+from dd2d_jax.matching.score import simulate_table, strains
 from dd2d_jax.spots import Conditions, Spots
 
 # Beyond the scale's error: strain of the crystal against the library's, and shear, which
@@ -133,7 +133,7 @@ def _scores(
     out = np.zeros((len(settings.lattice), len(crystals)), np.float32)
     for s, tilt in enumerate(tilts):
         one = jax.tree.map(lambda x, s=s: x[s : s + 1], settings)
-        stretch, shear = (np.asarray(x) for x in strain_between(crystals.lattice, one.lattice[0]))
+        stretch, shear = strains(crystals.lattice, one.lattice[0])
         away = np.abs(stretch) + shear
         rows = np.flatnonzero(away < STRETCH + 2 * SHEAR)
         out[s] = -10 - away

@@ -15,6 +15,7 @@ from dd2d_jax.matching.score import (
     score,
     simulate_table,
     strain_between,
+    strains,
 )
 from dd2d_jax.networks.disturbances import clean_spots
 from dd2d_jax.spots import Conditions, Spots, half_plane
@@ -261,3 +262,15 @@ def test_a_shear_is_half_the_logarithm_of_its_ratio_of_axes():
     stretch, shear = strain_between(square, sheared)
     assert float(stretch) == pytest.approx(0.0, abs=1e-6)
     assert float(shear) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_strains_of_any_number_of_cells_are_one_program():
+    cells = np.eye(2, dtype=np.float32) * np.linspace(3, 4, 200, dtype=np.float32)[:, None, None]
+    strains(cells[:65], cells[0])
+    before = strain_between._cache_size()
+    for count in (70, 99, 128):
+        stretch, shear = strains(cells[:count], cells[0])
+        np.testing.assert_allclose(stretch, np.log(3 / cells[:count, 0, 0]), atol=1e-6)
+        assert len(shear) == count
+    assert strain_between._cache_size() == before
+    assert len(strains(cells[:0], cells[0])[0]) == 0
