@@ -239,8 +239,12 @@ def blocks(
         alike = np.flatnonzero((shapes == shape).all(1))
         for start in range(0, len(alike), size):
             rows = alike[start : start + size]
-            filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
-            yield tuple(shape.tolist()), rows, filled
+            yield tuple(shape.tolist()), rows, filled(rows, size)
+
+
+def filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows (n,) with the last one repeated to a size, so that few sizes are compiled."""
+    return rows[np.minimum(np.arange(size), len(rows) - 1)]
 
 
 def cut_to(crystals: Any, rows: np.ndarray, room: int) -> dx.Crystal:

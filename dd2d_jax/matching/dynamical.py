@@ -3,14 +3,15 @@
 This changes the intensities of a monolayer of heavy atoms by several per cent, those of a thick
 layer by more; as much as crystals differ that are alike. Kinematic intensities hardly tell the two
 sides of a layer apart, nor the two senses of the scattering vectors, multislice intensities do:
-all four ways are tried. A crystal's probability is the mean of the kinematic one and that of the
-best of the four: a film that is bent or disordered may be nearer to the kinematic.
+all four ways are tried of crystals that may come first. A crystal's probability is the mean of the
+kinematic one and that of its best way: a film that is bent or disordered may be nearer to the
+kinematic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
-from dd2d_jax.matching.rerank import Query, Way, Weighing
+from dd2d_jax.matching.rerank import Query, Way, Weighing, best_of, put
 from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_two
 from diffraction.multislice import beam_intensities, coarse_band
 
@@ -80,7 +81,7 @@ def weigh_again(
     )
     r1[some] = np.where(again > value[some], its, r1[some])
     value[some] = either(again, value[some])
-    return weighing._replace(value=value, r1=r1, way=_put(weighing.way, some, how))
+    return weighing._replace(value=value, r1=r1, way=put(weighing.way, some, how))
 
 
 def either(once: np.ndarray, again: np.ndarray) -> np.ndarray:
@@ -119,7 +120,7 @@ def explain_dynamical(
         spots, few = jax.tree.map(lambda x: np.asarray(x)[rows], queries), crystals.take(rows)
         found = _explain(few, spots, conditions, hypotheses, b[rows], below, turned, lean)
         way = Way(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
-        return _best(_Tried(found, way), 2)
+        return best_of(_Tried(found, way), found.value, 2)
 
     count = len(crystals)
     flat = np.zeros((count, 2))
@@ -128,13 +129,13 @@ def explain_dynamical(
     # Seen from below the cut along a rod runs the other way.
     below = np.repeat([True, False, True], len(near))
     more = of(np.tile(near, 3), below, np.concatenate([flat[near], lean[near], -lean[near]]))
-    few = jax.tree.map(lambda x: x[near], first)
-    its = _best(jax.tree.map(lambda x, y: np.concatenate([x, y]), few, more), 4)
+    every = _joined(jax.tree.map(lambda x: x[near], first), more)
+    its = best_of(every, every.found.value, 4)
     way = its.way._replace(lean=its.found.lean)
     spots = jax.tree.map(lambda x: np.asarray(x)[near], queries)
     last = explain_in_way(crystals.take(near), spots, conditions, hypotheses, its.found.b, way)
-    both = jax.tree.map(lambda x, y: np.concatenate([x, y]), its, _Tried(last, way))
-    best = _put(first, near, _best(both, 2))
+    both = _joined(its, _Tried(last, way))
+    best = put(first, near, best_of(both, both.found.value, 2))
     return best.found.value, best.found.r1, best.way
 
 
@@ -186,23 +187,8 @@ class _Tried(NamedTuple):
     way: Way
 
 
-def _best(tried: _Tried, times: int) -> _Tried:
-    """Of crystals that were tried so many times, one after another, the best of each."""
-    value = tried.found.value.reshape(times, -1)
-    count = value.shape[1]
-    rows = count * value.argmax(0) + np.arange(count)
-    return jax.tree.map(lambda x: x[rows], tried)
-
-
-def _put(whole: Any, rows: np.ndarray, part: Any) -> Any:
-    """Arrays with some of their rows replaced."""
-
-    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-        out = old.copy()
-        out[rows] = new
-        return out
-
-    return jax.tree.map(put, whole, part)
+def _joined(*tried: _Tried) -> _Tried:
+    return jax.tree.map(lambda *x: np.concatenate(x), *tried)
 
 
 def dynamical_squares(

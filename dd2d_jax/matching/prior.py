@@ -49,16 +49,21 @@ def log_prior(
         known = np.asarray(library.crystals.known, bool)
         made, hypothetical = known & allowed, ~known & allowed
         if made.any() and hypothetical.any():
-            often = made & _studied(library, made)
-            groups = [(hypothetical, 1 - _KNOWN), (made, _KNOWN)]
-            if often.any() and (made & ~often).any():
-                groups[1:] = [(often, _KNOWN * _OFTEN), (made & ~often, _KNOWN * (1 - _OFTEN))]
-            for group, total in groups:
-                share[group] *= total / share[group].sum()
+            often = _studied(library, made)
+            _divide(share, often, made & ~often, _OFTEN)
+            _divide(share, made, hypothetical, _KNOWN)
     if weight is not None:
         share = share * weight
     with np.errstate(divide="ignore"):
         return np.log(share / share[allowed].sum())
+
+
+def _divide(share: np.ndarray, first: np.ndarray, second: np.ndarray, part: float) -> None:
+    """Give a group its part of what two have together, in place, where there are both."""
+    if first.any() and second.any():
+        total = share[first | second].sum()
+        share[first] *= part * total / share[first].sum()
+        share[second] *= (1 - part) * total / share[second].sum()
 
 
 def _studied(library: Library, made: np.ndarray) -> np.ndarray:

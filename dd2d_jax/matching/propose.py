@@ -34,7 +34,7 @@ from dd2d_jax.matching.score import score, simulate_table, strains
 from dd2d_jax.matching.weighing import conditions_at
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.refinement.refine import fit, r_factors
-from dd2d_jax.spots import Conditions, Spots, power_of_two
+from dd2d_jax.spots import Conditions, Spots, filled, power_of_two
 from dd2d_jax.util.text import safe_name
 
 # Proposals that are simulated, and those of them that are built and whose probability is computed.
@@ -328,10 +328,9 @@ def compare(
     crystals: CrystalSet, settings: Spots, conditions: Conditions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (n,) of crystals by simulation and the setting that each fits best."""
-    # The last row is repeated up to a power of two: few shapes are compiled.
     count = len(crystals)
-    filled = np.minimum(np.arange(power_of_two(count)), count - 1)
-    table = simulate_table(crystals.take(filled).crystal, conditions, together=True)
+    every = filled(np.arange(count), power_of_two(count))
+    table = simulate_table(crystals.take(every).crystal, conditions, together=True)
     scores = np.stack(
         [np.asarray(score(table, _one(settings, s)))[:count] for s in range(len(settings.q))]
     )

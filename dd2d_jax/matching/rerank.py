@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -15,7 +15,9 @@ from dd2d_jax.lattices.lattice import canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Explained, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strains
-from dd2d_jax.spots import Conditions, Spots, power_of_four, power_of_two, strongest
+from dd2d_jax.spots import Conditions, Spots, filled, power_of_four, power_of_two, strongest
+
+T = TypeVar("T")
 
 # A candidate is tried in so many settings: those that `score` likes best; in the second where its
 # log-probability in the first is less than this below the likeliest one's.
@@ -111,8 +113,8 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
         out[s] = -10 - np.abs(stretch) - shear
         if len(rows):
             size = power_of_four(max(len(rows), 64))
-            filled = rows[np.minimum(np.arange(size), len(rows) - 1)]
-            out[s, rows] = np.asarray(score(table.take(filled), one))[: len(rows)]
+            few = table.take(filled(rows, size))
+            out[s, rows] = np.asarray(score(few, one))[: len(rows)]
     return out
 
 
@@ -128,6 +130,24 @@ class Way(NamedTuple):
     below: np.ndarray
     turned: np.ndarray
     lean: np.ndarray
+
+
+def best_of(tried: T, value: np.ndarray, times: int) -> T:
+    """Arrays of what was tried so many times, all rows one time after another: the best of each."""
+    count = len(value) // times
+    rows = count * value.reshape(times, count).argmax(0) + np.arange(count)
+    return jax.tree.map(lambda x: x[rows], tried)
+
+
+def put(whole: T, rows: np.ndarray, part: T) -> T:
+    """Arrays with some of their rows replaced."""
+
+    def one(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        out = old.copy()
+        out[rows] = new
+        return out
+
+    return jax.tree.map(one, whole, part)
 
 
 class Weighing(NamedTuple):
@@ -190,18 +210,16 @@ def weigh(
         tilted = None if tilts is None else tilts[which.ravel()]
         every = crystals.take(np.tile(rows, len(which)))
         found = explain(every, queries, conditions, hypotheses, tilted)
-        first = found.value.reshape(which.shape).argmax(0)
-        at = first * len(rows) + np.arange(len(rows))
-        return which.ravel()[at], jax.tree.map(lambda x: x[at], found)
+        return best_of((which.ravel(), found), found.value, len(which))
 
-    setting, found = of(settings[:, 0], rows)
+    first = of(settings[:, 0], rows)
+    setting, found = first
     near = np.flatnonzero(found.value > found.value.max() - _NEAR)
     if settings.shape[1] > 1 and len(near):
-        other, its = of(settings[:, 1][:, near], near)
-        better = its.value > found.value[near]
-        setting[near[better]] = other[better]
-        for whole, part in zip(found, its, strict=True):
-            whole[near[better]] = part[better]
+        second = of(settings[:, 1][:, near], near)
+        better = second[1].value > found.value[near]
+        some = jax.tree.map(lambda x: x[better], second)
+        setting, found = put(first, near[better], some)
     once = np.zeros(len(crystals), bool)
     way = Way(once, once, found.lean)
     return Weighing(

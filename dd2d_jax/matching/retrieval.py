@@ -199,7 +199,6 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
                 score = float(log_p - math.log(max(none, 1e-300)))
                 c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
             candidates.append(c)
-    uids = [uid for _, weighed, _ in readings for uid in weighed.crystals.uid]
     # Several entries of one structure may be likelier than a single one before them.
     candidates.sort(key=lambda c: -c.score)
     # A crystal may be read in two ways: the likelier one is shown.
@@ -209,6 +208,10 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     candidates = list(likeliest.values())
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
+    # Those of the readings that were left behind come last.
+    sets = [weighed.crystals for _, weighed, _ in readings]
+    sets += [one.once.short.crystals for one in views if one.once is not None]
+    uids = [uid for crystals in sets for uid in crystals.uid]
     return Found(
         tuple(candidates[: asked.k]), view.at, int(asked.allowed.sum()), none, superlattice=shown,
         weighed=tuple(map(str, dict.fromkeys(uids))), energy=asked.energy,

@@ -14,6 +14,7 @@ from dd2d_jax.spots import (
     Spots,
     clean_pairs,
     clean_pairs_in_few_shapes,
+    filled,
     power_of_four,
     power_of_two,
 )
@@ -181,7 +182,7 @@ def strains(candidate: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.nd
     count = len(candidate)
     if not count:
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    rows = np.minimum(np.arange(power_of_two(max(count, 64))), count - 1)
+    rows = filled(np.arange(count), power_of_two(max(count, 64)))
     query = np.broadcast_to(query, candidate.shape)
     stretch, shear = strain_between(candidate[rows], query[rows])
     return np.asarray(stretch)[:count], np.asarray(shear)[:count]

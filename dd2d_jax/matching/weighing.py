@@ -75,7 +75,6 @@ class Once(NamedTuple):
         library, query, allowed, conditions, hypotheses, tilts: what was told.
         log_prior: (n,) of the library.
         short: m crystals.
-        prior: (m,) of these.
         weighing: of these.
         nothing: `rerank.log_none`.
     """
@@ -88,9 +87,13 @@ class Once(NamedTuple):
     tilts: np.ndarray | None
     log_prior: np.ndarray
     short: Shortlist
-    prior: np.ndarray
     weighing: Weighing
     nothing: float
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(m,) `log_prior` of the crystals."""
+        return self.log_prior[self.short.rows]
 
     def total(self) -> float:
         """Log-probability of the pattern over all crystals and none of them, at the temperature of
@@ -132,8 +135,7 @@ def weigh_once(
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     nothing = log_none(query) + math.log(scales)
     return Once(
-        library, query, allowed, conditions, hypotheses, tilts, log_prior, short,
-        log_prior[short.rows], weighing, nothing,
+        library, query, allowed, conditions, hypotheses, tilts, log_prior, short, weighing, nothing,
     )  # fmt: skip
 
 
@@ -155,12 +157,17 @@ def weigh_readings(
         Of each reading that is likely enough its place in `once`, the crystals' odds and
         probabilities in it, and its own log-probability.
     """
-    query = once[0].query
-    before = log_readings([one.total() for one in once], above, query)
-    again = {i: weigh_twice(one) for i, one in enumerate(once) if before[i] > before.max() - _FAR}
-    after = log_readings([again.get(i, one).total() for i, one in enumerate(once)], above, query)
-    after -= np.logaddexp.reduce(after[list(again)])
-    return [(i, weighed(one), float(after[i])) for i, one in again.items()]
+    total = np.array([one.total() for one in once])
+    before = log_readings(total, above, once[0].query)
+    kept = np.flatnonzero(before > before.max() - _FAR)
+    again = [weigh_twice(once[i]) for i in kept]
+    # What else a reading is likely by, a multislice does not change.
+    after = before[kept] - total[kept] + [one.total() for one in again]
+    after -= np.logaddexp.reduce(after)
+    return [
+        (i, weighed(one), by)
+        for i, one, by in zip(kept.tolist(), again, after.tolist(), strict=True)
+    ]
 
 
 def weigh_twice(once: Once) -> Once:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, power_of_two
+from dd2d_jax.spots import Conditions, filled, power_of_two
 from diffraction.kinematic import kinematic_pattern
 from diffraction.multislice import coarse_band, multislice, multislice_grid
 
@@ -53,7 +53,7 @@ def differences(
         alike = np.flatnonzero((grids[rows] == grid).all(1))
         for begin in range(0, len(alike), chunk):
             part = alike[begin : begin + chunk]
-            full = part[np.minimum(np.arange(chunk), len(part) - 1)]
+            full = filled(part, chunk)
             i, p = rows[full], which[full]
             say(f"multislice of {begin + len(part)} of {len(alike)} patterns")
             found = _difference(

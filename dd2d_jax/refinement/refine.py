@@ -31,7 +31,7 @@ from dd2d_jax.refinement.verdict import (
     doubts,
     undetermined,
 )
-from dd2d_jax.spots import Conditions, Spots, atom_slots, power_of_two, slots
+from dd2d_jax.spots import Conditions, Spots, atom_slots, filled, power_of_two, slots
 from diffraction.kinematic import tilt_matrix
 
 # Times that multiple scattering is computed where it is fitted.
@@ -230,15 +230,14 @@ def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> _Fits:
         most = power_of_two(max(max(len(task.symmetry[i][0]) for i in alike), 2 * _ROOM))
         for begin in range(0, len(alike), _CHUNK):
             rows = alike[begin : begin + _CHUNK]
-            # The last row is repeated: few shapes are compiled.
-            filled = rows[np.minimum(np.arange(power_of_two(len(rows))), len(rows) - 1)]
-            of = {k: v[filled] for k, v in task.seen.items() if k != "stated"}
+            full = filled(rows, power_of_two(len(rows)))
+            of = {k: v[full] for k, v in task.seen.items() if k != "stated"}
             of |= problems(
-                crystals, filled, (room, most), task.cells, task.symmetry, task.b_by_element
+                crystals, full, (room, most), task.cells, task.symmetry, task.b_by_element
             )
             of |= {"tilts": task.tilts, "added": added, "neglected": neglected}
             for name in ("tilts", "added", "neglected"):
-                of[name] = of[name][filled]
+                of[name] = of[name][full]
             found = refine(
                 Problem(**jax.device_put(of)), task.priors, task.conditions,
                 jnp.asarray(task.least), task.starts,
