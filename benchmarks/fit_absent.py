@@ -33,7 +33,6 @@ from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
 from dd2d_jax.data.datasets import read_source  # noqa: E402
 from dd2d_jax.data.duplicates import twins  # noqa: E402
 from dd2d_jax.data.splits import split  # noqa: E402
-from dd2d_jax.evaluation.answers import ABSENT  # noqa: E402
 from dd2d_jax.evaluation.evaluate import make_patterns  # noqa: E402
 from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
 from dd2d_jax.lattices import lattice as lattices  # noqa: E402
@@ -316,8 +315,8 @@ def check(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                   for x, some in ((False, here), (True, gone))}  # fmt: skip
         right = np.array([r["right"] for r in here])
         before = np.array([r["share"] for r in here])
-        loss = -(1 - ABSENT) * np.log(1 - none[False]).mean()
-        loss -= ABSENT * np.log(none[True]).mean()
+        loss = -(1 - absent.NONE) * np.log(1 - none[False]).mean()
+        loss -= absent.NONE * np.log(none[True]).mean()
         out.append(
             {
                 "kind": kind, "mode": mode, "queries": len(here), "left_out": len(gone),

@@ -11,7 +11,8 @@ as $DD2D_SHARED_DATA does; LIBRARY is made from c2db.db by `dd2d index`. Kinds:
 - experiment: measured images, library of the package
 
 Each is asked for without elements, with them (`elements`), and with the crystal and its structural
-twins left out of the library (`absent`).
+twins left out of the library (`absent`). What is stated should hold where one crystal in ten is
+absent: the last row of a group counts patterns without elements and absent ones so.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
 from dd2d_jax.images.measurement import measure  # noqa: E402
 from dd2d_jax.images.patterns import read_mask, read_pattern, write_pattern  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
+from dd2d_jax.matching.absent import NONE  # noqa: E402
 from dd2d_jax.networks.checkpoint import write_json  # noqa: E402
 from dd2d_jax.util import cache  # noqa: E402
 from dd2d_jax.util.errors import PatternError  # noqa: E402
@@ -222,27 +224,45 @@ def _about(found: dd2d_jax.Found, right: set[str]) -> dict[str, Any]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each group and mode, and one for what the probabilities expect: both mixed."""
     out = []
-    for group, mode in dict.fromkeys((row["group"], row["mode"]) for row in rows):
-        every = [r for r in rows if (r["group"], r["mode"]) == (group, mode)]
-        there = [r for r in every if "error" not in r]
-        here = {"group": group, "mode": mode, "patterns": len(every)}
-        here["refused"] = len(every) - len(there)
-        ranks = np.array([r["rank"] or math.inf for r in there])
-        stated = np.array([r["probability"] for r in there])
-        for n in (1, 3, 10):
-            here[f"top{n}"] = 100 * float((ranks <= n).sum()) / len(every)
-        here["weighed"] = 100 * sum(r["weighed"] for r in there) / len(every)
-        right = ranks == 1
-        here["wrong_above_80"] = int(((stated > 0.8) & ~right).sum())
-        here["wrong_above_90"] = int(((stated > 0.9) & ~right).sum())
-        here["right_above_90"] = int(((stated > 0.9) & right).sum())
-        none = np.array([r["none"] for r in there])
-        here["first"] = reliability(stated, right)
-        here["none"] = reliability(none, np.full(len(none), mode == "absent"))
-        here["seconds"] = float(np.median([r["seconds"] for r in there])) if there else None
-        out.append(here)
+    for group in dict.fromkeys(row["group"] for row in rows):
+        some = [row for row in rows if row["group"] == group]
+        for mode in dict.fromkeys(row["mode"] for row in some):
+            every = [row for row in some if row["mode"] == mode]
+            out.append({"group": group, "mode": mode, **_counted(every, np.ones(len(every)))})
+        every = [row for row in some if row["mode"] in ("all", "absent")]
+        gone = np.array([row["mode"] == "absent" for row in every])
+        if gone.any() and not gone.all():
+            weight = np.where(gone, NONE / gone.sum(), (1 - NONE) / (~gone).sum()) * len(every)
+            out.append({"group": group, "mode": f"{NONE:.0%} absent", **_counted(every, weight)})
     return out
+
+
+def _counted(every: list[dict[str, Any]], weight: np.ndarray) -> dict[str, Any]:
+    """Shares in percent of the patterns, each of which counts for `weight`; numbers count alike."""
+    some = np.array(["error" not in row for row in every])
+    there, weighs = [row for row in every if "error" not in row], weight[some]
+    here: dict[str, Any] = {"patterns": len(every), "refused": len(every) - len(there)}
+    ranks = np.array([row["rank"] or math.inf for row in there])
+    stated = np.array([row["probability"] for row in there])
+    for n in (1, 3, 10):
+        here[f"top{n}"] = 100 * float(weighs[ranks <= n].sum() / weight.sum())
+    weighed = np.array([row["weighed"] for row in there], bool)
+    here["weighed"] = 100 * float(weighs[weighed].sum() / weight.sum())
+    right = ranks == 1
+    here["wrong_above_80"] = int(((stated > 0.8) & ~right).sum())
+    here["wrong_above_90"] = int(((stated > 0.9) & ~right).sum())
+    here["right_above_90"] = int(((stated > 0.9) & right).sum())
+    none = np.array([row["none"] for row in there])
+    absent = np.array([row["mode"] == "absent" for row in there], bool)
+    here["first"] = reliability(stated, right, weighs)
+    here["none"] = reliability(none, absent, weighs)
+    here["stated"], here["true"] = (
+        100 * float(np.average(x, weights=weighs)) if there else math.nan for x in (stated, right)
+    )
+    here["seconds"] = float(np.median([row["seconds"] for row in there])) if there else None
+    return here
 
 
 def _table(summary: list[dict[str, Any]]) -> Table:
@@ -253,17 +273,12 @@ def _table(summary: list[dict[str, Any]]) -> Table:
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for row in summary:
-        bins = row["first"]["bins"]
-        count = max(row["first"]["count"], 1)
-        stated, true = (
-            100 * sum(b["count"] * b[name] for b in bins) / count for name in ("stated", "true")
-        )
         loss = row["none"]["log_loss"]
         table.add_row(
             row["group"], row["mode"], str(row["patterns"]), str(row["refused"]),
             *(f"{row[name]:.0f}" for name in ("top1", "top3", "top10", "weighed")),
             *(str(row[x]) for x in ("wrong_above_80", "wrong_above_90", "right_above_90")),
-            f"{stated:.0f}", f"{true:.0f}", "-" if loss is None else f"{loss:.2f}",
+            f"{row['stated']:.0f}", f"{row['true']:.0f}", "-" if loss is None else f"{loss:.2f}",
             "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
         )  # fmt: skip
     return table

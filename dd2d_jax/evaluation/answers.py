@@ -13,13 +13,11 @@ from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
 from dd2d_jax.evaluation.reliability import reliability
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.absent import NONE
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.weighing import for_parents, weigh_once, weigh_readings
 from dd2d_jax.spots import Conditions
-
-# Of queries whose crystal is not in the library, in the log-loss of both kinds together.
-ABSENT = 0.1
 
 
 class Answer(NamedTuple):
@@ -86,38 +84,43 @@ def present_and_absent(
 ) -> dict[str, dict[str, Any]]:
     """How far stated probabilities are true; shares in percent of the queries.
 
+    What is stated holds where `NONE` of the crystals are absent: "mixed" are these shares of both.
+
     Returns:
         {"present": {"queries", "right_above_90", "wrong_above_90", "wrong_above_99", "none_first",
         "first": of the first candidate's probability, "none": of that of none of the library's;
-        see `reliability`}}, where there are answers without the crystal also "absent" alike, and
-        "mixed": {"share_absent", "log_loss_none"}.
+        see `reliability`}}, where there are answers without the crystal also "absent" and "mixed"
+        alike.
     """
-    out = {"present": _said(present, False)}
-    if absent is not None:
-        out["absent"] = _said(absent, True)
-        losses = [out[kind]["none"]["log_loss"] for kind in ("present", "absent")]
-        if None not in losses:
-            loss = (1 - ABSENT) * losses[0] + ABSENT * losses[1]
-            out["mixed"] = {"share_absent": ABSENT, "log_loss_none": loss}
+    out = {"present": _said(present, np.zeros(len(present), bool))}
+    if absent:
+        gone = np.arange(len(present) + len(absent)) >= len(present)
+        weight = np.where(gone, NONE / len(absent), (1 - NONE) / max(len(present), 1))
+        out["absent"] = _said(absent, np.ones(len(absent), bool))
+        out["mixed"] = _said([*present, *absent], gone, weight)
     return out
 
 
-def _said(answers: Sequence[Answer], absent: bool) -> dict[str, Any]:
+def _said(
+    answers: Sequence[Answer], absent: np.ndarray, weight: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Of answers, whose crystal was `absent` (n,) from the library or not."""
     stated = np.array([one.probability for one in answers])
-    right = np.array([one.right and not absent for one in answers], bool)
+    right = np.array([one.right for one in answers], bool) & ~absent
     none = np.array([one.none for one in answers])
-    count = max(len(answers), 1)
+    weight = np.ones(len(answers)) if weight is None else weight
     shares = {
         "right_above_90": (stated > 0.9) & right,
         "wrong_above_90": (stated > 0.9) & ~right,
         "wrong_above_99": (stated > 0.99) & ~right,
         "none_first": none > stated,
     }
+    total = max(float(weight.sum()), 1e-300)
     return {
         "queries": len(answers),
-        **{name: 100 * float(which.sum()) / count for name, which in shares.items()},
-        "first": reliability(stated, right),
-        "none": reliability(none, np.full(len(none), absent)),
+        **{name: 100 * float(weight[which].sum()) / total for name, which in shares.items()},
+        "first": reliability(stated, right, weight),
+        "none": reliability(none, absent, weight),
     }
 
 

@@ -11,8 +11,14 @@ BINS = 10
 _LEAST = 1e-12
 
 
-def reliability(stated: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+def reliability(
+    stated: np.ndarray, true: np.ndarray, weight: np.ndarray | None = None
+) -> dict[str, Any]:
     """How stated probabilities (n,) compare with what was true (n,) bool.
+
+    Args:
+        stated, true: of each query.
+        weight: (n,) that each query counts for, but in "count"; None is all alike.
 
     Returns:
         {"count", "brier": mean (p - t)^2, "log_loss": mean -log of what was given to the truth,
@@ -24,25 +30,29 @@ def reliability(stated: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     stated, true = np.asarray(stated, float), np.asarray(true, float)
     if not len(stated):
         return {"count": 0, "brier": None, "log_loss": None, "ece": None, "bins": []}
+    weight = np.ones(len(stated)) if weight is None else np.asarray(weight, float)
+    weight = weight / weight.sum()
     place = np.clip((stated * BINS).astype(int), 0, BINS - 1)
-    bins = []
+    bins, gap = [], 0.0
     for b in np.unique(place):
         here = place == b
+        share = weight[here].sum()
+        said, was = ((weight * x)[here].sum() / share for x in (stated, true))
+        gap += share * abs(said - was)
         bins.append(
             {
                 "from": b / BINS,
                 "to": (b + 1) / BINS,
                 "count": int(here.sum()),
-                "stated": float(stated[here].mean()),
-                "true": float(true[here].mean()),
+                "stated": float(said),
+                "true": float(was),
             }
         )
     given = np.where(true > 0, stated, 1 - stated)
-    gap = sum(b["count"] * abs(b["stated"] - b["true"]) for b in bins)
     return {
         "count": len(stated),
-        "brier": float(((stated - true) ** 2).mean()),
-        "log_loss": float(-np.log(np.maximum(given, _LEAST)).mean()),
-        "ece": float(gap / len(stated)),
+        "brier": float((weight * (stated - true) ** 2).sum()),
+        "log_loss": float(-(weight * np.log(np.maximum(given, _LEAST))).sum()),
+        "ece": float(gap),
         "bins": bins,
     }

@@ -338,7 +338,12 @@ def test_left_out_crystals_are_not_found_and_their_twins_neither(model, library)
     assert said["present"]["first"]["count"] == len(library)
     assert sum(b["true"] for b in said["absent"]["first"]["bins"]) == 0
     assert all(b["true"] == 1 for b in said["absent"]["none"]["bins"])
-    assert 0 < said["mixed"]["log_loss_none"]
+    assert said["mixed"]["queries"] == 2 * len(library)
+    for what in ("right_above_90", "wrong_above_90"):
+        shares = 0.9 * said["present"][what] + 0.1 * said["absent"][what]
+        assert said["mixed"][what] == pytest.approx(shares)
+    losses = [said[kind]["none"]["log_loss"] for kind in ("present", "absent", "mixed")]
+    assert losses[2] == pytest.approx(0.9 * losses[0] + 0.1 * losses[1])
     twin = join([library.take([2]), library.take([2])], {})
     assert leaving_out(twin, 0, np.ones(2, bool)).tolist() == [False, False]
 

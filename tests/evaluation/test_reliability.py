@@ -18,6 +18,17 @@ def test_scores_are_those_written_out_by_hand():
     assert found["ece"] == pytest.approx(0.75 * abs(last["stated"] - 2 / 3) + 0.25 * 0.2)
 
 
+def test_weights_count_as_so_many_queries():
+    stated, true = np.array([0.95, 0.91, 0.2]), np.array([True, False, False])
+    weighed = reliability(stated, true, np.array([3.0, 1.0, 2.0]))
+    repeated = reliability(np.repeat(stated, [3, 1, 2]), np.repeat(true, [3, 1, 2]))
+    for name in ("brier", "log_loss", "ece"):
+        assert weighed[name] == pytest.approx(repeated[name])
+    for one, other in zip(weighed["bins"], repeated["bins"], strict=True):
+        assert (one["stated"], one["true"]) == pytest.approx((other["stated"], other["true"]))
+    assert weighed["count"] == 3
+
+
 def test_who_states_what_is_true_has_no_calibration_error():
     random = np.random.default_rng(0)
     stated = random.random(20000)
