@@ -24,9 +24,12 @@ from dd2d_jax.spots import Spots
 _MOST = 16
 # Satellites are weaker than this, relative to the strongest spot, and their mean lies below that
 # of the parent's spots by this factor.
-_WEAK, _BELOW = 0.25, 3.0
-# Spots of the parent, and share of its rods that are seen, at least.
+_WEAK, _BELOW = 0.25, 4.0
+# Spots of the parent, and share of its rods that are seen, at least. Where few spots are seen at
+# all, the parent holds this share of them, and is so much more filled than the whole lattice: a
+# false spot or two make a multiple of the cell, which is then mostly empty.
 _FEWEST, _SEEN = 6, 0.5
+_MAIN, _FULLER = 0.5, 1.25
 # Parents that are weighed.
 _TRIED = 3
 # That a crystal shows a weak superlattice, before the pattern was seen.
@@ -118,8 +121,10 @@ def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
         return False
     # Rods of the parent within the furthest of its spots.
     reach = np.linalg.norm(indexed.q[main], axis=1).max()
-    area = abs(np.linalg.det(indexed.lattice)) / round(np.linalg.det(matrix))
-    return count > _SEEN * np.pi * reach**2 * area - 1
+    index = round(np.linalg.det(matrix))
+    own = np.pi * reach**2 * abs(np.linalg.det(indexed.lattice)) / index
+    share = count / len(main)
+    return count > _SEEN * own - 1 or (share > _MAIN and share * index > _FULLER)
 
 
 def _apart(intensity: np.ndarray, main: np.ndarray) -> float:

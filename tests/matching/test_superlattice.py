@@ -59,6 +59,24 @@ def test_a_crystal_without_satellites_has_no_parent():
     assert superlattices(find(pattern(None, 0, "2H"))) == []
 
 
+def test_few_spots_and_false_ones_that_double_the_cell_do_not_hide_the_crystals_own():
+    whole = pattern(None, 0)
+    hk = np.array([[1, 0], [0, 3], [-2, 1]]) + [0.5, 0.0]
+    basis = np.linalg.inv(np.array([[3.54, 0], [-1.77, 3.54 * np.sqrt(0.75)]])).T
+    strongest = np.argsort(-np.asarray(whole.intensity))[:14]
+    q = np.concatenate([np.asarray(whole.q)[strongest], hk @ basis])
+    intensity = np.append(np.asarray(whole.intensity)[strongest], [0.02, 0.015, 0.01])
+    few = dx.Pattern(
+        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
+        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
+    )  # fmt: skip
+    indexed = find(few)
+    area = 3.54**2 * np.sqrt(0.75)
+    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * area, rel=0.01)
+    areas = [abs(np.linalg.det(one.parent.lattice)) for one in superlattices(indexed)]
+    assert np.abs(np.array(areas) / area - 1).min() < 0.01
+
+
 def test_weak_satellites_are_likelier_as_such_than_as_spots_like_the_others():
     indexed = find(pattern(MATRICES["3 x 3"], 0.01))
     whole = Query.indexed(indexed, 1.1)
