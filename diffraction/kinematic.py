@@ -162,27 +162,30 @@ def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
     _check_q_max(q_max)
     flat = lattice.reshape(-1, 2, 2)
     check_lattices(flat)
-    lists = [_indices(a, q_max) for a in flat]
-    longest = max(len(x) for x in lists)
+    count = np.zeros(len(flat), int)
+    parts = []
+    # |h| = |q . a1| <= q_max |a1| bounds the search.
+    bounds = np.floor(q_max * _EDGE * np.linalg.norm(flat, axis=2)).astype(int)
+    for bound in np.unique(bounds, axis=0):
+        rows = np.flatnonzero((bounds == bound).all(1))
+        h, k = np.mgrid[-bound[0] : bound[0] + 1, -bound[1] : bound[1] + 1]
+        hk = np.stack([h.ravel(), k.ravel()], -1)
+        q = hk @ np.linalg.inv(flat[rows]).swapaxes(1, 2)
+        length = np.hypot(q[..., 0], q[..., 1])
+        length[(length == 0) | (length > q_max * _EDGE)] = np.inf
+        count[rows] = np.isfinite(length).sum(1)
+        # Rounded, so that rods of one ring keep one order on every machine: by h, then k.
+        order = np.argsort(np.round(length, 6), axis=1, kind="stable")
+        parts.append((rows, hk[order[:, : count[rows].max()]]))
+    longest = int(count.max())
     if longest == 0:
         raise ValueError(f"no rod lies within q_max = {q_max} 1/angstrom; take a larger one")
     size = -(-longest // _SLOTS) * _SLOTS
-    out = np.zeros((len(lists), size, 2), np.int32)
-    for row, x in zip(out, lists, strict=True):
-        row[: len(x)] = x
+    out = np.zeros((len(flat), size, 2), np.int32)
+    for rows, hk in parts:
+        there = np.arange(hk.shape[1]) < count[rows, None]
+        out[rows, : hk.shape[1]] = np.where(there[..., None], hk, 0)
     return out.reshape(*lattice.shape[:-2], size, 2)
-
-
-def _indices(lattice: np.ndarray, q_max: float) -> np.ndarray:
-    # |h| = |q . a1| <= q_max |a1| bounds the search.
-    h_max, k_max = np.floor(q_max * _EDGE * np.linalg.norm(lattice, axis=1)).astype(int)
-    h, k = np.mgrid[-h_max : h_max + 1, -k_max : k_max + 1]
-    hk = np.stack([h.ravel(), k.ravel()], -1)
-    length = np.linalg.norm(hk @ np.linalg.inv(lattice).T, axis=-1)
-    keep = (length > 0) & (length <= q_max * _EDGE)
-    hk, length = hk[keep], length[keep]
-    # Rounded, so that rods of one ring keep one order on every machine.
-    return hk[np.lexsort((hk[:, 1], hk[:, 0], np.round(length, 6)))]
 
 
 @jax.jit

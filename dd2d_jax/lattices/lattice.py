@@ -32,6 +32,9 @@ _OWN = 5
 # Bases whose lengths differ by less than this, or angles by less than this, are all tried.
 _LENGTH_TOLERANCE = 0.03
 _ANGLE_TOLERANCE = 2.5
+# Integer changes of basis, of entries -1, 0 and 1.
+_CHANGES = np.array(list(itertools.product((-1, 0, 1), repeat=4))).reshape(-1, 2, 2)
+_CHANGES = _CHANGES[np.abs(np.linalg.det(_CHANGES)).round() == 1]
 
 
 def check(pattern: dx.Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -277,19 +280,12 @@ def settings(lattice: np.ndarray) -> list[np.ndarray]:
 
     Both hands are among them: a layer seen from below shows the mirrored pattern.
     """
-    length_max = 1 + _LENGTH_TOLERANCE
-    cosine = np.cos(np.deg2rad([90 - _ANGLE_TOLERANCE, 120 + _ANGLE_TOLERANCE]))
-    out = []
-    for entries in itertools.product((-1, 0, 1), repeat=4):
-        change = np.array(entries).reshape(2, 2)
-        if abs(round(np.linalg.det(change))) != 1:
-            continue
-        a, b = change @ lattice
-        length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
-        angle = a @ b / (length_a * length_b)
-        if length_a <= length_b * length_max and cosine[1] <= angle <= cosine[0]:
-            out.append(change)
-    return out
+    cells = _CHANGES @ np.asarray(lattice, float)
+    length = np.linalg.norm(cells, axis=2)
+    cosine = (cells[:, 0] * cells[:, 1]).sum(1) / length.prod(1)
+    right, wide = np.cos(np.deg2rad([90 - _ANGLE_TOLERANCE, 120 + _ANGLE_TOLERANCE]))
+    some = (wide <= cosine) & (cosine <= right)
+    return list(_CHANGES[some & (length[:, 0] <= length[:, 1] * (1 + _LENGTH_TOLERANCE))])
 
 
 def _cells(indexed: Indexed) -> list[tuple[np.ndarray, np.ndarray]]:

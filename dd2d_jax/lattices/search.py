@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
 # Basis vectors are sought among this many of the strongest and of the nearest points,
 _SOURCES = 24
@@ -210,18 +212,23 @@ def _vectors(some: np.ndarray) -> np.ndarray:
     length = np.hypot(*vectors.T)
     order = np.argsort(length, kind="stable")
     vectors = vectors[order[length[order] > 1 / 40][:_DIFFERENCES]]
-    close = square(vectors[:, None] - vectors) < _CLUSTER**2
-    votes = close.sum(1)
+    if not len(vectors):
+        return vectors
+    pairs = cKDTree(vectors).query_pairs(_CLUSTER, output_type="ndarray")
+    every = np.arange(len(vectors))
+    rows, columns = (np.concatenate([x, y, every]) for x, y in (pairs.T, pairs.T[::-1]))
+    close = csr_array((np.ones(len(rows)), (rows, columns)), (len(every), len(every)))
+    votes = np.diff(close.indptr)
     # A vector's length counts against it: of a lattice's vectors the short ones span it.
     rank = votes / np.hypot(*vectors.T)
-    centres = []
+    tops = []
     for _ in range(min(_VECTORS, len(vectors))):
         top = int(np.argmax(rank))
         if rank[top] < 0:
             break
-        centres.append(vectors[close[top]].mean(0))
-        rank[close[top]] = -1.0
-    return np.array(centres).reshape(-1, 2)
+        tops.append(top)
+        rank[close.indices[close.indptr[top] : close.indptr[top + 1]]] = -1.0
+    return (close @ vectors / votes[:, None])[tops]
 
 
 def shortest(basis: np.ndarray) -> float:

@@ -219,10 +219,11 @@ def parent(hk: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray | None, float]
     """
     if len(hk) < 6:
         return None, 0.0
-    coarse = hk @ np.linalg.inv(SUPERCELLS.swapaxes(1, 2))
     # Rows of SUPERCELLS are vectors of a superlattice, in reciprocal space of a coarser lattice.
-    on = (np.abs(coarse - np.rint(coarse)) < 1e-6).all(2)
-    number = on.sum(1)
+    coarse = hk @ FRACTIONS.swapaxes(1, 2)
+    whole = np.abs(coarse - np.rint(coarse)) < 1e-6
+    on = whole[..., 0] & whole[..., 1]
+    number = np.count_nonzero(on, axis=1)
     value = number * np.log(INDEX) + (len(hk) - number) * np.log(INDEX / (INDEX - 1))
     value += _choices(np.stack([on, ~on], 1)) - np.log(INDEX * SAME_INDEX) - 1
     spans = (number > 2) & (_independent(hk, on) > 0.5)

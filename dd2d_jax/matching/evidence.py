@@ -24,6 +24,7 @@ candidate shows besides the query's spots costs nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -129,6 +130,9 @@ def explain(
     if few.lattice.ndim == 2:
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
+    # What lies behind the last pair with a spot has no part in the products.
+    spots = np.asarray(few.measured).any(-1)
+    pairs = power_of_two(max(spots.shape[-1] - int(spots[..., ::-1].argmax(-1).min()), 16))
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
     shapes = ((), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
     out = Explained(*(np.zeros((len(crystals), *shape), np.float32) for shape in shapes))
@@ -139,7 +143,7 @@ def explain(
     for (room,), _, rows in blocks(rooms[:, None], _CHUNK):
         some = _explain(
             cut_to(crystals, rows, room), jax.tree.map(lambda x, rows=rows: x[rows], few),
-            conditions, stacked, tilts[rows], told[rows], lean[rows],
+            conditions, stacked, tilts[rows], told[rows], lean[rows], pairs,
         )  # fmt: skip
         # The last row is repeated: it is written again.
         for whole, part in zip(out, some, strict=True):
@@ -183,7 +187,7 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     return Spots(**sorted_, lattice=first.lattice)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="pairs")
 def _explain(
     crystals: dx.Crystal,
     queries: Spots,
@@ -192,6 +196,7 @@ def _explain(
     tilts: jax.Array,
     told: jax.Array,
     lean: jax.Array,
+    pairs: int,
 ) -> Explained:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
@@ -215,7 +220,7 @@ def _explain(
                 jnp.log1p(-h.often) - 0.5 * (shear / h.shear) ** 2 - 2 * jnp.log(h.shear),
                 jnp.log(h.often) - 0.5 * (shear / wide) ** 2 - 2 * jnp.log(wide),
             )
-            return cell, *_of_intensities(response, query, floor, h, lean)
+            return cell, *_of_intensities(response, query, floor, h, lean, pairs)
 
         cell, intensities, r1, b, leans = jax.vmap(under)(hypotheses)
         each = cell + intensities / hypotheses.temperature
@@ -380,12 +385,17 @@ def _fitted(
 
 
 def _of_intensities(
-    response: _Response, query: Spots, floor: jax.Array, h: Hypothesis, lean: jax.Array
+    response: _Response,
+    query: Spots,
+    floor: jax.Array,
+    h: Hypothesis,
+    lean: jax.Array,
+    pairs: int,
 ) -> tuple[jax.Array, ...]:
     """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none.
 
     Also R1, the B that was fitted, and the tilt (2,) that is likeliest. `lean` (2,): the tilt that
-    `response` was computed at.
+    `response` was computed at. `pairs`: those behind have no spot.
     """
     seen = _seen(query)
     observed, measured = seen.observed, seen.measured
@@ -404,19 +414,21 @@ def _of_intensities(
     # Woodbury: the covariance is diagonal but for the columns gain * slopes * size, one for
     # each coordinate, tilt and element, and those of scale and B. They are never made: the slopes
     # are those of all hypotheses, and a row's or column's factor is taken out of the products.
-    common = jnp.stack([m.level, h.softness * softer], -1)
-    inner = _product(response.slopes * (weight * m.gain**2)[:, None], response.slopes)
-    inner = inner * size[:, None] * size
-    ends = _product(
-        response.slopes, (weight * m.gain)[:, None] * jnp.append(common, difference[:, None], -1)
-    )
-    side, projected = size[:, None] * ends[:, :2], size * ends[:, 2]
-    weighted = common * weight[:, None]
-    inner = jnp.block([[inner, side], [side.T, _product(weighted, common)]])
-    projected = jnp.concatenate([projected, _product(weighted, difference[:, None])[:, 0]])
+    slopes, weight, gain, ends = (
+        jnp.concatenate([x[:pairs], x[len(x) // 2 :][:pairs]])
+        for x in (
+            response.slopes, weight, m.gain,
+            jnp.stack([m.level, h.softness * softer, difference], -1),
+        )
+    )  # fmt: skip
+    inner = _product(slopes * (weight * gain**2)[:, None], slopes) * size[:, None] * size
+    side = size[:, None] * _product(slopes, (weight * gain)[:, None] * ends)
+    corner = _product(ends * weight[:, None], ends)
+    inner = jnp.block([[inner, side[:, :2]], [side[:, :2].T, corner[:2, :2]]])
+    projected = jnp.concatenate([side[:, 2], corner[:2, 2]])
     factor = jnp.linalg.cholesky(inner + jnp.eye(count + 2))
     reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
-    chi_squared = jnp.sum(difference**2 * weight) - jnp.sum(reduced**2)
+    chi_squared = corner[2, 2] - jnp.sum(reduced**2)
     mean = jax.scipy.linalg.solve_triangular(factor.T, reduced)
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(m.variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))

@@ -104,17 +104,21 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     Only crystals whose cells are near are compared, in sizes that are powers of four. The others
     come behind them, the nearer cell before the farther.
     """
-    lattice = np.asarray(table.lattice)
-    out = np.zeros((len(settings.lattice), len(lattice)), np.float32)
-    for s in range(len(out)):
-        one = jax.tree.map(lambda x, s=s: x[s], settings)
-        stretch, shear = strains(table.lattice, one.lattice)
-        rows = np.flatnonzero((np.abs(stretch) < STRETCH) & (shear < SHEAR))
-        out[s] = -10 - np.abs(stretch) - shear
-        if len(rows):
-            size = power_of_four(max(len(rows), 64))
-            few = table.take(filled(rows, size))
-            out[s, rows] = np.asarray(score(few, one))[: len(rows)]
+    lattice, its = np.asarray(table.lattice), np.asarray(settings.lattice)
+    shape = len(its), len(lattice)
+    cells = np.tile(lattice, (len(its), 1, 1))
+    stretch, shear = strains(cells, np.repeat(its, len(lattice), 0))
+    stretch, shear = np.abs(stretch).reshape(shape), shear.reshape(shape)
+    near = (stretch < STRETCH) & (shear < SHEAR)
+    out = -10 - stretch - shear
+    # All are begun before the first is waited for.
+    begun = []
+    for s in np.flatnonzero(near.any(1)):
+        rows = np.flatnonzero(near[s])
+        few = table.take(filled(rows, power_of_four(max(len(rows), 64))))
+        begun.append((s, rows, score(few, jax.tree.map(lambda x, s=s: x[s], settings))))
+    for s, rows, found in begun:
+        out[s, rows] = np.asarray(found)[: len(rows)]
     return out
 
 

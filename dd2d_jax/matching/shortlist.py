@@ -23,7 +23,7 @@ from dd2d_jax.spots import Conditions, Spots
 # ellipticity and a small tilt add to.
 STRETCH, SHEAR = 0.025, 0.02
 # Crystals whose cell fits that are simulated, or so many for each that is weighed.
-_SIMULATED, _EACH = 600, 6
+_SIMULATED, _EACH = 200, 6
 # Of these, at most this share by the cells of twice the area.
 _DOUBLES = 0.25
 # Known crystals are few: of them, cells further away are weighed, too.

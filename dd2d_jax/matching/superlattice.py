@@ -22,6 +22,16 @@ from dd2d_jax.spots import Spots
 
 # Areas of the superlattice, in cells of the parent, at most.
 _MOST = 16
+# One integer matrix for each cell that a lattice may be a superlattice of.
+_MATRICES = np.array(
+    [
+        [[size // second, 0], [b, second]]
+        for size in range(2, _MOST + 1)
+        for second in range(size, 0, -1)
+        if size % second == 0
+        for b in range(second)
+    ]
+)
 # Satellites are weaker than this, relative to the strongest spot, and their mean lies below that
 # of the parent's spots by this factor.
 _WEAK, _BELOW = 0.25, 4.0
@@ -61,9 +71,9 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
     """
     found = []
     symmetry = len(settings(indexed.lattice))
-    for matrix in _matrices():
-        hk = indexed.hk @ np.linalg.inv(matrix).T
-        main = (np.abs(hk - np.rint(hk)) < 1e-6).all(1)
+    hk = indexed.hk @ np.linalg.inv(_MATRICES).swapaxes(1, 2)
+    on = (np.abs(hk - np.rint(hk)) < 1e-6).all(2)
+    for matrix, main in zip(_MATRICES, on, strict=True):
         if _is_parent(indexed, matrix, main):
             lattice = np.linalg.inv(matrix) @ indexed.lattice
             whole = len(settings(reduce(lattice) @ lattice)) >= symmetry
@@ -111,11 +121,11 @@ def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     count = int(main.sum())
     if count < _FEWEST or count == len(main):
         return False
-    parent = np.linalg.inv(matrix) @ indexed.lattice
-    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < SMALLEST:
-        return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
     if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():
+        return False
+    parent = np.linalg.inv(matrix) @ indexed.lattice
+    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < SMALLEST:
         return False
     if np.linalg.svd(indexed.q[main], compute_uv=False)[1] < 0.02:
         return False
@@ -131,17 +141,6 @@ def _apart(intensity: np.ndarray, main: np.ndarray) -> float:
     """Log-likelihood of two exponential densities, but for a constant."""
     groups = (intensity[main], intensity[~main])
     return float(-sum(len(group) * np.log(group.mean()) for group in groups))
-
-
-def _matrices() -> list[np.ndarray]:
-    """One integer matrix for each cell that a lattice may be a superlattice of."""
-    out = []
-    for size in range(2, _MOST + 1):
-        for first in range(1, size + 1):
-            if size % first == 0:
-                second = size // first
-                out += [np.array([[first, 0], [b, second]]) for b in range(second)]
-    return out
 
 
 def _name(matrix: np.ndarray, parent: np.ndarray) -> str:
