@@ -6,7 +6,8 @@ Patterns are made of crystals of the training part (random split, seed 0) of the
 microscope gives them (levels measured and microscope), nearly perfect ones, and such of multiple
 scattering. Each is weighed once; left out, its crystal and that crystal's twins are taken from the
 list of what was weighed. `--write` stores weights and limits in dd2d_jax/matching/absent.json.
-Each eighth of the queries is checked with weights fitted to the others, then all are fitted.
+Each eighth of the queries is checked with weights fitted to the others, then all are fitted;
+with `--stored` all are checked with the weights that are stored, and nothing is fitted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, help="rows of an earlier run, JSON, are fitted, too")
     parser.add_argument("--json", type=Path, help="rows and results")
-    parser.add_argument("--write", action="store_true", help="store what was fitted")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="store what was fitted")
+    what.add_argument("--stored", action="store_true", help="check the weights that are stored")
     args = parser.parse_args()
     cache.keep_compilations()
     rows = _read(args.rows)
@@ -85,8 +88,11 @@ def main() -> None:
         rows += _collect(kind, args)
         if args.json:
             write_json(args.json, {"rows": rows})
+    if args.stored:
+        print_checked(said_of(rows, [absent.log_odds(r["features"], _known(r)) for r in rows]))
+        return
     told = fit(rows)
-    checked = check(rows)
+    checked = said_of(rows, odds_of_folds(rows))
     print_checked(checked)
     if args.json:
         write_json(args.json, {"rows": rows, "fit": told, "checked": checked})
@@ -293,15 +299,23 @@ def _weights(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     return {name: [float(f"{v:.5g}") for v in values] for name, values in told.items()}
 
 
-def check(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What weights that were fitted to seven eighths of the queries say of the others."""
+def _known(row: dict[str, Any]) -> bool:
+    return row["mode"] == "elements"
+
+
+def odds_of_folds(rows: list[dict[str, Any]]) -> np.ndarray:
+    """Log-odds (n,) of each query by weights that were fitted to seven eighths without it."""
     odds = np.zeros(len(rows))
     fold = np.array([row["number"] % _FOLDS for row in rows])
     for k in range(_FOLDS):
         weights = fit([row for row, its in zip(rows, fold, strict=True) if its != k])["weights"]
         for i in np.flatnonzero(fold == k):
-            restricted = rows[i]["mode"] == "elements"
-            odds[i] = absent.log_odds(rows[i]["features"], restricted, weights)
+            odds[i] = absent.log_odds(rows[i]["features"], _known(rows[i]), weights)
+    return odds
+
+
+def said_of(rows: list[dict[str, Any]], odds: Sequence[float]) -> list[dict[str, Any]]:
+    """What log-odds (n,) of none say of queries, for each kind and mode."""
     rows = [{**row, "odds": float(x)} for row, x in zip(rows, odds, strict=True)]
     out = []
     for kind, mode in sorted({(row["kind"], row["mode"]) for row in rows}):
