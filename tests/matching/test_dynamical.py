@@ -98,6 +98,25 @@ def test_the_tilt_of_a_layer_is_found_with_it(heavy):
     assert value[0] > kinematic.value[0] + 10
 
 
+def test_a_layer_is_tried_at_its_tilt_though_it_is_far_behind_untilted(heavy):
+    one, kinds = heavy.take([0]), measured()
+    upright, tilted = (
+        jax.tree.map(lambda x: x[None], pattern(heavy, 0, 0.9, tilt=tilt))
+        for tilt in ((0.0, 0.0), (0.55, -0.35))
+    )
+    kinematic = explain(one, tilted, CONDITIONS, kinds)
+    none = np.zeros((1, 2))
+    # What is perfect untilted stands for a rival that explains the pattern better so.
+    rival, _, _ = explain_dynamical(one, upright, CONDITIONS, kinds, kinematic.b, none)
+    flat = Way(np.zeros(1, bool), np.zeros(1, bool), none)
+    untilted = explain_in_way(one, tilted, CONDITIONS, kinds, kinematic.b, flat).value
+    assert 8 < rival[0] - untilted[0] < 20
+    both = jax.tree.map(lambda *x: np.concatenate(x), upright, tilted)
+    told = heavy.take([0, 0]), both, CONDITIONS, kinds, np.repeat(kinematic.b, 2)
+    value, _, _ = explain_dynamical(*told, np.concatenate([none, kinematic.lean]))
+    assert value[1] > untilted[0] + 8
+
+
 def kinematic(crystals: CrystalSet, query: Query, conditions: Conditions) -> Weighing:
     return weigh(crystals, np.zeros((1, len(crystals))), query, conditions, measured())
 
