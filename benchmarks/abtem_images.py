@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--avoid", type=Path, help="truth.csv whose crystals are not taken")
     args = parser.parse_args()
     folder = args.out / "abtem"
+    if folder.exists():
+        parser.error(f"{folder} exists; name a new folder with --out")
     folder.mkdir(parents=True)
     abtem.config.set({"device": "cpu", "local_diagnostics.progress_bar": False})
     random = np.random.default_rng(args.seed)

@@ -35,7 +35,7 @@ from dd2d_jax.data.datasets import read_source  # noqa: E402
 from dd2d_jax.data.duplicates import twins  # noqa: E402
 from dd2d_jax.data.splits import split  # noqa: E402
 from dd2d_jax.evaluation.evaluate import make_patterns  # noqa: E402
-from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
+from dd2d_jax.evaluation.reliability import as_expected, reliability  # noqa: E402
 from dd2d_jax.lattices import lattice as lattices  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.matching import absent  # noqa: E402
@@ -329,8 +329,9 @@ def said_of(rows: list[dict[str, Any]], odds: Sequence[float]) -> list[dict[str,
                   for x, some in ((False, here), (True, gone))}  # fmt: skip
         right = np.array([r["right"] for r in here])
         before = np.array([r["share"] for r in here])
-        loss = -(1 - absent.NONE) * np.log(1 - none[False]).mean()
-        loss -= absent.NONE * np.log(none[True]).mean()
+        gone_all = np.arange(len(here) + len(gone)) >= len(here)
+        both = np.concatenate([none[False], none[True]])
+        loss = reliability(both, gone_all, as_expected(gone_all))["log_loss"]
         out.append(
             {
                 "kind": kind, "mode": mode, "queries": len(here), "left_out": len(gone),

@@ -37,7 +37,7 @@ import dd2d_jax  # noqa: E402
 import diffraction as dx  # noqa: E402
 from dd2d_jax.data.datasets import read_source  # noqa: E402
 from dd2d_jax.data.duplicates import twins  # noqa: E402
-from dd2d_jax.evaluation.reliability import reliability  # noqa: E402
+from dd2d_jax.evaluation.reliability import as_expected, reliability  # noqa: E402
 from dd2d_jax.images.measurement import measure  # noqa: E402
 from dd2d_jax.images.patterns import read_mask, read_pattern, write_pattern  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
@@ -234,8 +234,8 @@ def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         every = [row for row in some if row["mode"] in ("all", "absent")]
         gone = np.array([row["mode"] == "absent" for row in every])
         if gone.any() and not gone.all():
-            weight = np.where(gone, NONE / gone.sum(), (1 - NONE) / (~gone).sum()) * len(every)
-            out.append({"group": group, "mode": f"{NONE:.0%} absent", **_counted(every, weight)})
+            mixed = _counted(every, as_expected(gone))
+            out.append({"group": group, "mode": f"{NONE:.0%} absent", **mixed})
     return out
 
 

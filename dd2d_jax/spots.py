@@ -282,8 +282,11 @@ def strongest_rods(crystals: dx.Crystal, conditions: Conditions, count: int) -> 
 
 
 def atom_slots(numbers: np.ndarray) -> np.ndarray:
-    """Slots (n,) of each crystal up to its last atom, of numbers (n, N): padding is anywhere."""
-    return numbers.shape[1] - (numbers > 0)[:, ::-1].argmax(1)
+    """Slots (...) of each crystal up to its last atom, of numbers (..., N): padding is anywhere.
+
+    Or of each list of rods up to the last one that is used, of flags (..., N).
+    """
+    return numbers.shape[-1] - (numbers > 0)[..., ::-1].argmax(-1)
 
 
 def power_of_two(x: int) -> int:

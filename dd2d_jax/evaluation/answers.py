@@ -11,9 +11,8 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.duplicates import twins
 from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
-from dd2d_jax.evaluation.reliability import reliability
+from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.absent import NONE
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.weighing import for_parents, weigh_once, weigh_readings
@@ -84,31 +83,28 @@ def present_and_absent(
 ) -> dict[str, dict[str, Any]]:
     """How far stated probabilities are true; shares in percent of the queries.
 
-    What is stated holds where `NONE` of the crystals are absent: "mixed" are these shares of both.
+    What is stated holds where `absent.NONE` of the crystals are absent: "mixed" are these shares.
 
     Returns:
         {"present": {"queries", "right_above_90", "wrong_above_90", "wrong_above_99", "none_first",
         "first": of the first candidate's probability, "none": of that of none of the library's;
-        see `reliability`}}, where there are answers without the crystal also "absent" and "mixed"
-        alike.
+        see `reliability`}}, where the crystal was left out also "absent" alike, and where there are
+        answers of both kinds "mixed".
     """
-    out = {"present": _said(present, np.zeros(len(present), bool))}
-    if absent:
+    out = {"present": _said(present, np.zeros(len(present), bool), np.ones(len(present)))}
+    if absent is not None:
+        out["absent"] = _said(absent, np.ones(len(absent), bool), np.ones(len(absent)))
+    if present and absent:
         gone = np.arange(len(present) + len(absent)) >= len(present)
-        weight = np.where(gone, NONE / len(absent), (1 - NONE) / max(len(present), 1))
-        out["absent"] = _said(absent, np.ones(len(absent), bool))
-        out["mixed"] = _said([*present, *absent], gone, weight)
+        out["mixed"] = _said([*present, *absent], gone, as_expected(gone))
     return out
 
 
-def _said(
-    answers: Sequence[Answer], absent: np.ndarray, weight: np.ndarray | None = None
-) -> dict[str, Any]:
-    """Of answers, whose crystal was `absent` (n,) from the library or not."""
+def _said(answers: Sequence[Answer], absent: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+    """Of answers that count for `weight` (n,), their crystals in the library or `absent` (n,)."""
     stated = np.array([one.probability for one in answers])
     right = np.array([one.right for one in answers], bool) & ~absent
     none = np.array([one.none for one in answers])
-    weight = np.ones(len(answers)) if weight is None else weight
     shares = {
         "right_above_90": (stated > 0.9) & right,
         "wrong_above_90": (stated > 0.9) & ~right,

@@ -6,9 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from dd2d_jax.matching.absent import NONE
+
 BINS = 10
 # Probabilities are never taken for nearer to 0 or 1 than this in a logarithm.
 _LEAST = 1e-12
+
+
+def as_expected(absent: np.ndarray) -> np.ndarray:
+    """Weights (n,) of queries, 1 in all: a share `NONE` of them for those `absent` (n,) bool from
+    the library, which is what stated probabilities expect. Some are, and some are not.
+    """
+    return np.where(absent, NONE / absent.sum(), (1 - NONE) / (~absent).sum())
 
 
 def reliability(

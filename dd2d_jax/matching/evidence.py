@@ -124,15 +124,13 @@ def explain(
     """
     tilts, lean = (np.zeros((len(crystals), 2)) if x is None else x for x in (tilts, lean))
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
-    used = (np.asarray(queries.hk) != 0).any(-1)
-    last = used.shape[-1] - int(used[..., ::-1].argmax(-1).min())
+    last = int(atom_slots((np.asarray(queries.hk) != 0).any(-1)).max())
     few = jax.tree.map(np.asarray, strongest(queries, power_of_two(max(last, 32))))
+    # What lies behind the last pair with a spot has no part in the products.
+    pairs = power_of_two(max(int(atom_slots(few.measured.any(-1)).max()), 16))
     if few.lattice.ndim == 2:
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
-    # What lies behind the last pair with a spot has no part in the products.
-    spots = np.asarray(few.measured).any(-1)
-    pairs = power_of_two(max(spots.shape[-1] - int(spots[..., ::-1].argmax(-1).min()), 16))
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
     shapes = ((), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
     out = Explained(*(np.zeros((len(crystals), *shape), np.float32) for shape in shapes))

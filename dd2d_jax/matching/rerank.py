@@ -104,11 +104,8 @@ def compare(table: Table, settings: Spots) -> np.ndarray:
     Only crystals whose cells are near are compared, in sizes that are powers of four. The others
     come behind them, the nearer cell before the farther.
     """
-    lattice, its = np.asarray(table.lattice), np.asarray(settings.lattice)
-    shape = len(its), len(lattice)
-    cells = np.tile(lattice, (len(its), 1, 1))
-    stretch, shear = strains(cells, np.repeat(its, len(lattice), 0))
-    stretch, shear = np.abs(stretch).reshape(shape), shear.reshape(shape)
+    apart = np.array([strains(table.lattice, cell) for cell in settings.lattice])
+    stretch, shear = np.abs(apart).swapaxes(0, 1)
     near = (stretch < STRETCH) & (shear < SHEAR)
     out = -10 - stretch - shear
     # All are begun before the first is waited for.

@@ -195,11 +195,8 @@ def strain_between(candidate: jax.Array, query: jax.Array) -> tuple[jax.Array, j
     a, b = (
         jnp.einsum("...ik,...jk->...ij", x, x, precision="highest") for x in (candidate, query)
     )
-    turned = jnp.stack([jnp.stack([a[..., 1, 1], -a[..., 0, 1]], -1),
-                        jnp.stack([-a[..., 0, 1], a[..., 0, 0]], -1)], -2)  # fmt: skip
-    area = a[..., 0, 0] * a[..., 1, 1] - a[..., 0, 1] ** 2
-    ratio = jnp.einsum("...ij,...jk->...ik", turned, b, precision="highest")
-    ratio = ratio / area[..., None, None]
+    # Of a symmetric matrix the inverse.
+    ratio = jnp.einsum("...ij,...jk->...ik", reciprocal(a), b, precision="highest")
     det = ratio[..., 0, 0] * ratio[..., 1, 1] - ratio[..., 0, 1] * ratio[..., 1, 0]
     stretch = jnp.log(jnp.maximum(det, 1e-6)) / 4
     # The difference of the eigenvalues, not arccosh of their sum, which loses small shears.

@@ -21,6 +21,7 @@ from rich.text import Text
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.lattices.lattice import twist
+from dd2d_jax.matching.absent import NONE
 from dd2d_jax.util.text import change, number, percent, printable
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ def reliability_tables(result: dict[str, Any]) -> list[Table]:
     titles = {
         "present": "crystal present",
         "absent": "crystal absent",
-        "mixed": "one in ten absent, which is what the probabilities expect",
+        "mixed": f"{NONE:.0%} absent, which is what the probabilities expect",
     }
     for kind in titles:
         if kind not in result:
