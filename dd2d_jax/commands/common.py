@@ -102,6 +102,13 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         help="lowest height of a spot, in standard deviations of the noise (default: 5.5)",
     )
     group.add_argument(
+        "--gamma",
+        type=positive,
+        metavar="G",
+        help="the grey levels are the counts to the power of G (default: from the shape of the "
+        "spots)",
+    )
+    group.add_argument(
         "--max-radius",
         type=positive,
         metavar="PX",
@@ -116,9 +123,10 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
         PatternError: a mask that cannot be read, or that leaves hardly anything.
         FileNotFoundError: there is none.
     """
+    finding = ("centre", "width", "threshold", "gamma", "max_radius")
     found = {
         name: getattr(args, name)
-        for name in ("scale", "calibration", "energy", "centre", "width", "threshold", "max_radius")
+        for name in ("scale", "calibration", "energy", *finding)
         if getattr(args, name) is not None
     }
     if args.undistort:

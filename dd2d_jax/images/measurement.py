@@ -77,7 +77,7 @@ def measure(
         likely_scale: where nothing tells the scale, take one at which the spots have a usual
             spacing, instead of an error; it may be wrong by a factor of 2.
         spots: that were found in this image before, with the same centre and options.
-        finding: mask, width, threshold, max_radius and beam_stop as in `image.find_spots`.
+        finding: mask, width, threshold, max_radius, beam_stop and gamma as in `image.find_spots`.
 
     Raises:
         PatternError: what is wrong, in one line that begins with the file's name.

@@ -102,8 +102,8 @@ def read_pattern(
         calibration: of an image, from `calibration.calibrate` or its JSON file.
         undistort: fit an image's ellipticity and radial distortion to the pattern's own lattice.
         energy: of the electrons, keV; None takes what the file says.
-        finding: mask (also a file, see `read_mask`), width, threshold, max_radius and beam_stop as
-            in `spot_finding.find_spots`.
+        finding: mask (also a file, see `read_mask`), width, threshold, max_radius, beam_stop and
+            gamma as in `spot_finding.find_spots`.
 
     Raises:
         PatternError: what is wrong, with file and row or field, in one line.

@@ -16,6 +16,8 @@ _BLANK = 0.4
 # Pixels at the image's maximum that touch each other: fewer are chance. Fewer grey levels than
 # this are a picture of few counts, not a saturated one.
 _PLATEAU, _GREYS = 6, 60
+# Where there is a plateau, this share of its height is one.
+_NEARLY = 0.97
 # The middle of a negative is so much farther from its darkest pixels than from its brightest, and
 # so much more of what is narrow is darker than its surroundings; less so where the middle is all
 # but at the brightest, as dark halos leave bright rings about spots and stop.
@@ -94,14 +96,23 @@ def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> boo
 
 
 def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(H, W) True in plateaus at the image's maximum."""
+    """(H, W) True in plateaus at the image's maximum.
+
+    Where there is one, others that are nearly as high count, too: a lossy or resampled file has no
+    longer one value on all of them.
+    """
     top = image[measured].max()
-    at_top, count = ndimage.label((image == top) & measured)
-    if not count or len(np.unique(image[measured])) < _GREYS:
+    if len(np.unique(image[measured])) < _GREYS or not _plateaus((image == top) & measured).any():
         return np.zeros(image.shape, bool)
-    sizes = np.bincount(at_top.ravel())
+    return _plateaus((image > _NEARLY * top) & measured)
+
+
+def _plateaus(marked: np.ndarray) -> np.ndarray:
+    """(H, W) True where enough marked pixels touch each other."""
+    which, _ = ndimage.label(marked)
+    sizes = np.bincount(which.ravel())
     sizes[0] = 0
-    return (sizes >= _PLATEAU)[at_top]
+    return (sizes >= _PLATEAU)[which]
 
 
 def single(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import block_reduce
 
-from dd2d_jax.images import background, peaks, pixel_values
+from dd2d_jax.images import background, peaks, pixel_values, response
 from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import Centre, find_centre
 from dd2d_jax.images.peaks import Peaks
@@ -63,12 +63,13 @@ class SpotList:
 
     Attributes:
         position: (K, 2) column and row, pixels.
-        intensity: (K,) counts above the local background, summed over the spot.
-        sigma: (K,) standard uncertainty of the intensity from counting and background; as large as
-            the intensity where the spot is saturated.
+        intensity: (K,) counts above the local background, summed over the spot; of saturated ones
+            what their flanks say.
+        sigma: (K,) standard uncertainty of the intensity from counting, background and saturation;
+            as large as the intensity where saturation leaves no flank.
         centre: (2,) column and row of the central beam, pixels.
         width: standard deviation of a spot, pixels.
-        saturated: (K,) True where the intensity is a lower bound.
+        saturated: (K,) True where part of the spot is at the image's upper limit.
         rejected: (R, 2) column and row of maxima that are no spots that can be measured: at the
             beam, the beam stop, the image's edge or a gap, or of another shape.
         measured: (H, W) False behind the beam stop, in gaps and in hot pixels.
@@ -122,6 +123,7 @@ def find_spots(
     max_radius: float | None = None,
     beam_stop: bool = True,
     brightest: int | None = None,
+    gamma: float | None = None,
 ) -> SpotList:
     """The spots of a diffraction image; whether they lie on a lattice is not asked here.
 
@@ -137,6 +139,8 @@ def find_spots(
         beam_stop: whether areas far darker than others at like radius count as not measured.
         brightest: so many spots alone are used, as where noise looks like spots; None uses all,
             or fewer where all have no symmetry.
+        gamma: the power of the counts that the grey levels are, as in an export for the screen;
+            None looks whether the spots' shape shows one, see `response.gamma`.
 
     Raises:
         PatternError: too small, nothing but one value, mostly not measured or saturated, a mask
@@ -147,7 +151,19 @@ def find_spots(
     if width is not None:
         width = width / pixels.factor
     middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
-    first, width = _anywhere(pixels, width, threshold)
+    if gamma is not None:
+        pixels = _straightened(pixels, gamma)
+    first, seen = _anywhere(pixels, width, threshold)
+    if gamma is None:
+        gamma = response.gamma(pixels.image, pixels.measured, first.position[first.spot], seen)
+        if gamma < 1:
+            pixels = _straightened(pixels, gamma)
+            pixels.notes.append(
+                "strong spots are wider than weak ones, as a gamma makes them: grey levels were "
+                f"raised to 1/{gamma:.2f}; --gamma 1 leaves them, raw counts are better"
+            )
+            first, seen = _anywhere(pixels, width, threshold)
+    width = seen
     reach = np.inf if max_radius is None else max_radius / pixels.factor
     unsymmetric = None
     for most in (None, *_BRIGHTEST) if brightest is None else (brightest,):
@@ -271,6 +287,20 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     return _Pixels(small, good, full, gain, factor, image.shape, notes)
 
 
+def _straightened(pixels: _Pixels, gamma: float) -> _Pixels:
+    """With grey levels that are proportional to counts again."""
+    if gamma == 1:
+        return pixels
+    least, top = pixels.image.min(), pixels.image.max()
+    if least < 0:
+        raise PatternError(
+            f"a gamma is a power of counts, and the image has {least:g}; give none for an image "
+            "whose background was subtracted"
+        )
+    image = top * (pixels.image / top) ** (1 / gamma)
+    return dataclasses.replace(pixels, image=image, gain=None)
+
+
 def _averaged(
     image: np.ndarray, measured: np.ndarray, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -329,10 +359,13 @@ def _around(
     spots = found[clear]
     place = np.clip(np.rint(spots.position[:, ::-1]), 0, np.array(image.shape) - 1).astype(int)
     over = background.grown(pixels.full, np.ceil(width))[tuple(place.T)]
+    intensity, sigma = response.unsaturated(
+        residual, pixels.full, spots.position, spots.intensity, spots.sigma, over, width
+    )
     return SpotList(
         position=spots.position,
-        intensity=spots.intensity,
-        sigma=np.where(over, spots.intensity, spots.sigma),
+        intensity=intensity,
+        sigma=sigma,
         centre=centre,
         width=width,
         saturated=over,

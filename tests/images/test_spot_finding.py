@@ -1,6 +1,7 @@
 """From images to spots, on images whose spots are known, and on a measured one."""
 
 import dataclasses
+import io
 import warnings
 from pathlib import Path
 
@@ -224,9 +225,82 @@ def test_a_saturated_spot_is_kept_and_says_so(mos2):
     found = find_spots(np.minimum(image, 4000.0))
     over = found.saturated
     assert 3 < over.sum() < len(places) / 2
-    np.testing.assert_array_equal(found.sigma[over], found.intensity[over])
+    assert (found.sigma[over] > 0.02 * found.intensity[over]).all()
     distance = np.linalg.norm(found.position[over][:, None] - places[None], axis=-1).min(1)
     assert distance.max() < 0.5
+
+
+def alike(found, raw):
+    """Intensities of spots and those of the same spots in the raw image, and their rows."""
+    distance, place = cKDTree(raw.position).query(found.position)
+    assert distance.max() < 1
+    return found.intensity, raw.intensity[place]
+
+
+def jpeg(image):
+    file = io.BytesIO()
+    small = PIL.Image.fromarray(image.astype(np.uint8)).resize((400, 400))
+    small.save(file, "JPEG", quality=90)
+    return np.asarray(PIL.Image.open(file)).astype(float)
+
+
+@pytest.mark.parametrize("top", [4000, 1500])
+def test_saturated_spots_are_as_strong_as_their_flanks_say(mos2, top):
+    image, _ = render(mos2, peak=2e4, beam="none")
+    raw, found = find_spots(image), find_spots(np.minimum(image, top))
+    ours, true = alike(found, raw)
+    over = found.saturated
+    # The strongest are 5 and 13 times as bright as the brightest that was recorded.
+    np.testing.assert_allclose(ours[over], true[over], rtol=0.12)
+    assert (np.abs(ours - true)[over] < 3 * found.sigma[over]).all()
+    np.testing.assert_array_equal(found.intensity[~over], ours[~over])
+
+
+def test_saturated_spots_are_recognised_in_a_resampled_jpeg(mos2):
+    image, _ = render(mos2, peak=2e4, beam="none")
+    seen = np.rint(255 * np.minimum(image / 4000, 1))
+    direct, lossy = find_spots(seen), find_spots(jpeg(seen))
+    assert lossy.saturated.sum() >= 0.8 * direct.saturated.sum() > 6
+    scaled = (direct.position + 0.5) * 400 / 512 - 0.5
+    distance, place = cKDTree(scaled).query(lossy.position[lossy.saturated])
+    assert distance.max() < 1
+    ratio = lossy.intensity[lossy.saturated] / direct.intensity[place]
+    assert ratio.std() < 0.15 * ratio.mean()
+
+
+@pytest.mark.parametrize("gamma", [0.45, 0.6])
+def test_a_gamma_shows_in_the_shape_of_spots_and_is_undone(mos2, gamma):
+    image, _ = render(mos2, peak=2e4, beam="none")
+    shown = np.rint(255 * np.minimum(image / 8000, 1) ** gamma)
+    found, raw = find_spots(shown), find_spots(image)
+    (note,) = (n for n in found.notes if "gamma" in n)
+    assert float(note.split("1/")[1].split(";")[0]) == pytest.approx(gamma, abs=0.06)
+    ours, true = alike(found, raw)
+    strong = true > 0.01 * true.max()
+    power = np.polyfit(np.log(true[strong]), np.log(ours[strong]), 1)[0]
+    assert power == pytest.approx(1, abs=0.08)
+    left = find_spots(shown, gamma=1.0)
+    ours, true = alike(left, raw)
+    strong = true > 0.01 * true.max()
+    assert np.polyfit(np.log(true[strong]), np.log(ours[strong]), 1)[0] < 0.85
+    assert not any("gamma" in n for n in left.notes)
+
+
+@pytest.mark.parametrize("top", [2e3, 8e3, 2e4])
+@pytest.mark.parametrize("peak", [2e3, 2e4])
+def test_grey_levels_in_proportion_to_counts_show_no_gamma(mos2, top, peak):
+    image, _ = render(mos2, peak=peak, beam="none")
+    found = find_spots(np.rint(255 * np.minimum(image / top, 1)))
+    assert not any("gamma" in n for n in found.notes)
+
+
+def test_a_known_gamma_is_undone_and_needs_levels_above_zero(mos2):
+    image, _ = render(mos2, peak=2e4, beam="none")
+    raw, found = find_spots(image), find_spots(255 * (image / image.max()) ** 0.5, gamma=0.5)
+    ours, true = alike(found, raw)
+    np.testing.assert_allclose(ours / ours.sum(), true / true.sum(), rtol=0.02, atol=1e-4)
+    with pytest.raises(PatternError, match="background was subtracted"):
+        find_spots(image - 400, gamma=0.5)
 
 
 def test_spots_that_crowd_a_ring_in_an_image_without_background_are_all_found():

@@ -1,0 +1,166 @@
+"""What became of strong spots: stretched by a gamma, or saturated.
+
+Both show in the shape of spots, which is the same for weak and for strong ones where grey levels
+are proportional to counts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import brentq
+
+# An export for the screen has so few grey levels, also the mean of three colours.
+_LEVELS = 3 * 256
+# Powers that undo a gamma; nearer to 1 than the first it is no gamma but errors of a fit.
+_POWERS = (1.3, 3.0)
+# So many spots say it, by so many standard deviations.
+_SPOTS, _SURE = 16, 5.0
+# These stand so many levels above what is around them, with this share of the top level at most.
+_STEPS, _UNDER = 16.0, 0.98
+# What is around them scatters by less than this share of their height.
+_EVEN = 0.1
+# What is around a spot: from so many to so many widths.
+_RING = (3.0, 4.0)
+# The profile that saturated spots are compared with: of so many strong others, at least of so few.
+_STACK, _FEWEST = 16, 3
+# It counts to so many widths, and where it has this share of its top; saturated spots, once they
+# are known, tell more of it.
+_REACH, _FLANK, _ROUNDS = 3.5, 0.002, 4
+# A flank of fewer pixels says nothing.
+_PIXELS = 6
+# The uncertainty of what is inferred beyond the sum, relative to it.
+_INFERRED = 0.15
+
+
+class _Stamps:
+    """Squares of an image about spots, `radius` (S, S) pixels from them."""
+
+    def __init__(self, position: np.ndarray, width: float) -> None:
+        reach = int(np.ceil(_RING[1] * width)) + 1
+        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+        self.at = position[:, :, None, None] + np.stack([x, y])
+        self.radius = np.hypot(x, y)
+        self.ring = (self.radius > _RING[0] * width) & (self.radius <= _RING[1] * width + 1)
+        self.disc = self.radius <= 2.5 * width + 0.5
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """(K, S, S) what an image has there, between pixels."""
+        at = [self.at[:, 1], self.at[:, 0]]
+        return ndimage.map_coordinates(image, at, order=1, mode="nearest")
+
+    def above(self, stamps: np.ndarray) -> np.ndarray:
+        """(K, S, S) less the median of each one's ring."""
+        return stamps - np.median(stamps[:, self.ring], axis=1)[:, None, None]
+
+
+def gamma(image: np.ndarray, measured: np.ndarray, position: np.ndarray, width: float) -> float:
+    """The power of the counts that grey levels are; 1 where nothing shows another.
+
+    With a gamma below 1 strong spots become wide, and weak ones, on their background, do not. The
+    inverse is searched for that makes the light's concentration independent of its strength.
+
+    Args:
+        image: (H, W) grey levels, none below 0.
+        measured: (H, W) pixels to be used.
+        position: (K, 2) column and row of spots, pixels.
+        width: standard deviation of a spot, pixels.
+    """
+    levels = np.unique(image[measured])
+    if len(levels) > _LEVELS or len(position) < _SPOTS or levels[0] < 0:
+        return 1.0
+    stamps = _Stamps(position, width)
+    seen = stamps.of(image)
+    # The shape of weaker ones is that of rounding, of noise or of the halo's slope.
+    high, around = seen[:, stamps.disc].max(1), seen[:, stamps.ring]
+    above = high - np.median(around, 1)
+    clear = (high < _UNDER * levels[-1]) & (above > _STEPS * np.median(np.diff(levels)))
+    clear &= around.std(1) < _EVEN * above
+    core = stamps.radius <= width
+    seen = seen[clear] / levels[-1]
+    # Spots may be wider farther out.
+    away = np.linalg.norm(position - position.mean(0), axis=1)[clear]
+
+    def trend(power: float) -> tuple[float, float]:
+        """How concentration grows with strength, and the standard deviations from not at all."""
+        light = stamps.above(seen**power)
+        inside, whole = light[:, core].sum(1), light[:, stamps.disc].sum(1)
+        usable = (inside > 0) & (whole > inside)
+        if usable.sum() < _SPOTS:
+            return 0.0, 0.0
+        inside, whole, far = inside[usable], whole[usable], away[usable]
+        terms = np.stack([np.ones_like(far), np.log(inside), (far / far.max()) ** 2], 1)
+        return _slope(terms, np.log(inside / whole))
+
+    if clear.sum() < _SPOTS or trend(1.0)[1] > -_SURE or trend(_POWERS[0])[0] > 0:
+        return 1.0
+    if trend(_POWERS[1])[0] < 0:
+        return 1.0
+    return 1 / brentq(lambda power: trend(power)[0], *_POWERS, xtol=0.01)
+
+
+def _slope(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The second coefficient (terms (N, 3)) of a robust linear fit, and over its uncertainty."""
+    weight = np.ones(len(values))
+    for _ in range(6):
+        root = np.sqrt(weight)[:, None]
+        fit = np.linalg.lstsq(terms * root, values * root[:, 0], rcond=None)[0]
+        left = values - terms @ fit
+        scatter = 1.4826 * np.median(np.abs(left)) + 1e-6
+        weight = 1 / np.maximum(np.abs(left) / scatter / 1.5, 1)
+    error = scatter * np.sqrt(np.linalg.pinv(terms.T @ terms)[1, 1])
+    return float(fit[1]), float(fit[1] / error)
+
+
+def unsaturated(
+    residual: np.ndarray,
+    full: np.ndarray,
+    position: np.ndarray,
+    intensity: np.ndarray,
+    sigma: np.ndarray,
+    over: np.ndarray,
+    width: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intensities (K,) and uncertainties (K,) of spots, saturated ones by what their flanks say.
+
+    Args:
+        residual: (H, W) the image less its background.
+        full: (H, W) saturated pixels.
+        position: (K, 2) column and row, pixels.
+        intensity: (K,) sums over the spots.
+        sigma: (K,) their standard uncertainties.
+        over: (K,) which of them are saturated.
+        width: standard deviation of a spot, pixels.
+
+    Returns:
+        Intensities, never below the sums, and uncertainties; as large as the intensity where
+        nothing of a saturated spot's flank is left, or no other spot shows the profile.
+    """
+    sigma = np.where(over, intensity, sigma)
+    like = np.flatnonzero(~over)
+    like = like[np.argsort(-intensity[like])][:_STACK]
+    if not over.any() or len(like) < _FEWEST:
+        return intensity, sigma
+    rows, known = np.concatenate([like, np.flatnonzero(over)]), len(like)
+    stamps = _Stamps(position[rows], width)
+    light = stamps.above(stamps.of(residual))
+    free = (stamps.of(full.astype(np.float32)) == 0) & (stamps.radius <= _REACH * width)
+    whole = np.where(over[rows], 0.0, intensity[rows])
+    for _ in range(_ROUNDS):
+        told = (free * whole[:, None, None]).sum(0)
+        profile = ((whole > 0)[:, None, None] * free * light).sum(0) / np.maximum(told, 1e-30)
+        weight = free * np.where(profile > _FLANK * profile.max(), profile, 0.0)
+        power = np.maximum((weight * profile).sum((1, 2)), 1e-30)
+        fitted = (weight * light).sum((1, 2)) / power
+        fitted = np.where((weight > 0).sum((1, 2)) >= _PIXELS, np.maximum(fitted, 0.0), 0.0)
+        whole[known:] = fitted[known:]
+    left = weight * (light - whole[:, None, None] * profile)
+    # Neighbouring pixels err together, over a spot's width.
+    scatter = np.sqrt((left**2).sum((1, 2)) * 4 * np.pi * width**2) / power
+    more = whole - intensity[rows]
+    more[:known] = 0.0
+    rows, more, scatter = (x[more > 0] for x in (rows, more, scatter))
+    out = intensity.copy()
+    out[rows] += more
+    sigma[rows] = np.minimum(np.hypot(scatter, _INFERRED * more), out[rows])
+    return out, sigma
