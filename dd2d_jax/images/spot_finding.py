@@ -159,8 +159,8 @@ def find_spots(
         if gamma < 1:
             pixels = _straightened(pixels, gamma)
             pixels.notes.append(
-                "strong spots are wider than weak ones, as a gamma makes them: grey levels were "
-                f"raised to 1/{gamma:.2f}; --gamma 1 leaves them, raw counts are better"
+                f"strong spots are wider than weak ones, as after a gamma of {gamma:.2f}, which "
+                "was undone (--gamma 1 leaves the grey levels as they are); raw counts are better"
             )
             first, seen = _anywhere(pixels, width, threshold)
     width = seen
