@@ -65,7 +65,7 @@ def main() -> None:
     if folder.exists():
         parser.error(f"{folder} exists; name a new folder with --out")
     folder.mkdir(parents=True)
-    abtem.config.set({"device": "cpu", "local_diagnostics.progress_bar": False})
+    abtem.config.set({"device": "cpu", "diagnostics.progress_bar": False})
     random = np.random.default_rng(args.seed)
     used = set()
     if args.avoid:

@@ -167,6 +167,16 @@ def _roundness(
     return np.where(mean < 0, np.maximum(mean + apart, -np.inf) / (mean - apart - 1e-30), 0.0)
 
 
+def disc(distance: np.ndarray, width: float) -> np.ndarray:
+    """Where a spot's light is summed: True at distances (...) from its middle, pixels."""
+    return distance <= 2.5 * width + 0.5
+
+
+def ring(distance: np.ndarray, width: float) -> np.ndarray:
+    """Where the background is that is subtracted from it."""
+    return (distance > 3 * width) & (distance <= 4 * width + 1)
+
+
 def _integrate(
     residual: np.ndarray,
     measured: np.ndarray,
@@ -184,17 +194,17 @@ def _integrate(
     y, x = float(row - top), float(column - left)
     for _ in range(3):
         distance = np.hypot(rows - y, columns - x)
-        ring = (distance > 3 * width) & (distance <= 4 * width + 1) & seen
-        above = window - (np.median(window[ring]) if ring.any() else 0.0)
+        around = ring(distance, width) & seen
+        above = window - (np.median(window[around]) if around.any() else 0.0)
         weight = np.where((distance <= 2 * width + 0.5) & seen, np.maximum(above, 0), 0)
         if weight.sum() <= 0:
             break
         y, x = (weight * rows).sum() / weight.sum(), (weight * columns).sum() / weight.sum()
-    disc = np.hypot(rows - y, columns - x) <= 2.5 * width + 0.5
-    total = float(above[disc & seen].sum())
+    within = disc(np.hypot(rows - y, columns - x), width)
+    total = float(above[within & seen].sum())
     # Counting noise of disc and spot, and that of the ring's median, pi / 2 times a mean's.
-    pixel, size = float(under.variance[row, column]), int((disc & seen).sum())
-    variance = size * pixel + size**2 * np.pi / 2 * pixel / max(int(ring.sum()), 1)
+    pixel, size = float(under.variance[row, column]), int((within & seen).sum())
+    variance = size * pixel + size**2 * np.pi / 2 * pixel / max(int(around.sum()), 1)
     variance += under.gain * max(total, 0)
-    share = size / (np.pi * (2.5 * width + 0.5) ** 2) if disc.sum() > size else 1.0
+    share = size / (np.pi * (2.5 * width + 0.5) ** 2) if within.sum() > size else 1.0
     return left + x, top + y, total, float(np.sqrt(variance)), min(share, 1.0)

@@ -95,14 +95,19 @@ def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> boo
     return bool(below > min(limits) * above)
 
 
-def saturated(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+def saturated(image: np.ndarray, measured: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """(H, W) True in plateaus at the image's maximum.
 
     Where there is one, others that are nearly as high count, too: a lossy or resampled file has no
     longer one value on all of them.
+
+    Args:
+        image: (H, W), finite everywhere.
+        measured: (H, W) pixels to be used.
+        levels: (L,) their values, sorted, each once.
     """
-    top = image[measured].max()
-    if len(np.unique(image[measured])) < _GREYS or not _plateaus((image == top) & measured).any():
+    top = levels[-1]
+    if len(levels) < _GREYS or not _plateaus((image == top) & measured).any():
         return np.zeros(image.shape, bool)
     return _plateaus((image > _NEARLY * top) & measured)
 
@@ -113,6 +118,12 @@ def _plateaus(marked: np.ndarray) -> np.ndarray:
     sizes = np.bincount(which.ravel())
     sizes[0] = 0
     return (sizes >= _PLATEAU)[which]
+
+
+def between(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(...,) between pixels, at column and row (..., 2)."""
+    at = [place[..., 1], place[..., 0]]
+    return ndimage.map_coordinates(values, at, order=1, mode="nearest")
 
 
 def single(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:

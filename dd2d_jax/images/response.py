@@ -7,11 +7,12 @@ are proportional to counts.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 from scipy.optimize import brentq
 
-# An export for the screen has so few grey levels, also the mean of three colours.
-_LEVELS = 3 * 256
+from dd2d_jax.images import peaks
+from dd2d_jax.images.background import mad
+from dd2d_jax.images.pixel_values import between
+
 # Powers that undo a gamma; nearer to 1 than the first it is no gamma but errors of a fit.
 _POWERS = (1.3, 3.0)
 # So many spots say it, by so many standard deviations.
@@ -20,8 +21,6 @@ _SPOTS, _SURE = 16, 5.0
 _STEPS, _UNDER = 16.0, 0.98
 # What is around them scatters by less than this share of their height.
 _EVEN = 0.1
-# What is around a spot: from so many to so many widths.
-_RING = (3.0, 4.0)
 # The profile that saturated spots are compared with: of so many strong others, at least of so few.
 _STACK, _FEWEST = 16, 3
 # It counts to so many widths, and where it has this share of its top; saturated spots, once they
@@ -37,24 +36,22 @@ class _Stamps:
     """Squares of an image about spots, `radius` (S, S) pixels from them."""
 
     def __init__(self, position: np.ndarray, width: float) -> None:
-        reach = int(np.ceil(_RING[1] * width)) + 1
+        reach = int(np.ceil(4 * width)) + 1
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        self.at = position[:, :, None, None] + np.stack([x, y])
+        self.place = position[:, None, None] + np.stack([x, y], -1)
         self.radius = np.hypot(x, y)
-        self.ring = (self.radius > _RING[0] * width) & (self.radius <= _RING[1] * width + 1)
-        self.disc = self.radius <= 2.5 * width + 0.5
+        self.disc, self.ring = peaks.disc(self.radius, width), peaks.ring(self.radius, width)
 
     def of(self, image: np.ndarray) -> np.ndarray:
         """(K, S, S) what an image has there, between pixels."""
-        at = [self.at[:, 1], self.at[:, 0]]
-        return ndimage.map_coordinates(image, at, order=1, mode="nearest")
+        return between(image, self.place)
 
     def above(self, stamps: np.ndarray) -> np.ndarray:
         """(K, S, S) less the median of each one's ring."""
         return stamps - np.median(stamps[:, self.ring], axis=1)[:, None, None]
 
 
-def gamma(image: np.ndarray, measured: np.ndarray, position: np.ndarray, width: float) -> float:
+def gamma(image: np.ndarray, step: float, position: np.ndarray, width: float) -> float:
     """The power of the counts that grey levels are; 1 where nothing shows another.
 
     With a gamma below 1 strong spots become wide, and weak ones, on their background, do not. The
@@ -62,39 +59,36 @@ def gamma(image: np.ndarray, measured: np.ndarray, position: np.ndarray, width: 
 
     Args:
         image: (H, W) grey levels, none below 0.
-        measured: (H, W) pixels to be used.
+        step: from one grey level to the next.
         position: (K, 2) column and row of spots, pixels.
         width: standard deviation of a spot, pixels.
     """
-    levels = np.unique(image[measured])
-    if len(levels) > _LEVELS or len(position) < _SPOTS or levels[0] < 0:
+    if len(position) < _SPOTS:
         return 1.0
-    stamps = _Stamps(position, width)
-    seen = stamps.of(image)
+    top, stamps = image.max(), _Stamps(position, width)
+    seen, core = stamps.of(image), stamps.radius <= width
+    light = stamps.above(seen)
     # The shape of weaker ones is that of rounding, of noise or of the halo's slope.
-    high, around = seen[:, stamps.disc].max(1), seen[:, stamps.ring]
-    above = high - np.median(around, 1)
-    clear = (high < _UNDER * levels[-1]) & (above > _STEPS * np.median(np.diff(levels)))
-    clear &= around.std(1) < _EVEN * above
-    core = stamps.radius <= width
-    seen = seen[clear] / levels[-1]
+    above = light[:, stamps.disc].max(1)
+    clear = (seen[:, stamps.disc].max(1) < _UNDER * top) & (above > _STEPS * step)
+    clear &= seen[:, stamps.ring].std(1) < _EVEN * above
+    inside, whole = light[:, core].sum(1), light[:, stamps.disc].sum(1)
+    clear &= (inside > 0) & (whole > inside)
+    if clear.sum() < _SPOTS:
+        return 1.0
+    seen = seen[clear] / top
     # Spots may be wider farther out.
     away = np.linalg.norm(position - position.mean(0), axis=1)[clear]
 
     def trend(power: float) -> tuple[float, float]:
         """How concentration grows with strength, and the standard deviations from not at all."""
         light = stamps.above(seen**power)
-        inside, whole = light[:, core].sum(1), light[:, stamps.disc].sum(1)
-        usable = (inside > 0) & (whole > inside)
-        if usable.sum() < _SPOTS:
-            return 0.0, 0.0
-        inside, whole, far = inside[usable], whole[usable], away[usable]
-        terms = np.stack([np.ones_like(far), np.log(inside), (far / far.max()) ** 2], 1)
-        return _slope(terms, np.log(inside / whole))
+        inside = light[:, core].sum(1)
+        share = inside / np.maximum(light[:, stamps.disc].sum(1), inside)
+        terms = np.stack([np.ones_like(away), np.log(inside), (away / away.max()) ** 2], 1)
+        return _slope(terms, np.log(share))
 
-    if clear.sum() < _SPOTS or trend(1.0)[1] > -_SURE or trend(_POWERS[0])[0] > 0:
-        return 1.0
-    if trend(_POWERS[1])[0] < 0:
+    if trend(1.0)[1] > -_SURE or trend(_POWERS[0])[0] > 0 or trend(_POWERS[1])[0] < 0:
         return 1.0
     return 1 / brentq(lambda power: trend(power)[0], *_POWERS, xtol=0.01)
 
@@ -106,7 +100,7 @@ def _slope(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
         root = np.sqrt(weight)[:, None]
         fit = np.linalg.lstsq(terms * root, values * root[:, 0], rcond=None)[0]
         left = values - terms @ fit
-        scatter = 1.4826 * np.median(np.abs(left)) + 1e-6
+        scatter = mad(left) + 1e-6
         weight = 1 / np.maximum(np.abs(left) / scatter / 1.5, 1)
     error = scatter * np.sqrt(np.linalg.pinv(terms.T @ terms)[1, 1])
     return float(fit[1]), float(fit[1] / error)

@@ -27,6 +27,8 @@ THRESHOLD = 5.5
 _FIRST_WIDTH = 1.5
 # Whole numbers are taken for counts where they are fewer than this.
 _FEW = 5
+# An export for the screen has so few grey levels, also the mean of three colours.
+_LEVELS = 3 * 256
 # A mask leaves at least so many pixels.
 _LEAST_PIXELS = 256
 # Any three spots lie on some lattice.
@@ -100,6 +102,7 @@ class _Pixels:
         measured: (H, W) pixels to be used.
         full: (H, W) saturated ones.
         gain: of few counts, else None.
+        step: from one grey level of the image to the next where it has few, else None.
         factor: pixels that were averaged in either direction.
         shape: of the image as it was.
         notes: what the user should know.
@@ -109,6 +112,7 @@ class _Pixels:
     measured: np.ndarray
     full: np.ndarray
     gain: float | None
+    step: float | None
     factor: int
     shape: tuple[int, ...]
     notes: list[str]
@@ -151,19 +155,7 @@ def find_spots(
     if width is not None:
         width = width / pixels.factor
     middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
-    if gamma is not None:
-        pixels = _straightened(pixels, gamma)
-    first, seen = _anywhere(pixels, width, threshold)
-    if gamma is None:
-        gamma = response.gamma(pixels.image, pixels.measured, first.position[first.spot], seen)
-        if gamma < 1:
-            pixels = _straightened(pixels, gamma)
-            pixels.notes.append(
-                f"strong spots are wider than weak ones, as after a gamma of {gamma:.2f}, which "
-                "was undone (--gamma 1 leaves the grey levels as they are); raw counts are better"
-            )
-            first, seen = _anywhere(pixels, width, threshold)
-    width = seen
+    pixels, first, width = _linear(pixels, gamma, width, threshold)
     reach = np.inf if max_radius is None else max_radius / pixels.factor
     unsymmetric = None
     for most in (None, *_BRIGHTEST) if brightest is None else (brightest,):
@@ -275,7 +267,8 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
         image = np.where(measured, image[measured].max() - image, 0.0)
         small, good = _averaged(image, measured, factor)
         notes.append("the image is a negative, its spots are dark: it was inverted")
-    full = pixel_values.saturated(image, measured)
+    levels = np.unique(image[measured])
+    full = pixel_values.saturated(image, measured, levels)
     if full.mean() > 0.25:
         raise PatternError(
             f"the image is saturated: {full.mean():.0%} of its pixels are {image.max():g}"
@@ -284,7 +277,28 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     few = pixel_values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
     full = block_reduce(full, factor, np.max)
     gain = 1 / factor**2 if few else None
-    return _Pixels(small, good, full, gain, factor, image.shape, notes)
+    step = float(np.median(np.diff(levels))) if len(levels) <= _LEVELS else None
+    return _Pixels(small, good, full, gain, step, factor, image.shape, notes)
+
+
+def _linear(
+    pixels: _Pixels, gamma: float | None, width: float | None, threshold: float
+) -> tuple[_Pixels, Peaks, float]:
+    """Pixels in proportion to counts, their spots before the centre is known, and their width."""
+    if gamma is not None:
+        pixels = _straightened(pixels, gamma)
+    first, wide = _anywhere(pixels, width, threshold)
+    if gamma is not None or pixels.step is None or pixels.image.min() < 0:
+        return pixels, first, wide
+    shown = response.gamma(pixels.image, pixels.step, first.position[first.spot], wide)
+    if shown == 1:
+        return pixels, first, wide
+    pixels = _straightened(pixels, shown)
+    pixels.notes.append(
+        f"strong spots are wider than weak ones, as after a gamma of {shown:.2f}, which was "
+        "undone (--gamma 1 leaves the grey levels as they are); raw counts are better"
+    )
+    return pixels, *_anywhere(pixels, width, threshold)
 
 
 def _straightened(pixels: _Pixels, gamma: float) -> _Pixels:

@@ -17,6 +17,7 @@ from scipy.stats import norm
 
 from dd2d_jax.images import background, peaks
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.pixel_values import between
 from dd2d_jax.images.spot_finding import SpotList, averaged, full_size
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.search import FRACTIONS, INDEX
@@ -84,7 +85,8 @@ class _Light:
     def at(self, place: np.ndarray) -> np.ndarray:
         """(N,) at column and row (N, 2)."""
         ring = _RING * self.width * _circle(_POINTS)
-        return _read(self.height, place) - np.median(_read(self.height, place[:, None] + ring), 1)
+        around = between(self.height, place[:, None] + ring)
+        return between(self.height, place) - np.median(around, 1)
 
     def only_clear(self, place: np.ndarray) -> np.ndarray:
         """Those of the places (N, 2) that are in the image, and clear."""
@@ -181,8 +183,8 @@ def weak_spots(
         return nothing
     # As the others' were summed.
     position = averaged(spots.position, factor)
-    unit = np.median(spots.intensity / _read(light.height * light.noise, position))
-    one = unit * _read(light.noise, at)
+    unit = np.median(spots.intensity / between(light.height * light.noise, position))
+    one = unit * between(light.noise, at)
     return full_size(at, factor), one * light.at(at), one * noise.spread
 
 
@@ -246,10 +248,3 @@ def _between(indices: np.ndarray, basis: np.ndarray, finer: np.ndarray) -> np.nd
 def _circle(count: int) -> np.ndarray:
     angle = np.arange(count) * 2 * np.pi / count
     return np.stack([np.cos(angle), np.sin(angle)], 1)
-
-
-def _read(values: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """(...,) between pixels, at column and row (..., 2)."""
-    return ndimage.map_coordinates(
-        values, [place[..., 1], place[..., 0]], order=1, mode="nearest"
-    )
