@@ -13,6 +13,7 @@ import numpy as np
 
 from diffraction.crystal import Crystal, reciprocal
 from diffraction.form_factors import coefficients, form_factor
+from diffraction.heat import gaussians, heat
 from diffraction.kinematic import b_values, ewald_qz, kinematic_pattern, tilt_matrix
 from diffraction.pattern import Pattern
 from diffraction.radiation import _REST_ENERGY, Electrons, Radiation
@@ -54,13 +55,17 @@ def multislice(
     pattern of `simulate` at any tilt, but with f(|q|) at the part of q across the beam: alone that
     is an R factor of 1 % at 20 degrees, 3 % at 45 and 5 % at 60 for graphene.
 
+    Atoms in motion multiply psi by the mean over their places, independently of each other: this is
+    the mean wave of many frozen phonons. What it lacks is scattered between the spots. See `heat`.
+
     Intensities are the diffracted fractions of the beam times (A cos(tilt) / (gamma lambda))^2, A
     the cell's area: angstrom^2, |F|^2 where kinematic theory holds. An atom that is there in some
     cells only counts with its mean potential.
 
     Accuracy of the strongest ten spots: `band` = 8 is converged within 0.1 % where B >= 0.4.
     Without any heat the potential has cusps: B = 0 is within 2 % of abTEM's thin slices for eight
-    crystals from graphene to six layers of MoS2, and within 1 % with `band` = 12.
+    crystals from graphene to six layers of MoS2, and within 1 % with `band` = 12. Of four layers in
+    motion, from MoS2 to PbI2, it is within 3 % of abTEM's frozen phonons.
 
     Args:
         crystal: batch axes (...).
@@ -132,21 +137,21 @@ def kinematic_error(
     """How far the kinematic pattern is from the dynamical one, as an R factor.
 
     R = sum |I - s I_kin| / sum I with s = sum I / sum I_kin: the scale, which no measurement
-    knows, is free. I is from a `multislice` as coarse as B allows (10 ms a crystal where B is
-    0.5 A^2 or more; 34 ms without heat, where potentials are sharp). Beyond some 30 degrees of
+    knows, is free. I is from a `multislice` as coarse as B allows (2 ms a crystal where B is
+    0.5 A^2 or more; 14 ms without heat, where potentials are sharp). Beyond some 30 degrees of
     tilt its own approximation is a part of R, see there.
 
     Measured by `benchmarks/kinematic_error.py` on 60 crystals of C2DB of all thicknesses and
-    elements (80 kV, q_max = 1.25): at B = 0, 0.5 and 1 A^2 at least 95 % are within 20 % (of R) of
-    the fine multislice, and none is on the wrong side of `KINEMATIC_LIMIT` by more than a factor
-    1.5. Above this limit, 4 %, the worst of the ten strongest spots is off by more than 10 % in
-    half of the patterns, below in none (140 crystals, 80 and 200 kV, B = 0.5 A^2).
+    elements (80 kV, q_max = 1.25): at B = 0, 0.5 and 1 A^2 all are within 20 % (of R) of the fine
+    multislice, and none is on the wrong side of `KINEMATIC_LIMIT` by more than a factor 1.5. Above
+    this limit, 4 %, the worst of the ten strongest spots is off by more than 10 % in half of the
+    patterns, below in none.
 
     Args:
         crystal: batch axes (...), concrete. The memory grows with the batch.
         radiation: as in `multislice`, and so are the others.
         q_max: 1/angstrom.
-        b_iso: angstrom^2. R falls with it: at B = 0 it is half as large again as at 0.5.
+        b_iso: angstrom^2; R hardly depends on it.
         tilt: degrees.
 
     Returns:
@@ -217,7 +222,7 @@ def _even_and_smooth(least: int) -> int:
         size += 1
 
 
-@functools.partial(jax.jit, static_argnames="grid")
+@functools.partial(jax.jit, static_argnames=("grid", "thin"))
 def beam_intensities(
     crystal: Crystal,
     radiation: Electrons,
@@ -226,9 +231,11 @@ def beam_intensities(
     hk: jax.Array,
     band: float,
     grid: tuple[int, int],
+    thin: bool = False,
 ) -> jax.Array:
     """Intensities (..., K) of the beams hk (..., K, 2), the direct one's too, as `multislice` gives
-    them but unchecked: crystal, b_iso and tilt (..., 2) of like batch axes, `grid` large enough."""
+    them but unchecked: crystal, b_iso and tilt (..., 2) of like batch axes, `grid` large enough.
+    `thin`: an atom is one sheet, which is off by 1 % and takes a third of the time."""
     batch, dtype = crystal.numbers.shape[:-1], crystal.positions.dtype
     b_iso = jnp.asarray(b_iso, dtype)
     if b_iso.ndim < crystal.numbers.ndim:
@@ -237,7 +244,7 @@ def beam_intensities(
     def one(crystal, energy, b_iso, tilt, hk):
         beam = dataclasses.replace(radiation, energy=energy)
         strength = interaction(beam, tilt, dtype) / _area(crystal.lattice)
-        wave = exit_wave(crystal, beam, b_iso, tilt, strength, band, grid)
+        wave = exit_wave(crystal, beam, b_iso, tilt, strength, band, grid, thin)
         amplitude = wave[hk[:, 0], hk[:, 1]]
         return (jnp.real(amplitude) ** 2 + jnp.imag(amplitude) ** 2) / strength**2
 
@@ -273,6 +280,7 @@ def exit_wave(
     strength: jax.Array,
     band: float,
     grid: tuple[int, int],
+    thin: bool = False,
 ) -> jax.Array:
     """Amplitudes of the beams (h, k) behind one crystal, at [h, k]; the incident beam has one.
 
@@ -285,6 +293,7 @@ def exit_wave(
         tilt: (2,) degrees.
         strength: phase that a scattering amplitude of 1 angstrom makes, `interaction` / area.
         band, grid: see `multislice`.
+        thin: an atom is one sheet.
 
     Returns:
         `grid`, complex.
@@ -304,34 +313,44 @@ def exit_wave(
     half = grid[1] // 2 + 1
     along = -jnp.sum(g[:, :half] * slope, -1, keepdims=True)
     q = jnp.concatenate([g[:, :half], along], -1)
-    strength = jnp.where(inside[:, :half], strength, 0.0)
+    q_squared = jnp.sum(q * q, -1)
+    shapes = gaussians(q_squared)
+    alone = strength * _area(crystal.lattice)
+    sheets = _sheets(crystal, radiation, b_iso, slope, rows, alone, thin)
+    strength = jnp.where(inside[:, :half], strength * (grid[0] * grid[1]), 0.0)
 
     def pass_sheet(wave, sheet):
-        way, place, number, share, u, core = sheet
-        f = share * _sheet(radiation, number, jnp.sum(q * q, -1), core)
+        way, place, number, share, u, core, warm = sheet
+        if thin:
+            f = form_factor(radiation, number, q_squared)
+        else:
+            f = _sheet(radiation, number, q_squared, core)
         square = jnp.einsum("abi,ij,abj->ab", q, u, q, precision="highest")
         f = f * jnp.exp(-2 * jnp.pi**2 * square)
+        added, lost = jnp.einsum("ck,kab->cab", warm, shapes, precision="highest")
         turns = _turn(h * place[0])[:, None] * _turn(k[:half] * place[1])
-        phase = jnp.fft.irfft2(strength * f * turns, grid) * (grid[0] * grid[1])
+        both = share * strength * turns * jnp.stack([f + added, lost])
+        phase, lost = jnp.fft.irfft2(both, grid)
+        through = jnp.exp(-lost) * jax.lax.complex(jnp.cos(phase), jnp.sin(phase))
         wave = jnp.where(kept, wave * _turn(way * qz), 0.0)
-        wave = jnp.fft.ifft2(wave) * jax.lax.complex(jnp.cos(phase), jnp.sin(phase))
-        return jnp.fft.fft2(wave), None
+        return jnp.fft.fft2(jnp.fft.ifft2(wave) * through), None
 
     first = jnp.zeros(grid, jnp.result_type(dtype, jnp.complex64)).at[0, 0].set(1.0)
     # On the way back the sheets are recomputed, so that only the waves between them are stored.
     step = jax.checkpoint(pass_sheet, prevent_cse=False)  # a scan needs no guard against CSE
-    return jax.lax.scan(step, first, _sheets(crystal, b_iso, slope, rows))[0]
+    return jax.lax.scan(step, first, sheets)[0]
 
 
-def _sheets(crystal, b_iso, slope, rows) -> tuple[jax.Array, ...]:
-    """What the wave meets, in this order, 3 N of each: the way there, place in fractions of the
-    cell, number, occupancy, U with B in it, and whether it is a core.
+def _sheets(crystal, radiation, b_iso, slope, rows, strength, thin) -> tuple[jax.Array, ...]:
+    """What the wave meets, in this order, 3 N of each or N thin ones: the way there, place in
+    fractions of the cell, number, occupancy, U with B in it, whether it is a core, and what `heat`
+    says, all of it at the core.
 
     Padding scatters nothing: it only parts a way in two.
     """
     numbers, positions = crystal.numbers, crystal.positions
     dtype, present = positions.dtype, numbers > 0
-    shift = jnp.array([_SHELL, 0.0, -_SHELL], dtype)
+    shift = jnp.array([0.0] if thin else [_SHELL, 0.0, -_SHELL], dtype)
     heights = (jnp.where(present, positions[:, 2], 0.0)[:, None] + shift).ravel()
     order = jnp.argsort(-heights)
     heights = heights[order]
@@ -344,12 +363,16 @@ def _sheets(crystal, b_iso, slope, rows) -> tuple[jax.Array, ...]:
     share = present.astype(dtype)
     if crystal.occupancy is not None:
         share = jnp.where(present, crystal.occupancy, 0.0)
+    warm = heat(radiation, numbers, (u[:, 0, 0] + u[:, 1, 1]) / 2, strength)
+    number, share, u, warm = (
+        jnp.repeat(x, len(shift), 0)[order] for x in (numbers, share, u, warm)
+    )
+    core = (jnp.arange(order.size) % len(shift) == len(shift) // 2)[order]
     return (
         jnp.append(jnp.zeros(1, dtype), heights[:-1] - heights[1:]),
         (places - jnp.round(places))[order],
-        *(jnp.repeat(x, 3, 0)[order] for x in (numbers, share, u)),
-        (jnp.arange(order.size) % 3 == 1)[order],
-    )
+        number, share, u, core, jnp.where(core[:, None, None], warm, 0.0),
+    )  # fmt: skip
 
 
 def _sheet(radiation, number, q_squared, core) -> jax.Array:

@@ -218,7 +218,7 @@ def dynamical_squares(
         out[rows] = beam_intensities(
             jax.tree.map(jnp.asarray, cut_to(crystals, rows, room)), conditions.radiation,
             jnp.asarray(total[rows], jnp.float32), jnp.asarray(tilts[rows], jnp.float32),
-            jnp.asarray(hk[rows]), band, tuple(points),
+            jnp.asarray(hk[rows]), band, tuple(points), thin=True,
         )  # fmt: skip
     return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
 
