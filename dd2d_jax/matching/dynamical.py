@@ -26,8 +26,8 @@ from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_
 from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
-# log-probability is this far below the first's. True ones were among the first 50, within 17.
-_MOST, _WITHIN = 80, 20.0
+# log-probability is this far below the first's. True ones of heavy elements were 24 below.
+_MOST, _WITHIN = 80, 40.0
 # Crystals whose log-probability untilted, one side up, is this far below the best one's are not
 # tried in other ways. At a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first.
 _CLOSE = 20.0
@@ -38,7 +38,7 @@ _LEAST_B = 0.4
 # Tilts beyond are none that a fit about the normal can find, degrees.
 _STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
-_WORK = 8e6
+_WORK = 16e6
 # Points along an axis: few sizes are compiled.
 _POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
 # Programs that are kept. Each takes some 200 of the 65,530 maps that Linux lets a process have,

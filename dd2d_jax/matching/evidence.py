@@ -340,7 +340,8 @@ def _model(
     diffuse = (1 - damping) * response.incoherent * scale
     mean = response.coherent * damping * scale + diffuse
     soft = mean + SOFT
-    variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + 0.5 * (diffuse / soft) ** 2 + error
+    added = 0.5 * diffuse**2 + h.background**2
+    variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + added / soft**2 + error
     return _Model(soft, variance, damping * scale / soft, mean / soft, mean)
 
 

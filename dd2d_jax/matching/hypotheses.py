@@ -20,6 +20,8 @@ class Hypothesis:
         shear: of its shear.
         tilt: of the layer about x and about y, degrees.
         missing: probability that a spot is not seen, however strong.
+        background: that is still in an intensity, or was subtracted too much, relative to the
+            strongest spot.
         softness: of B, the same for all atoms, angstrom^2. A slope of the intensities in q^2, from
             the detector or an energy filter, is the same to the pattern.
         scatter: of each element's B about that, angstrom^2.
@@ -36,6 +38,7 @@ class Hypothesis:
     shear: float
     tilt: float = 0.0
     missing: float = 0.0
+    background: float = 0.0
     softness: float = 0.0
     scatter: float = 0.0
     softer: float = 0.0
@@ -61,6 +64,8 @@ SOFTER, SOFTNESS = 0.4, 1.0
 SCATTER = 0.25
 # Of patterns from a microscope. Fitted, see docs/retrieval.md.
 TEMPERATURE = 3.0
+# Diffuse scattering and halos under the spots are never subtracted better than so.
+BACKGROUND = 5e-4
 # Microscopes' images are elliptic: the shear that a pattern has beyond a hypothesis's own, a
 # component's standard deviation, and the share of patterns that have it. Of nine measured patterns
 # without a calibration six have a shear of 0.4 to 3 %.
@@ -97,10 +102,10 @@ def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothe
         Hypothesis(*errors[:2], stretch, *errors[2:], **OF_MICROSCOPES)
         for errors in (
             (0.005, 0.01, 0.003, 0.1, 0.02),
-            (0.01, 0.03, 0.003, 0.3, 0.05),
-            (0.03, 0.1, 0.003, 0.8, 0.25),
-            (0.03, 0.2, 0.003, 0.3, 0.05),
-            (0.06, 0.4, 0.006, 0.8, 0.25),
-            (0.1, 1.2, 0.006, 0.8, 0.4),
+            (0.01, 0.03, 0.003, 0.3, 0.05, BACKGROUND),
+            (0.03, 0.1, 0.003, 0.8, 0.25, BACKGROUND),
+            (0.03, 0.2, 0.003, 0.3, 0.05, BACKGROUND),
+            (0.06, 0.4, 0.006, 0.8, 0.25, BACKGROUND),
+            (0.1, 1.2, 0.006, 0.8, 0.4, BACKGROUND),
         )
     )

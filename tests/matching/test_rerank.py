@@ -122,8 +122,10 @@ def test_of_two_settings_that_score_alike_the_likelier_is_taken(library, queries
         return jax.tree.map(lambda x: np.asarray(x)[list(rows)], query)
 
     alone = [float(weigh(crystal, np.zeros((1, 1)), only(s), *told).value[0]) for s in every]
-    best, other = (int(s) for s in np.argsort(alone)[[-1, -2]])
-    assert alone[best] > alone[other]
+    best = int(np.argmax(alone))
+    # Others are as good by symmetry.
+    less = [s for s in every if alone[s] < alone[best] - 0.01]
+    other = max(less, key=lambda s: alone[s])
     for pair in ((best, other), (other, best)):
         found = weigh(crystal, np.zeros((2, 1)), only(*pair), *told)
         assert found.setting[0] == pair.index(best)
