@@ -28,11 +28,11 @@ from diffraction.radiation import Electrons
 # The integrals over the distance from an atom (angstrom) and over q (1/angstrom), and their nodes.
 _FAR, _RADII = 1.5, 48
 _SHARP, _WAVES = 16.0, 64
-# angstrom^2: of less u^2, B = 0.1 angstrom^2, they do not resolve the motion, and what it does is
+# angstrom^2: of less u^2, B = 0.05 angstrom^2, they do not resolve the motion, and what it does is
 # taken as proportional to it.
-_COLD = 0.1 / (8 * np.pi**2)
+_COLD = 0.05 / (8 * np.pi**2)
 # Variances of the Gaussians that the phase is told by, angstrom^2.
-_WIDTHS = 0.04**2 * 2.0 ** np.arange(9)
+_WIDTHS = 0.03**2 * 2.0 ** np.arange(10)
 
 
 def gaussians(q_squared: jax.Array) -> jax.Array:
@@ -70,8 +70,9 @@ def heat(
     still = strength * jnp.asarray(_potentials(radiation.table), dtype)[numbers]
     beyond = jax.lax.complex(jnp.cos(still) - 1, jnp.sin(still) - still)
     beyond = _product(_product(beyond * r_weight, bessel.T) * damping, bessel)
-    phase = -1j * jnp.log(1 + 1j * mean + beyond) - mean
-    out = _product(phase, told) * jnp.minimum(u_squared / _COLD, 1.0) / strength
+    # Turned back by the mean phase: what is left is far from half a turn, where logarithms jump.
+    added = -1j * jnp.log((1 + 1j * mean + beyond) * jnp.exp(-1j * mean))
+    out = _product(added, told) * jnp.minimum(u_squared / _COLD, 1.0) / strength
     return jnp.stack([jnp.real(out), jnp.imag(out)], 1)
 
 

@@ -13,6 +13,7 @@ from scipy.stats import norm, qmc
 
 import diffraction as dx
 from diffraction.form_factors import form_factor
+from diffraction.heat import gaussians, heat
 from diffraction.multislice import (
     _CORE,
     KinematicWarning,
@@ -120,6 +121,16 @@ def test_intensities_of_atoms_in_motion_are_those_of_frozen_phonons(name):
     strength = float(interaction(beam, jnp.zeros(2))) / area
     found = np.asarray(pattern.intensity) * strength**2
     np.testing.assert_allclose(found, case["intensity"][:TOP], rtol=0.03)
+
+
+@pytest.mark.parametrize("energy", [30.0, 60.0, 300.0])
+def test_what_heat_adds_grows_evenly_with_b(energy):
+    """Phases of heavy atoms exceed half a turn, where a logarithm jumps."""
+    beam, b = dx.Electrons(energy), jnp.linspace(0.05, 0.8, 40)
+    added = heat(beam, jnp.full(40, 92), b / (8 * jnp.pi**2), interaction(beam, jnp.zeros(2)))
+    steps = np.diff(np.asarray(added @ gaussians(jnp.array([1.0])))[..., 0], axis=0)
+    assert (steps < [0, np.inf]).all() and (steps > [-np.inf, 0]).all()
+    assert np.abs(np.diff(steps, axis=0)).max() < np.abs(steps).max() / 3
 
 
 @pytest.mark.parametrize("table", ["kirkland", "peng"])
