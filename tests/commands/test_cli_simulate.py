@@ -138,8 +138,8 @@ def test_simulate_takes_tables_and_methods(dd2d):
         status, out, err = dd2d(f"simulate mos2.cif --json {options}")
         assert (status, err) == (0, "")
         spots[options] = json.loads(out)["intensity"]
-    for other in ("--table kirkland", "--method multislice"):
-        assert spots[other] == pytest.approx(spots[""], rel=0.2)
+    for other, near in (("--table kirkland", 0.2), ("--method multislice", 0.4)):
+        assert spots[other] == pytest.approx(spots[""], rel=near)
         assert spots[other] != pytest.approx(spots[""], rel=1e-3)
 
 
