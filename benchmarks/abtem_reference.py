@@ -12,6 +12,7 @@ is periodic in abTEM's rectangular cell, so that no approximation of abTEM's own
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -72,22 +73,30 @@ WARM = {
     "1T-PbI2, 120 kV": ((4.56, [(82, (0.0, 0.0), 0.0), (53, A, 1.83), (53, B, -1.83)]), 120.0,
                         {"Pb": 1.8, "I": 2.4}),
 }  # fmt: skip
+WARM_POTENTIAL = {"sampling": 0.04, "slice_thickness": 0.25}
+"""Angstrom; abTEM's projection "infinite"."""
 CONFIGURATIONS, SEED = 120, 1
 """Of a cell of 48 unit cells: a spot's intensity errs by 0.3 % at most."""
 
 
-def run(a: float, atoms: list[tuple], energy: float, periods: int) -> dict:
-    """Intensities of the strongest rods, as a fraction of the incident beam."""
+def hexagonal(a: float, atoms: list[tuple]) -> tuple[dict, ase.Atoms]:
+    """A crystal as it is written, and its rectangular cell as abTEM gets it."""
     lattice = a * np.array([[1, 0], [-1 / 2, np.sqrt(3) / 2]])
     numbers, places, z = zip(*atoms, strict=True)
     positions = np.column_stack([np.array(places) @ lattice, z])
-
-    rectangle = np.array([a, a * np.sqrt(3)])
     both = np.concatenate([positions, positions + [a / 2, a * np.sqrt(3) / 2, 0]])
     both[:, 2] = PADDING + max(z) - both[:, 2]
     height = np.ceil((np.ptp(z) + 2 * PADDING) / SLICE) * SLICE
-    cell = ase.Atoms(numbers * 2, both, cell=[*rectangle, height], pbc=True)
+    cell = ase.Atoms(numbers * 2, both, cell=[a, a * np.sqrt(3), height], pbc=True)
     cell.wrap()
+    crystal = {"lattice": lattice.tolist(), "positions": positions.tolist()}
+    return {**crystal, "numbers": list(numbers)}, cell
+
+
+def run(a: float, atoms: list[tuple], energy: float, periods: int) -> dict:
+    """Intensities of the strongest rods, as a fraction of the incident beam."""
+    crystal, cell = hexagonal(a, atoms)
+    rectangle = cell.cell.lengths()[:2]
     grid = tuple(int(2 * np.ceil(x / SAMPLING / 2)) for x in rectangle)
     potential = abtem.Potential(
         cell,
@@ -118,9 +127,7 @@ def run(a: float, atoms: list[tuple], energy: float, periods: int) -> dict:
     least = spots[RODS - 1][1] * 0.999
     spots = [s for s in spots if s[1] >= least]
     return {
-        "lattice": lattice.tolist(),
-        "positions": positions.tolist(),
-        "numbers": list(numbers),
+        **crystal,
         "energy": energy,
         "tilt": [tilt, 0.0],
         "grid": grid,
@@ -133,35 +140,25 @@ def run(a: float, atoms: list[tuple], energy: float, periods: int) -> dict:
 
 def run_warm(a: float, atoms: list[tuple], energy: float, b: dict[str, float]) -> dict:
     """Intensities of the mean wave of frozen phonons, means over the three-fold axis."""
-    lattice = a * np.array([[1, 0], [-1 / 2, np.sqrt(3) / 2]])
-    numbers, places, z = zip(*atoms, strict=True)
-    positions = np.column_stack([np.array(places) @ lattice, z])
-    rectangle = np.array([a, a * np.sqrt(3)])
-    both = np.concatenate([positions, positions + [a / 2, a * np.sqrt(3) / 2, 0]])
-    both[:, 2] = PADDING + max(z) - both[:, 2]
-    cell = ase.Atoms(numbers * 2, both, cell=[*rectangle, np.ptp(z) + 2 * PADDING], pbc=True)
-    cell.wrap()
+    crystal, cell = hexagonal(a, atoms)
     cell *= (6, 4, 1)
-    still = {x: float(np.sqrt(value / 8) / np.pi) for x, value in b.items()}
+    rms = {x: float(np.sqrt(value / 8) / np.pi) for x, value in b.items()}
     amplitude, step = 0.0, 20
     for i in range(CONFIGURATIONS // step):
-        phonons = abtem.FrozenPhonons(cell, step, still, seed=1000 * SEED + i)
-        potential = abtem.Potential(phonons, sampling=0.04, slice_thickness=0.25)
+        phonons = abtem.FrozenPhonons(cell, step, rms, seed=1000 * SEED + i)
+        potential = abtem.Potential(phonons, **WARM_POTENTIAL)
         wave = abtem.PlaneWave(energy=1e3 * energy).multislice(potential).compute().array
         amplitude = amplitude + (np.fft.fft2(wave) / wave[0].size).mean(0) * step / CONFIGURATIONS
     spots: dict[tuple[int, int], float] = {}
-    for h, k in np.ndindex(13, 13):
-        h, k = h - 6, k - 6
+    for h, k in itertools.product(range(-6, 7), repeat=2):
         equal = [(h, k), (k, -h - k), (-h - k, h)]
-        q = np.array([equal @ np.linalg.inv(lattice).T]).reshape(3, 2)
+        q = np.array(equal) @ np.linalg.inv(crystal["lattice"]).T
         if 0 < np.linalg.norm(q[0]) <= Q_MAX and max(equal) == (h, k):
             at = np.rint(q * cell.cell.lengths()[:2]).astype(int)
             spots[h, k] = float((np.abs(amplitude[at[:, 0], at[:, 1]]) ** 2).mean())
     order = sorted(spots, key=lambda hk: -spots[hk])[:RODS]
     return {
-        "lattice": lattice.tolist(),
-        "positions": positions.tolist(),
-        "numbers": list(numbers),
+        **crystal,
         "energy": energy,
         "b_iso": b,
         "hk": order,
@@ -181,6 +178,7 @@ def main() -> None:
         "slice_thickness": SLICE,
         "padding": PADDING,
         "cutoff_tolerance": CUTOFF_TOLERANCE,
+        "warm": {**WARM_POTENTIAL, "configurations": CONFIGURATIONS, "seed": SEED},
         "units": "angstrom, keV, degrees; intensities as a fraction of the incident beam",
     }
     cases = {}

@@ -74,7 +74,7 @@ def test_a_dropped_image_becomes_a_saved_report(chromium, address, made, work, t
     assert (work / "dd2d-app" / "mine.tif").read_bytes() == (made / "small.tif").read_bytes()
     chromium.wait("within('.candidates', 'input').length > 1")
     chromium.ask("within('.candidates', 'input')[1].click()")
-    wait_for(chromium, "about", "W")  # WS2 or WSe2
+    wait_for(chromium, "about", "WSe2")
     chromium.wait("deep('iframe').length == 1", 180)
     chromium.wait(f"!{BUTTON.format('Save report')}.disabled")
     chromium.ask(BUTTON.format("Save report") + ".click()")

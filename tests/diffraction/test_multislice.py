@@ -61,6 +61,10 @@ def spots(pattern):
 # Another program's numbers
 
 
+def crystal_of(case):
+    return dx.Crystal(*(jnp.array(case[x]) for x in ("lattice", "positions", "numbers")))
+
+
 @pytest.fixture(scope="module")
 def against_abtem():
     """{name: (multislice, kinematic)}: relative errors of the strongest ten spots.
@@ -68,8 +72,7 @@ def against_abtem():
     All cases are one batch, with an energy and a tilt for each.
     """
     cases = list(ABTEM.values())
-    arrays = [[jnp.array(c[x]) for x in ("lattice", "positions", "numbers")] for c in cases]
-    crystals = dx.stack([dx.Crystal(*x) for x in arrays])
+    crystals = dx.stack([crystal_of(c) for c in cases])
     beams = dx.Electrons(jnp.array([c["energy"] for c in cases]))
     tilts = jnp.array([c["tilt"] for c in cases])
     hk = np.array([c["hk"][:TOP] for c in cases])
@@ -114,7 +117,7 @@ def test_kinematic_theory_ends_where_abtem_says(against_abtem, name, least, most
 def test_intensities_of_atoms_in_motion_are_those_of_frozen_phonons(name):
     """The mean wave of abTEM's: off by 0.4 to 2.8 %, the mean potential alone by 15 to 39 %."""
     case = WARM[name]
-    crystal = dx.Crystal(*(jnp.array(case[x]) for x in ("lattice", "positions", "numbers")))
+    crystal = crystal_of(case)
     beam, hk = dx.Electrons(case["energy"]), np.array(case["hk"][:TOP])
     pattern = multislice(crystal, beam, Q_MAX, case["b_iso"], hk=hk)
     area = abs(np.linalg.det(np.asarray(crystal.lattice)))
@@ -137,8 +140,7 @@ def test_what_heat_adds_grows_evenly_with_b(energy):
 def test_tables_agree_on_atoms_in_motion(table):
     """To what they agree on atoms at rest."""
     case = WARM["1T-PtS2, 80 kV"]
-    crystal = dx.Crystal(*(jnp.array(case[x]) for x in ("lattice", "positions", "numbers")))
-    hk = np.array(case["hk"][:TOP])
+    crystal, hk = crystal_of(case), np.array(case["hk"][:TOP])
     for b in (0.05, 0.6):
         found, expected = (
             np.asarray(multislice(crystal, dx.Electrons(80.0, x), Q_MAX, b, hk=hk).intensity)
