@@ -30,7 +30,7 @@ import diffraction as dx  # noqa: E402
 from dd2d_jax.data.crystal_set import CrystalSet  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 from dd2d_jax.matching.evidence import log_evidence  # noqa: E402
-from dd2d_jax.matching.hypotheses import TEMPERATURE, measured  # noqa: E402
+from dd2d_jax.matching.hypotheses import measured  # noqa: E402
 from dd2d_jax.matching.next_tilt import next_tilt  # noqa: E402
 from dd2d_jax.matching.score import strain_between  # noqa: E402
 from dd2d_jax.spots import Conditions, Spots, both_sides, half_plane, select  # noqa: E402
@@ -79,7 +79,7 @@ def nearest(lattices: np.ndarray, lattice: np.ndarray, own: int) -> np.ndarray:
 
 def as_found(crystals: CrystalSet, query: Spots, log: np.ndarray) -> SimpleNamespace:
     """Candidates with their probabilities, in the pattern's own frame."""
-    share = np.exp((log - log.max()) / TEMPERATURE)
+    share = np.exp(log - log.max())
     share /= share.sum()
     own = SimpleNamespace(lattice=np.asarray(query.lattice))
     candidates = [
