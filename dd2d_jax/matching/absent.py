@@ -174,18 +174,22 @@ def nearly(log_prior: np.ndarray, near: np.ndarray) -> tuple[float, float]:
     return size * float(share[near].sum()), size
 
 
-def possible(weighing: Weighing, strain: float) -> np.ndarray:
-    """(n,) False where a crystal fits as no true one ever did; `strain` as in `features`."""
+def possible(weighing: Weighing, strain: float, mates: float) -> np.ndarray:
+    """(n,) False where a crystal fits as no true one ever did.
+
+    `strain` as in `features`; `mates` is the R1 between Friedel mates, from `likeness`: a crystal
+    whose own mates are alike has no less of a pattern whose mates differ, as a thick flake's do.
+    """
     most = _told()["limits"]
     return (
-        (weighing.r1 <= most["r1"])
+        (weighing.r1 <= np.hypot(most["r1"], mates))
         & (np.abs(weighing.stretch) <= most["stretch"] * strain)
         & (weighing.shear <= most["shear"])
     )
 
 
 def log_probabilities(
-    weighing: Weighing, log_prior: np.ndarray, log_odds_none: float, strain: float
+    weighing: Weighing, log_prior: np.ndarray, log_odds_none: float, strain: float, mates: float
 ) -> tuple[np.ndarray, float]:
     """Logarithms (n,) of candidates' probabilities and the probability of none; together 1.
 
@@ -193,13 +197,13 @@ def log_probabilities(
         weighing: of the candidates.
         log_prior: (n,) of each.
         log_odds_none: from `log_odds`.
-        strain: as in `features`.
+        strain, mates: as in `possible`.
     """
     total = weighing.value + log_prior
     share = total - np.logaddexp.reduce(total)
     none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
     # What cannot be leaves its probability to none, but for a little.
-    there = possible(weighing, strain)
+    there = possible(weighing, strain, mates)
     kept = np.where(there, 1 - none, min(1 - none, _AT_MOST))
     lost = float((np.exp(share) * (1 - none - kept)).sum())
     return share + np.log(np.maximum(kept, 1e-300)), float(none + lost)

@@ -16,6 +16,7 @@ from dd2d_jax.matching.absent import (
     NEAR,
     NONE,
     features,
+    likeness,
     log_odds,
     log_odds_of_any,
     log_probabilities,
@@ -201,7 +202,9 @@ def weighed(once: Once) -> Weighed:
     strain = hypotheses[0].stretch
     formula = short.crystals.formula
     about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
-    log_p, none = log_probabilities(weighing, prior, log_odds(about, restricted), strain)
+    log_p, none = log_probabilities(
+        weighing, prior, log_odds(about, restricted), strain, likeness(query)[1]
+    )
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))

@@ -32,7 +32,7 @@ def weighing(value: list[float], **other: list[float]) -> Weighing:
 
 
 def probabilities(*told) -> tuple[np.ndarray, float]:
-    logs, none = absent.log_probabilities(*told, STRAIN)
+    logs, none = absent.log_probabilities(*told, STRAIN, 0.1)
     return np.exp(logs), none
 
 
@@ -66,8 +66,14 @@ def test_probabilities_are_ordered_as_the_evidence_and_add_up_to_one():
 
 def test_the_order_stays_where_probabilities_are_too_small_for_a_number():
     prior = np.zeros(3)
-    logs, _ = absent.log_probabilities(weighing([0.0, -2000.0, -1000.0]), prior, -2.0, STRAIN)
+    logs, _ = absent.log_probabilities(weighing([0.0, -2000.0, -1000.0]), prior, -2.0, STRAIN, 0.1)
     assert np.argsort(-logs).tolist() == [0, 2, 1]
+
+
+def test_a_crystal_may_fit_as_poorly_as_mates_fit_each_other():
+    poor = weighing([0.0], r1=[0.6])
+    assert not absent.possible(poor, STRAIN, 0.1)[0] and absent.possible(poor, STRAIN, 0.4)[0]
+    assert not absent.possible(weighing([0.0], r1=[0.8]), STRAIN, 0.4)[0]
 
 
 @pytest.mark.parametrize("what", ["r1", "stretch", "shear"])
