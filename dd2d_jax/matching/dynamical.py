@@ -29,8 +29,9 @@ from diffraction.multislice import beam_intensities, coarse_band
 # log-probability is this far below the first's. True ones of heavy elements were 24 below.
 _MOST, _WITHIN = 80, 40.0
 # Crystals whose log-probability untilted, one side up, is this far below the best one's are not
-# tried in other ways. At a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first.
-_CLOSE = 20.0
+# tried in other ways. At a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first;
+# BiBrS, whose sides differ, was more than 20 behind with the other side up.
+_CLOSE = 40.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.

@@ -435,3 +435,35 @@ def test_so_many_of_the_brightest_spots_alone_are_used():
     every, some = find_spots(image), find_spots(image, brightest=20)
     assert len(some.position) == 20 < len(every.position)
     assert some.intensity.min() >= np.sort(every.intensity)[-21] * 0.9
+
+
+def test_a_spot_that_the_edge_of_a_beam_stop_cuts_is_none_though_no_halo_shows_the_stop():
+    places, strength = drawn.lattice(spacing=27.0)
+    image = drawn.expected(places, 5 * strength + 2, halo=0.0, width=2.0)
+    whole = find_spots(drawn.counted(image)).position
+    near = np.linalg.norm(places - [128.4, 126.7], axis=1)
+    x, y = places[np.argsort(np.abs(near - 54))[0]]
+    rows, columns = np.indices(image.shape)
+    # A bar from the middle of the spot to the right.
+    image[(columns > x + 0.5) & (columns < x + 9) & (np.abs(rows - y) < 12)] = 2
+    cut = find_spots(drawn.counted(image)).position
+    gone = [p for p in whole if np.linalg.norm(cut - p, axis=1).min() > 2]
+    assert len(gone) == 1 and np.linalg.norm(gone[0] - [x, y]) < 2
+
+
+def test_sharper_spots_of_a_second_lattice_are_not_cut_nor_streaks_along_one_axis():
+    """The domains of a second layer are larger; those of the first are rippled."""
+    centre = (128.4, 126.7)
+    places, strength = drawn.lattice(spacing=27.0)
+    other, _ = drawn.lattice(spacing=27.0, turn=41.0)
+    other = other[cKDTree(places).query(other)[0] > 12]
+    rows, columns = np.indices((256, 256))
+    image = drawn.expected(places[:0], strength[:0], halo=60.0)
+    shapes = [(12, 8)] * len(places) + [(5, 5)] * len(other)
+    every = np.concatenate([places, other])
+    height = np.random.default_rng(2).uniform(400, 3000, len(every))
+    for (x, y), (wide, high), peak in zip(every, shapes, height, strict=True):
+        image += peak * np.exp(-((columns - x) ** 2) / wide - (rows - y) ** 2 / high)
+    found = find_spots(drawn.counted(image), centre=centre, beam_stop=False).position
+    away = np.linalg.norm(every - centre, axis=1)
+    assert drawn.matched(found, every[(away > 30) & (away < 90)])[0] == 0
