@@ -59,9 +59,10 @@ PERFECT = Disturbance(noise=0.01, scale=0.003, tilt=0.1, floor=1e-3)
 # Weights are drawn to 0 by so much a row: those of the numbers themselves, and of their products,
 # which go astray sooner on patterns unlike those that were learnt from.
 _SHRINK, _SHRINK_PRODUCTS = 1e-3, 5e-2
-# Limits are not tighter than this: the measured flake of MoO3 has an R1 of 0.45, and cameras are
+# Limits are not tighter than this. Measured flakes of MoO3 and of h-BN (twice) have an R1 of 0.45,
+# 0.59 and 0.65, that between mates subtracted in quadrature 0.41, 0.43 and 0.56; and cameras are
 # elliptic, one of them by 8 %. The stretch is in standard deviations of `hypotheses.measured`.
-LIMITS = {"r1": 0.5, "stretch": 5.0, "shear": 0.05}
+LIMITS = {"r1": 0.57, "stretch": 5.0, "shear": 0.05}
 _FOLDS = 8
 # Layers of the thickest flake, atoms of the largest, and tilts that make up a bent one.
 LAYERS, LARGEST, BENDS = 20, 160, 4

@@ -71,7 +71,7 @@ def test_the_order_stays_where_probabilities_are_too_small_for_a_number():
 
 
 def test_a_crystal_may_fit_as_poorly_as_mates_fit_each_other():
-    poor = weighing([0.0], r1=[0.6])
+    poor = weighing([0.0], r1=[0.63])
     assert not absent.possible(poor, STRAIN, 0.1)[0] and absent.possible(poor, STRAIN, 0.4)[0]
     assert not absent.possible(weighing([0.0], r1=[0.8]), STRAIN, 0.4)[0]
 
