@@ -25,7 +25,7 @@ _SETTINGS, _NEAR = 2, 25.0
 # Where the scale is unknown, at so many scales.
 _SCALES = 3
 # Cells further than this from the query's, in isotropic strain and in shear, are not compared.
-STRETCH, SHEAR = 0.06, 0.03
+STRETCH, SHEAR = 0.06, 0.045
 
 # Spot pairs that the comparison sees, and rods without a spot that it knows of.
 _SEEN, _UNSEEN = 128, 128

@@ -21,13 +21,14 @@ from dd2d_jax.spots import Conditions, Spots
 
 # Beyond the scale's error: strain of the crystal against the library's, and shear, which
 # ellipticity and a small tilt add to.
-STRETCH, SHEAR = 0.025, 0.02
+STRETCH, SHEAR = 0.025, 0.03
 # Crystals whose cell fits that are simulated, or so many for each that is weighed.
 _SIMULATED, _EACH = 200, 6
 # Of these, at most this share by the cells of twice the area.
 _DOUBLES = 0.25
-# Known crystals are few: of them, cells further away are weighed, too.
-_KNOWN = 2.0
+# Known crystals are few: of them, cells further away are weighed, too, by so many of the scale's
+# errors, and with such a shear.
+_KNOWN, _KNOWN_SHEAR = 2.0, 0.045
 
 
 class Shortlist(NamedTuple):
@@ -96,7 +97,7 @@ def _pool(
     fitting, known = [], []
     for some, share in ((query.found, 1.0), (~query.found, _DOUBLES)):
         cells = np.asarray(query.settings.lattice)[some]
-        wide = library.cells.near(cells, STRETCH + _KNOWN * scale_error, _KNOWN * SHEAR)
+        wide = library.cells.near(cells, STRETCH + _KNOWN * scale_error, _KNOWN_SHEAR)
         wide = wide[allowed[wide]]
         known.append(wide[np.asarray(library.crystals.known[wide], bool)][:count])
         rows = library.cells.near(cells, STRETCH + scale_error, SHEAR)

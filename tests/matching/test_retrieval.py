@@ -117,6 +117,19 @@ def test_right_crystal_is_first_at_another_energy_and_reach(name, library, model
         assert retrieve(pattern, library, model)[0].uid == name
 
 
+@pytest.mark.parametrize("name", ["1H-MoS2", "1T-PtS2", "CrI3", "FeSe", "phosphorene"])
+def test_few_are_weighed_of_an_elliptic_camera_and_the_right_one_is_among_them(
+    name, library, model
+):
+    """Its cell fits, by a shear of 2.7 %, though the network never saw such patterns."""
+    for degrees in (0, 40, 75):
+        axis = np.array([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))])
+        stretch = np.eye(2) + 0.054 * (np.outer(axis, axis) - np.eye(2) / 2)
+        pattern = simulated(WANTED[name])
+        pattern = dataclasses.replace(pattern, q=pattern.q @ jnp.asarray(stretch, jnp.float32))
+        assert retrieve(pattern, library, model, rerank=2, k=1)[0].uid == name
+
+
 @pytest.mark.parametrize("name", WANTED)
 def test_right_crystal_is_first_whatever_cell_it_was_written_in(name, library, model):
     """The library's cell is not the user's: a supercell, a skewed cell, the layer upside down."""
