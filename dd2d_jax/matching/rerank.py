@@ -32,6 +32,9 @@ _SEEN, _UNSEEN = 128, 128
 # Pairs that are read of a pattern, whatever its cell.
 _ALL = 512
 
+# Of mates that differ by more the weaker one counts as not measured: it is hidden, by the beam stop
+# or otherwise, and what was read there is stray light. Tilted flakes' differ by 30 at most.
+_HIDDEN = 100.0
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
 # likely as another, the probability that a spot is missed, and the range of strain and shears.
 _LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
@@ -71,6 +74,9 @@ class Query:
             PatternError: no spot within q_max.
         """
         spots = canonical_spots(indexed, q_max, _ALL)
+        hidden = _HIDDEN * spots.intensity < np.flip(spots.intensity, -1)
+        intensity = np.where(hidden, np.float32(0), spots.intensity)
+        spots = dataclasses.replace(spots, intensity=intensity, measured=spots.measured & ~hidden)
         last = float(np.linalg.norm(np.asarray(spots.q), axis=-1).max())
         whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN)
         area = np.abs(np.linalg.det(np.asarray(spots.lattice, float)))

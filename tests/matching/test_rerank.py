@@ -161,3 +161,17 @@ def test_rods_are_added_behind_the_spots(queries):
     used = (wide.hk != 0).any(-1)
     assert used.sum() > 8 * len(used) and not used.all()
     assert (used[:, :-1] >= used[:, 1:]).all()  # padding comes last and is not computed
+
+
+def test_the_weaker_of_mates_that_differ_a_hundredfold_counts_as_hidden():
+    pattern = dx.simulate(tiny.crystals().take([0]).crystal[0], dx.Electrons(80.0), 1.25, 0.5)
+    q = np.asarray(pattern.q)[:, :2]
+    strong = int(np.argmax(np.where(pattern.mask, pattern.intensity, 0)))
+    mate = int(np.linalg.norm(q + q[strong], axis=1).argmin())
+    seen = {}
+    for factor in (1 / 30, 1 / 300):
+        intensity = np.array(pattern.intensity)
+        intensity[mate] = factor * intensity[strong]
+        shaded = dataclasses.replace(pattern, intensity=intensity)
+        seen[factor] = Query.indexed(lattice.find(shaded), 1.25).whole.measured[0].sum()
+    assert seen[1 / 300] == seen[1 / 30] - 1
