@@ -28,10 +28,10 @@ from diffraction.multislice import beam_intensities, coarse_band
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
 # log-probability is this far below the first's. True ones of heavy elements were 24 below.
 _MOST, _WITHIN = 80, 40.0
-# Crystals whose log-probability untilted, one side up, is this far below the best one's are not
-# tried in other ways. At a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first;
-# BiBrS, whose sides differ, was more than 20 behind with the other side up.
-_CLOSE = 40.0
+# Crystals whose log-probability untilted is this far below the best one's are not tried tilted: at
+# a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first. With one side up, those
+# this far below are not tried with the other: BiBrS, whose sides differ, was more than 30 behind.
+_CLOSE, _CLOSE_BELOW = 20.0, 40.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
@@ -100,8 +100,8 @@ def explain_dynamical(
 ) -> tuple[np.ndarray, np.ndarray, Way]:
     """How well n crystals explain a query by electrons that scatter more than once.
 
-    All are tried with one side up, untilted; those that then explain nearly as much as the best one
-    with the other side up, too, and at the tilt; last at the tilt that fits these best.
+    All are tried with one side up, untilted, and with the other unless far behind; those that then
+    explain nearly as much as the best one at the tilt, too; last at the tilt that fits these best.
 
     Args:
         crystals: n.
@@ -126,12 +126,16 @@ def explain_dynamical(
     count = len(crystals)
     flat = np.zeros((count, 2))
     first = of(np.arange(count), np.zeros(count, bool), flat)
+    some = np.flatnonzero(first.found.value > first.found.value.max() - _CLOSE_BELOW)
+    other = of(some, np.ones(len(some), bool), flat[some])
+    sides = _joined(jax.tree.map(lambda x: x[some], first), other)
+    first = put(first, some, best_of(sides, sides.found.value, 2))
     near = np.flatnonzero(first.found.value > first.found.value.max() - _CLOSE)
     # Seen from below the cut along a rod runs the other way.
-    below = np.repeat([True, False, True], len(near))
-    more = of(np.tile(near, 3), below, np.concatenate([flat[near], lean[near], -lean[near]]))
+    below = np.repeat([False, True], len(near))
+    more = of(np.tile(near, 2), below, np.concatenate([lean[near], -lean[near]]))
     every = _joined(jax.tree.map(lambda x: x[near], first), more)
-    its = best_of(every, every.found.value, 4)
+    its = best_of(every, every.found.value, 3)
     way = its.way._replace(lean=its.found.lean)
     spots = jax.tree.map(lambda x: np.asarray(x)[near], queries)
     last = explain_in_way(crystals.take(near), spots, conditions, hypotheses, its.found.b, way)

@@ -45,8 +45,8 @@ def pattern(crystals: CrystalSet, row: int, b: float, **change: Any) -> Spots:
     upper = upper[(upper != 0).any(-1)]
     hk = np.concatenate([upper, -upper])
     made = dx.simulate(
-        crystal, CONDITIONS.radiation, CONDITIONS.q_max, b, change.get("tilt", (0.0, 0.0)), hk,
-        "multislice",
+        crystal, change.get("radiation", CONDITIONS.radiation), CONDITIONS.q_max, b,
+        change.get("tilt", (0.0, 0.0)), hk, "multislice",
     )  # fmt: skip
     pairs = np.asarray(made.intensity).reshape(2, -1).T
     if change.get("turned"):
@@ -115,6 +115,32 @@ def test_a_layer_is_tried_at_its_tilt_though_it_is_far_behind_untilted(heavy):
     told = heavy.take([0, 0]), both, CONDITIONS, kinds, np.repeat(kinematic.b, 2)
     value, _, _ = explain_dynamical(*told, np.concatenate([none, kinematic.lean]))
     assert value[1] > untilted[0] + 8
+
+
+def test_a_layer_whose_sides_differ_is_tried_from_both_though_it_is_far_behind_from_one():
+    """BiBrS at 300 keV; AlI2 in its cell is nearer by a factor of exp(30) from the wrong side."""
+    a, few = 4.107, tiny.crystals().take([0, 0])
+    sites = np.array([[a / 2, a / 12**0.5, 1.68], [0, a / 3**0.5, -1.68], [0, 0, 0.28]])
+    others = sites * [1, 1, 0.95] - [[0, 0, 0], [0, 0, 0], [0, 0, 0.27]]
+    crystals = dataclasses.replace(
+        few,
+        lattice=np.float32([[[a, 0], [a / 2, a * 0.75**0.5]]] * 2),
+        positions=np.float32([sites, others]),
+        numbers=np.array([[16, 35, 83], [53, 53, 13]], np.int32),
+    )
+    fast = dataclasses.replace(CONDITIONS, radiation=dx.Electrons(300.0))
+    query = Query.known(pattern(crystals, 0, 0.7, below=True, radiation=fast.radiation))
+    before, flat = kinematic(crystals, query, fast), np.zeros((2, 2))
+    spots = jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], 2, 0), query.whole)
+    told = crystals, spots, fast, measured(), before.b
+    above = [
+        explain_in_way(*told, Way(np.zeros(2, bool), np.full(2, turned), flat)).value
+        for turned in (False, True)
+    ]
+    behind = np.diff(np.max(above, axis=0))[0]
+    assert 20 < behind < 40
+    value, _, way = explain_dynamical(*told, flat)
+    assert value[0] > value[1] + 20 and way.below[0]
 
 
 def kinematic(crystals: CrystalSet, query: Query, conditions: Conditions) -> Weighing:
