@@ -3,9 +3,10 @@
     python benchmarks/fit_absent.py --source c2db.db --library c2db_library --json fit.json --write
 
 Patterns are made of crystals of the training part (random split, seed 0) of the source, as a
-microscope gives them (levels measured and microscope), nearly perfect ones, and such of multiple
-scattering. Each is weighed once; left out, its crystal and that crystal's twins are taken from the
-list of what was weighed. `--write` stores weights and limits in dd2d_jax/matching/absent.json.
+microscope gives them (levels measured and microscope), nearly perfect ones, such of multiple
+scattering, of few spots and of thick flakes. Each is weighed once; left out, its crystal and that
+crystal's twins are taken from the list of what was weighed. `--write` stores weights and limits in
+dd2d_jax/matching/absent.json.
 Each eighth of the queries is checked with weights fitted to the others, then all are fitted;
 with `--stored` all are checked with the weights that are stored, and nothing is fitted.
 """
@@ -116,13 +117,10 @@ def patterns(
     """A pattern of each crystal, and the energy in keV that is told with it."""
     conditions = dd2d_jax.load().conditions
     random = np.random.default_rng(seed)
-    if kind == "multislice":
+    by_multislice = {"multislice": _multislice, "flakes": _flake}.get(kind)
+    if by_multislice:
         for i in range(len(crystals)):
-            yield _multislice(crystals.crystal[i], conditions.q_max, random)
-        return
-    if kind == "flakes":
-        for i in range(len(crystals)):
-            yield _flake(crystals.crystal[i], conditions.q_max, random)
+            yield by_multislice(crystals.crystal[i], conditions.q_max, random)
         return
     amount = {"perfect": PERFECT, "few": LEVELS["measured"]}.get(kind) or LEVELS[kind]
     for pattern in make_patterns(crystals, conditions, amount, seed):

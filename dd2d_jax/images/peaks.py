@@ -193,10 +193,8 @@ def _cut(residual: np.ndarray, table: np.ndarray, spot: np.ndarray, width: float
 
 def _axes(residual: np.ndarray, x: float, y: float, width: float) -> tuple[float, float]:
     """Standard deviations of a spot's light along its shorter and its longer axis, pixels."""
-    reach = int(np.ceil(4 * width)) + 1
-    row, column = round(y), round(x)
-    top, left = max(row - reach, 0), max(column - reach, 0)
-    window = residual[top : row + reach + 1, left : column + reach + 1]
+    part, top, left = _about(round(y), round(x), width)
+    window = residual[part]
     rows, columns = np.indices(window.shape)
     dy, dx = rows - (y - top), columns - (x - left)
     distance = np.hypot(dy, dx)
@@ -206,6 +204,13 @@ def _axes(residual: np.ndarray, x: float, y: float, width: float) -> tuple[float
     yy, xx, xy = ((light * part).sum() / light.sum() for part in (dy * dy, dx * dx, dx * dy))
     mean, apart = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     return float(np.sqrt(max(mean - apart, 0.0))), float(np.sqrt(mean + apart))
+
+
+def _about(row: int, column: int, width: float) -> tuple[tuple[slice, slice], int, int]:
+    """The square about a spot that holds its disc and ring, and the first row and column of it."""
+    reach = int(np.ceil(4 * width)) + 1
+    top, left = max(row - reach, 0), max(column - reach, 0)
+    return np.s_[top : row + reach + 1, left : column + reach + 1], top, left
 
 
 def disc(distance: np.ndarray, width: float) -> np.ndarray:
@@ -227,9 +232,7 @@ def _integrate(
     width: float,
 ) -> tuple[float, float, float, float, float]:
     """Column, row, summed counts, their uncertainty and the measured share of a spot."""
-    reach = int(np.ceil(4 * width)) + 1
-    top, left = max(row - reach, 0), max(column - reach, 0)
-    part = np.s_[top : row + reach + 1, left : column + reach + 1]
+    part, top, left = _about(row, column, width)
     window, seen = residual[part], measured[part]
     rows, columns = np.indices(window.shape)
     y, x = float(row - top), float(column - left)

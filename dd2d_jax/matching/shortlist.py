@@ -15,6 +15,7 @@ import numpy as np
 
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching import rerank
 from dd2d_jax.matching.rerank import Query, compare, first_candidates
 from dd2d_jax.matching.score import simulate_table, strains
 from dd2d_jax.spots import Conditions, Spots
@@ -27,8 +28,8 @@ _SIMULATED, _EACH = 200, 6
 # Of these, at most this share by the cells of twice the area.
 _DOUBLES = 0.25
 # Known crystals are few: of them, cells further away are weighed, too, by so many of the scale's
-# errors, and with such a shear.
-_KNOWN, _KNOWN_SHEAR = 2.0, 0.045
+# errors, and with any shear that is compared.
+_KNOWN = 2.0
 
 
 class Shortlist(NamedTuple):
@@ -97,7 +98,7 @@ def _pool(
     fitting, known = [], []
     for some, share in ((query.found, 1.0), (~query.found, _DOUBLES)):
         cells = np.asarray(query.settings.lattice)[some]
-        wide = library.cells.near(cells, STRETCH + _KNOWN * scale_error, _KNOWN_SHEAR)
+        wide = library.cells.near(cells, STRETCH + _KNOWN * scale_error, rerank.SHEAR)
         wide = wide[allowed[wide]]
         known.append(wide[np.asarray(library.crystals.known[wide], bool)][:count])
         rows = library.cells.near(cells, STRETCH + scale_error, SHEAR)
