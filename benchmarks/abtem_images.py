@@ -11,6 +11,11 @@ degrees), then an image: any rotation and side, ellipticity, halo, beam stop, on
 - ccd: a point spread with long tails, readout noise and an offset
 - 8bit: as exported for a slide, the strongest spots saturated, with a gamma of 1 or 0.6
 
+With --cameras also
+
+- log: an 8-bit picture on a logarithmic scale
+- dark: an 8-bit picture with a gamma of 0.4 to 0.8 whose background was made black
+
 DIR/abtem holds the images and truth.csv; `told` is the scale that the program is told, up to 2 %
 off, in 1/angstrom per pixel.
 """
@@ -20,6 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +39,8 @@ from scipy.ndimage import gaussian_filter
 SIZE = 1024
 Q_MAX = 1.15
 # Electrons that each camera sees behind the beam stop.
-CAMERAS = {"counting": 3e5, "ccd": 2e6, "8bit": 5e6}
+CAMERAS = {"counting": 3e5, "ccd": 2e6, "8bit": 5e6, "log": 3e6, "dark": 5e6}
+_USUAL, _SCREEN = ("counting", "ccd", "8bit"), ("8bit", "log", "dark")
 ENERGIES = (60.0, 80.0, 120.0, 200.0, 300.0)
 _CONFIGURATIONS = 8
 # Largest cells: atoms of the crystal, and of the rectangular one that is computed.
@@ -60,6 +67,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30, help="crystals")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--avoid", type=Path, help="truth.csv whose crystals are not taken")
+    parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=_USUAL)
     args = parser.parse_args()
     folder = args.out / "abtem"
     if folder.exists():
@@ -74,16 +82,17 @@ def main() -> None:
     database = ase.db.connect(args.source)
     truth: list[dict[str, Any]] = []
     left = iter(random.permutation(len(database)) + 1)
-    while len(truth) < args.count * len(CAMERAS):
+    while len(truth) < args.count * len(args.cameras):
         row = next(left, None)
         if row is None:
-            sys.exit(f"{args.source} has only {len(truth) // len(CAMERAS)} crystals of the kind")
+            sys.exit(f"{args.source} has too few crystals of the kind for --count {args.count}")
         entry = database.get(int(row))
         exposed = None if entry.uid in used else expose(entry.toatoms(), random)
         if exposed is None:
             continue
-        truth += _images(entry.uid, exposed, folder, len(truth) // len(CAMERAS), random)
-        print(f"{len(truth) // len(CAMERAS)} of {args.count}: {entry.uid}", flush=True)
+        number = len(truth) // len(args.cameras)
+        truth += _images(entry.uid, exposed, folder, number, args.cameras, random)
+        print(f"{number + 1} of {args.count}: {entry.uid}", flush=True)
     with (folder / "truth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, truth[0])
         writer.writeheader()
@@ -130,14 +139,20 @@ def expose(layer: Atoms, random: np.random.Generator) -> Exposure | None:
 
 
 def _images(
-    uid: str, exposed: Exposure, folder: Path, number: int, random: np.random.Generator
+    uid: str,
+    exposed: Exposure,
+    folder: Path,
+    number: int,
+    cameras: Sequence[str],
+    random: np.random.Generator,
 ) -> list[dict[str, Any]]:
     scale = random.uniform(0.0024, 0.0032)
     electrons, stop = picture(exposed, scale, random)
     told = scale * (1 + random.uniform(-0.02, 0.02))
     rows = []
-    for camera, dose in CAMERAS.items():
-        name = f"{number:03d}_{uid}_{camera}.{'png' if camera == '8bit' else 'tif'}"
+    for camera in cameras:
+        dose = CAMERAS[camera]
+        name = f"{number:03d}_{uid}_{camera}.{'png' if camera in _SCREEN else 'tif'}"
         iio.imwrite(folder / name, photograph(electrons * dose, camera, stop, random))
         rows.append(
             {
@@ -185,7 +200,7 @@ def picture(
 def photograph(
     electrons: np.ndarray, camera: str, stop: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """What a camera makes of expected electrons (H, W): uint16, or uint8 for "8bit"."""
+    """What a camera makes of expected electrons (H, W): uint16, or uint8 for the screen."""
     counts = random.poisson(electrons).astype(float)
     if camera == "counting":
         return counts.astype(np.uint16)
@@ -194,6 +209,13 @@ def photograph(
         spread = 0.75 * gaussian_filter(counts, 1.1) + 0.25 * gaussian_filter(counts, 8)
         return np.clip(3 * spread + 100 + 6 * noise, 0, 65535).astype(np.uint16)
     spread = gaussian_filter(counts, 0.8) + 2 + noise
+    if camera == "log":
+        shown = np.log1p(np.maximum(spread, 0) / random.choice([1.0, 5.0, 30.0]))
+        return np.rint(255 * shown / shown.max()).astype(np.uint8)
+    if camera == "dark":
+        black, white = np.quantile(spread[~stop], [0.95, 0.9995])
+        shown = np.clip((spread - black) / (white - black), 0, 1) ** random.uniform(0.4, 0.8)
+        return np.rint(255 * shown).astype(np.uint8)
     white = np.quantile(spread[~stop], 0.9992)
     shown = np.clip(spread / white, 0, 1) ** random.choice([1.0, 0.6])
     return np.rint(255 * shown).astype(np.uint8)

@@ -24,6 +24,8 @@ class Pattern:
         mask: (..., K) True for a spot, False for padding.
         sigma: (..., K) standard uncertainties of the intensities; None where they are unknown.
         energy: (...) kinetic energy of the electrons in keV; None where it is unknown.
+        power_error: standard uncertainty of the power of counts that the intensities are, as those
+            of an image that was exported for the screen; None where they are proportional to them.
     """
 
     q: jax.Array
@@ -32,6 +34,7 @@ class Pattern:
     mask: jax.Array
     sigma: jax.Array | None = None
     energy: float | jax.Array | None = None
+    power_error: float | None = None
 
     def __len__(self) -> int:
         if self.mask.ndim < 2:

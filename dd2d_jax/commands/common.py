@@ -105,8 +105,8 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         "--gamma",
         type=positive,
         metavar="G",
-        help="the grey levels are the counts to the power of G (default: from the shape of the "
-        "spots)",
+        help="the grey levels are the counts to the power of G, 1 if they are counts (default: "
+        "from the shape of the spots, else open)",
     )
     group.add_argument(
         "--max-radius",

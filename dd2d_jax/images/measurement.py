@@ -206,7 +206,9 @@ def _measured(image: Image, spots: SpotList, mapping: Mapping) -> Measured:
     q = mapping.q(spots.position - spots.centre)
     q, intensity, sigma = (x.astype(np.float32) for x in (q, spots.intensity, spots.sigma))
     hk, there = np.zeros(q.shape, np.int32), np.ones(len(q), bool)
-    pattern = dx.Pattern(*jax.device_put((q, intensity, hk, there, sigma)), image.energy)
+    pattern = dx.Pattern(
+        *jax.device_put((q, intensity, hk, there, sigma)), image.energy, spots.power_error
+    )
     return Measured(image, spots, mapping, pattern)
 
 

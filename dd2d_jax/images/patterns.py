@@ -212,6 +212,8 @@ def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
         if "energy" in data:
             # Behind the spots: programs that know of no comments find the header first.
             lines.append(f"# energy: {data['energy']!r} keV")
+        if "power_error" in data:
+            lines.append(f"# power error: {data['power_error']!r}")
         text = "\n".join([",".join(names), *lines]) + "\n"
     else:
         raise PatternError(f"{path}: patterns are written as .csv or .json")
@@ -222,7 +224,8 @@ def write_pattern(pattern: dx.Pattern, path: str | Path) -> None:
 def pattern_dict(pattern: dx.Pattern) -> dict[str, Any]:
     """The spots of a single pattern as JSON: "q" (K, 2) in 1/angstrom, "intensity", "hk".
 
-    "sigma" is there where the intensities' uncertainties are known, and "energy" in keV.
+    "sigma" is there where the intensities' uncertainties are known, "energy" in keV, and
+    "power_error" where they may be a power of counts.
 
     Raises:
         PatternError: a batch of patterns.
@@ -240,6 +243,8 @@ def pattern_dict(pattern: dx.Pattern) -> dict[str, Any]:
         data["sigma"] = [float(str(x)) for x in np.asarray(pattern.sigma)[mask]]
     if pattern.energy is not None:
         data["energy"] = float(str(pattern.energy))
+    if pattern.power_error is not None:
+        data["power_error"] = float(str(pattern.power_error))
     return data
 
 

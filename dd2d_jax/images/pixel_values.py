@@ -22,6 +22,9 @@ _NEARLY = 0.97
 # so much more of what is narrow is darker than its surroundings; less so where the middle is all
 # but at the brightest, as dark halos leave bright rings about spots and stop.
 _DARK = ((2.0, 10.0), (10.0, 2.0))
+# Of counts the variance over the mean of squares of so many pixels lies between these.
+_SQUARE, _POISSON = 8, (0.8, 1.25)
+_WHITE = 255
 # A bright pixel is alone when its neighbours have less than this share of what a spot would give
 # them, and differ from that by so many standard deviations.
 _ALONE, _SURE = 0.4, 5.0
@@ -38,7 +41,7 @@ def unmeasured(image: np.ndarray) -> np.ndarray:
     Detectors mark gaps and dead pixels with -1 or -2: such numbers come in lines, or are rare.
     Other negative values, whole ones too, are noise about a background that was subtracted, and
     one that most pixels have is its floor. An area of one value, neither the lowest nor the
-    highest, was masked by whoever wrote the file.
+    highest, was masked by whoever wrote the file; so is a white frame.
     """
     bad = ~np.isfinite(image)
     good = image[~bad]
@@ -52,7 +55,18 @@ def unmeasured(image: np.ndarray) -> np.ndarray:
             marked = filled == value
             if rare or _runs(marked) and marked.mean() < _FLOOR:
                 bad |= marked
-    return bad | _blank(filled, good)
+    return bad | _blank(filled, good) | _frame(filled == good.max())
+
+
+def _frame(white: np.ndarray) -> np.ndarray:
+    """(H, W) True in rows and columns at the edges that are white throughout."""
+    out = np.zeros(white.shape, bool)
+    for view, lines in ((out, white.all(1)), (out.T, white.all(0))):
+        # Both ends: until the first line that is not.
+        view[np.logical_and.accumulate(lines)] = True
+        view[np.logical_and.accumulate(lines[::-1])[::-1]] = True
+    # What is larger is the background of a negative.
+    return out & (out.mean() < _BLANK)
 
 
 def _runs(marked: np.ndarray) -> bool:
@@ -77,6 +91,32 @@ def _blank(image: np.ndarray, good: np.ndarray) -> np.ndarray:
         return np.zeros(image.shape, bool)  # few counts: dark areas without any
     flat = ndimage.binary_propagation(flat & (image == value), mask=image == value)
     return flat & (flat.mean() < _BLANK)
+
+
+def counted(image: np.ndarray, measured: np.ndarray) -> bool:
+    """Whether an image (H, W) holds single electrons: whole numbers that scatter as counts do.
+
+    Where hardly any square has one, so do zeros and ones of any power: then an export, whose
+    brightest pixel is white, is told by that.
+    """
+    if not whole(image) or image.min() < 0 or image.max() == _WHITE:
+        return False
+    rows, columns = (n - n % _SQUARE for n in image.shape)
+    image, measured = (
+        x[:rows, :columns].reshape(rows // _SQUARE, _SQUARE, -1, _SQUARE).swapaxes(1, 2)
+        for x in (image, measured)
+    )
+    squares = image[measured.all((2, 3))]
+    # Of neighbours' differences: a halo's slope is no noise.
+    mean, variance = squares.mean((1, 2)), (np.diff(squares, axis=2) ** 2).mean((1, 2)) / 2
+    some = mean > 0
+    if some.sum() < _RUN:
+        return False
+    ratio = (variance[some] / mean[some])[np.argsort(mean[some])]
+    # The darkest and brighter ones, without those of spots: a power of counts has it at one
+    # brightness at most.
+    each = [np.median(part) for part in np.array_split(ratio[: -len(ratio) // 4], 2)]
+    return _POISSON[0] < min(each) and max(each) < _POISSON[1]
 
 
 def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> bool:

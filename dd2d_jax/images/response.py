@@ -1,10 +1,13 @@
-"""What became of strong spots: stretched by a gamma, or saturated.
+"""What became of strong spots: widened by a gamma or a logarithm, or saturated.
 
 Both show in the shape of spots, which is the same for weak and for strong ones where grey levels
 are proportional to counts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -15,8 +18,14 @@ from dd2d_jax.images.pixel_values import between
 
 # Powers that undo a gamma; nearer to 1 than the first it is no gamma but errors of a fit.
 _POWERS = (1.3, 3.0)
+# Natural logarithms that a logarithmic scale may have from its darkest level to its brightest.
+_DECADES = (1.5, 12.0)
+# A logarithm widens strong spots so much that the scatter falls by this factor without it.
+_BETTER = 3.0
 # So many spots say it, by so many standard deviations.
 _SPOTS, _SURE = 16, 5.0
+# A power is known where one that differs by this factor shows by so many.
+_SHIFT, _SEEN = 1.15, 2.0
 # These stand so many levels above what is around them, with this share of the top level at most.
 _STEPS, _UNDER = 16.0, 0.98
 # What is around them scatters by less than this share of their height.
@@ -51,11 +60,34 @@ class _Stamps:
         return stamps - np.median(stamps[:, self.ring], axis=1)[:, None, None]
 
 
-def gamma(image: np.ndarray, step: float, position: np.ndarray, width: float) -> float:
-    """The power of the counts that grey levels are; 1 where nothing shows another.
+class Tone(NamedTuple):
+    """What grey levels are of counts: their power, or a logarithm.
 
-    With a gamma below 1 strong spots become wide, and weak ones, on their background, do not. The
-    inverse is searched for that makes the light's concentration independent of its strength.
+    Attributes:
+        power: of the counts.
+        decades: levels are log(1 + counts / c), c such that the top level has so many natural
+            logarithms; 0 where they are a power.
+        sure: whether the spots' shape tells it, so that the power is known as well as `_SHIFT`.
+    """
+
+    power: float = 1.0
+    decades: float = 0.0
+    sure: bool = False
+
+    def counts(self, image: np.ndarray) -> np.ndarray:
+        """(H, W) counts, the same at the top level, of grey levels that are none below 0."""
+        top = image.max()
+        if self.decades:
+            return top * np.expm1(self.decades * image / top) / np.expm1(self.decades)
+        return top * (image / top) ** (1 / self.power)
+
+
+def tone(image: np.ndarray, step: float, position: np.ndarray, width: float) -> Tone:
+    """What grey levels are of counts; the counts themselves where nothing shows another.
+
+    With a gamma below 1 or a logarithm strong spots become wide, and weak ones, on their
+    background, do not. The inverse is searched for that makes the light's concentration
+    independent of its strength.
 
     Args:
         image: (H, W) grey levels, none below 0.
@@ -64,7 +96,7 @@ def gamma(image: np.ndarray, step: float, position: np.ndarray, width: float) ->
         width: standard deviation of a spot, pixels.
     """
     if len(position) < _SPOTS:
-        return 1.0
+        return Tone()
     top, stamps = image.max(), _Stamps(position, width)
     seen, core = stamps.of(image), stamps.radius <= width
     light = stamps.above(seen)
@@ -75,26 +107,55 @@ def gamma(image: np.ndarray, step: float, position: np.ndarray, width: float) ->
     inside, whole = light[:, core].sum(1), light[:, stamps.disc].sum(1)
     clear &= (inside > 0) & (whole > inside)
     if clear.sum() < _SPOTS:
-        return 1.0
+        return Tone()
     seen = seen[clear] / top
     # Spots may be wider farther out.
     away = np.linalg.norm(position - position.mean(0), axis=1)[clear]
 
-    def trend(power: float) -> tuple[float, float]:
-        """How concentration grows with strength, and the standard deviations from not at all."""
-        light = stamps.above(seen**power)
-        inside = light[:, core].sum(1)
+    def trend(levels: np.ndarray) -> _Trend:
+        """How the concentration of levels that stand for counts grows with their strength."""
+        light = stamps.above(levels)
+        inside = np.maximum(light[:, core].sum(1), 1e-30)
         share = inside / np.maximum(light[:, stamps.disc].sum(1), inside)
         terms = np.stack([np.ones_like(away), np.log(inside), (away / away.max()) ** 2], 1)
         return _slope(terms, np.log(share))
 
-    if trend(1.0)[1] > -_SURE or trend(_POWERS[0])[0] > 0 or trend(_POWERS[1])[0] < 0:
-        return 1.0
-    return 1 / brentq(lambda power: trend(power)[0], *_POWERS, xtol=0.01)
+    def power(x: float) -> _Trend:
+        return trend(seen**x)
+
+    def decades(x: float) -> _Trend:
+        return trend(np.expm1(x * seen))
+
+    plain = power(1.0)
+    if plain.over > -_SURE:
+        return Tone(sure=_between(power, 1.0))
+    found = []
+    for of, limits in ((power, _POWERS), (decades, _DECADES)):
+        if of(limits[0]).slope < 0 < of(limits[1]).slope:
+            x = brentq(lambda x, of=of: of(x).slope, *limits, xtol=0.01)
+            left, sure = of(x).scatter, _between(of, x)
+            if of is power:
+                found.append((left, Tone(1 / x, sure=sure)))
+            elif left < plain.scatter / _BETTER:
+                found.append((left, Tone(decades=x, sure=sure)))
+    return min(found)[1] if found else Tone()
 
 
-def _slope(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The second coefficient (terms (N, 3)) of a robust linear fit, and over its uncertainty."""
+class _Trend(NamedTuple):
+    """A linear fit: one slope, that over its uncertainty, and the scatter of what was fitted."""
+
+    slope: float
+    over: float
+    scatter: float
+
+
+def _between(of: Callable[[float], _Trend], x: float) -> bool:
+    """Whether somewhat less shows as too little and somewhat more as too much."""
+    return of(x / _SHIFT).over < -_SEEN and of(x * _SHIFT).over > _SEEN
+
+
+def _slope(terms: np.ndarray, values: np.ndarray) -> _Trend:
+    """Of the second of the terms (N, 3), robustly."""
     weight = np.ones(len(values))
     for _ in range(6):
         root = np.sqrt(weight)[:, None]
@@ -103,7 +164,7 @@ def _slope(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
         scatter = mad(left) + 1e-6
         weight = 1 / np.maximum(np.abs(left) / scatter / 1.5, 1)
     error = scatter * np.sqrt(np.linalg.pinv(terms.T @ terms)[1, 1])
-    return float(fit[1]), float(fit[1] / error)
+    return _Trend(float(fit[1]), float(fit[1] / error), float(mad(values)))
 
 
 def unsaturated(

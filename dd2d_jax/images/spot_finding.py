@@ -29,6 +29,9 @@ _FIRST_WIDTH = 1.5
 _FEW = 5
 # An export for the screen has so few grey levels, also the mean of three colours.
 _LEVELS = 3 * 256
+# The power of counts that the grey levels of an export are is known as well as that, and where the
+# shape of spots tells it.
+_POWER_ERROR, _TOLD = 0.2, 0.1
 # A mask leaves at least so many pixels.
 _LEAST_PIXELS = 256
 # Any three spots lie on some lattice.
@@ -77,6 +80,7 @@ class SpotList:
         measured: (H, W) False behind the beam stop, in gaps and in hot pixels.
         level: (H, W) background.
         searched: what the spots were looked for in.
+        power_error: as in `dx.Pattern`.
         notes: lines that the user should read, such as that the centre is not sure.
     """
 
@@ -90,6 +94,7 @@ class SpotList:
     measured: np.ndarray
     level: np.ndarray
     searched: Searched
+    power_error: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -103,6 +108,7 @@ class _Pixels:
         full: (H, W) saturated ones.
         gain: of few counts, else None.
         step: from one grey level of the image to the next where it has few, else None.
+        power_error: of the intensities, as in `dx.Pattern`.
         factor: pixels that were averaged in either direction.
         shape: of the image as it was.
         notes: what the user should know.
@@ -113,6 +119,7 @@ class _Pixels:
     full: np.ndarray
     gain: float | None
     step: float | None
+    power_error: float | None
     factor: int
     shape: tuple[int, ...]
     notes: list[str]
@@ -144,7 +151,7 @@ def find_spots(
         brightest: so many spots alone are used, as where noise looks like spots; None uses all,
             or fewer where all have no symmetry.
         gamma: the power of the counts that the grey levels are, as in an export for the screen;
-            None looks whether the spots' shape shows one, see `response.gamma`.
+            None looks whether the spots' shape shows one, or a logarithm, see `response.tone`.
 
     Raises:
         PatternError: too small, nothing but one value, mostly not measured or saturated, a mask
@@ -263,7 +270,8 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     factor = -(-max(image.shape) // _SIDE)
     small, good = _averaged(image, measured, factor)
     notes = []
-    if pixel_values.negative(small, good):
+    negative = pixel_values.negative(small, good)
+    if negative:
         image = np.where(measured, image[measured].max() - image, 0.0)
         small, good = _averaged(image, measured, factor)
         notes.append("the image is a negative, its spots are dark: it was inverted")
@@ -278,7 +286,11 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     full = block_reduce(full, factor, np.max)
     gain = 1 / factor**2 if few else None
     step = float(np.median(np.diff(levels))) if len(levels) <= _LEVELS else None
-    return _Pixels(small, good, full, gain, step, factor, image.shape, notes)
+    # Film darkens by no fixed power, whatever it was scanned with.
+    power = None
+    if negative or (step is not None and not pixel_values.counted(image, measured)):
+        power = _POWER_ERROR
+    return _Pixels(small, good, full, gain, step, power, factor, image.shape, notes)
 
 
 def _linear(
@@ -286,33 +298,41 @@ def _linear(
 ) -> tuple[_Pixels, Peaks, float]:
     """Pixels in proportion to counts, their spots before the centre is known, and their width."""
     if gamma is not None:
-        pixels = _straightened(pixels, gamma)
+        tone = response.Tone(gamma)
+        pixels = dataclasses.replace(_straightened(pixels, tone), power_error=None)
     first, wide = _anywhere(pixels, width, threshold)
     if gamma is not None or pixels.step is None or pixels.image.min() < 0:
         return pixels, first, wide
-    shown = response.gamma(pixels.image, pixels.step, first.position[first.spot], wide)
-    if shown == 1:
+    tone = response.tone(pixels.image, pixels.step, first.position[first.spot], wide)
+    if tone.sure and pixels.power_error is not None:
+        pixels = dataclasses.replace(pixels, power_error=_TOLD)
+    if tone.power == 1 and not tone.decades:
+        if pixels.power_error is not None:
+            pixels.notes.append(
+                "the grey levels are few, as of an export for the screen: that they may be a power "
+                "of counts is allowed for (--gamma 1 if they are counts); raw counts are better"
+            )
         return pixels, first, wide
-    pixels = _straightened(pixels, shown)
+    pixels = _straightened(pixels, tone)
+    scale = "on a logarithmic scale" if tone.decades else f"after a gamma of {tone.power:.2f}"
     pixels.notes.append(
-        f"strong spots are wider than weak ones, as after a gamma of {shown:.2f}, which was "
-        "undone (--gamma 1 leaves the grey levels as they are); raw counts are better"
+        f"strong spots are wider than weak ones, as {scale}, which was undone (--gamma 1 leaves "
+        "the grey levels as they are); raw counts are better"
     )
     return pixels, *_anywhere(pixels, width, threshold)
 
 
-def _straightened(pixels: _Pixels, gamma: float) -> _Pixels:
+def _straightened(pixels: _Pixels, tone: response.Tone) -> _Pixels:
     """With grey levels that are proportional to counts again."""
-    if gamma == 1:
+    if tone.power == 1 and not tone.decades:
         return pixels
-    least, top = pixels.image.min(), pixels.image.max()
+    least = pixels.image.min()
     if least < 0:
         raise PatternError(
             f"a gamma is a power of counts, and the image has {least:g}; give none for an image "
             "whose background was subtracted"
         )
-    image = top * (pixels.image / top) ** (1 / gamma)
-    return dataclasses.replace(pixels, image=image, gain=None)
+    return dataclasses.replace(pixels, image=tone.counts(pixels.image), gain=None)
 
 
 def _averaged(
@@ -387,6 +407,7 @@ def _around(
         measured=measured,
         level=under.level,
         searched=Searched(residual, measured, under, width),
+        power_error=pixels.power_error,
         notes=tuple(pixels.notes),
     )
 

@@ -35,6 +35,7 @@ _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 _ENERGY = re.compile(
     r"(?:energy|voltage|tension)\W{1,9}(?:of )?([\d.]{1,20}) ?(keV|kV|eV|V)\b", re.I
 )
+_POWER_ERROR = re.compile(r"power error: ([\d.e-]{1,20})", re.I)
 _WITH_TWO_PI = re.compile(
     r"2 ?[*·]? ?(pi|π) ?/ ?(d\b|\|?d_?hkl)|4 ?[*·]? ?(pi|π) ?[*·]? ?sin", re.I
 )
@@ -52,6 +53,7 @@ class Table(NamedTuple):
     unit: Unit | None = None
     energy: float | None = None
     notes: tuple[str, ...] = ()
+    power_error: float | None = None
 
 
 def read_list(
@@ -84,7 +86,9 @@ def read_list(
         except PatternError as error:
             raise PatternError(f"{path}: {error}") from error
     rows, notes = _in_angstrom(table, path, scale, centre, energy)
-    pattern = from_rows(rows, str(path), table.lines, table.fields or None, energy)
+    pattern = from_rows(
+        rows, str(path), table.lines, table.fields or None, energy, table.power_error
+    )
     if table.unit is None or table.unit.kind == "q":
         notes = (*notes, *_check_reach(pattern, path))
     return pattern, (*table.notes, *notes)
@@ -190,7 +194,8 @@ def _text_table(path: Path) -> Table:
         unit = _unit_of(comments)
     array = np.array(rows, float).reshape(len(rows), len(header.names))
     notes = tuple(f"{path}: {note}" for note in notes)
-    return Table(array, lines, header.names, unit, _energy_of(comments), notes)
+    power_error = _power_error_of(comments, path)
+    return Table(array, lines, header.names, unit, _energy_of(comments), notes, power_error)
 
 
 def _split(line: str) -> list[str]:
@@ -293,6 +298,22 @@ def _energy_of(comments: Iterable[str]) -> float | None:
     return None
 
 
+def _power_error_of(comments: Iterable[str], path: Path) -> float | None:
+    """As `write_pattern` writes it."""
+    found = next(filter(None, map(_POWER_ERROR.search, comments)), None)
+    if found is None:
+        return None
+    return _checked_power_error(float(found[1]) if _is_number(found[1]) else found[1], path)
+
+
+def _checked_power_error(value: Any, path: Path) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise PatternError(f"{path}: the power error must be a number above 0, at most 1")
+    return float(value)
+
+
 def _is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) or text.strip("+-").lower() in ("nan", "inf", "infinity")
 
@@ -324,7 +345,8 @@ def _json_table(data: Any, path: Path) -> Table:
         )
     if energy is not None and (isinstance(energy, bool) or not isinstance(energy, int | float)):
         raise PatternError(f"{path}: energy must be a number, keV")
-    return Table(np.concatenate(columns, 1), None, fields, unit, energy)
+    power_error = _checked_power_error(data.get("power_error"), path)
+    return Table(np.concatenate(columns, 1), None, fields, unit, energy, (), power_error)
 
 
 def from_rows(
@@ -333,11 +355,12 @@ def from_rows(
     lines: list[int] | None = None,
     fields: Sequence[str] | None = None,
     energy: float | None = None,
+    power_error: float | None = None,
 ) -> dx.Pattern:
     """Rows (K, n) of `fields`: qx, qy, intensity, then h and k, sigma or all three, or neither.
 
     Without `fields` they are told by their number; `lines` names each row in its file, whose name
-    is `where`. `energy` in keV.
+    is `where`. `energy` in keV; `power_error` as in `dx.Pattern`.
 
     Raises:
         PatternError: no spot, or what no spot can be.
@@ -384,7 +407,7 @@ def from_rows(
     q, intensity = rows[:, :2].astype(np.float32), rows[:, 2].astype(np.float32)
     there = np.ones(len(rows), bool)
     made = jax.device_put((q, intensity, hk.astype(np.int32), there, sigma))
-    return dx.Pattern(*made, energy)
+    return dx.Pattern(*made, energy, power_error)
 
 
 def _numbers(value: Any, dimensions: int, path: Path, field: str) -> np.ndarray:

@@ -15,7 +15,8 @@ What is beyond first order counts as an error of each spot, of variance (1 - exp
 B, too: one of all atoms, which a slope of the intensities in q^2 is the same as, and that of each
 element about it. log I is linear in the first but for SOFT; it is fitted together with the scale,
 then integrated out about where it fits best, with its prior. Measured uncertainties of
-intensities add to the errors.
+intensities add to the errors. Intensities from the grey levels of an export for the screen may be a
+power of counts, which a hypothesis may have fitted and integrated out likewise.
 
 A rod of the query's cell without a spot was missed, with a probability that the hypothesis names,
 or is weaker than the weakest spot. Where a hypothesis misses none, such rods say nothing: what a
@@ -58,8 +59,12 @@ LEAST = 0.2
 _CHUNK = 32
 # Elements of a crystal whose B differ; those beyond share one.
 _SPECIES = 4
-# Steps in which scale and B are fitted before the integral, and the longest of them in B.
-_STEPS, _LONGEST = 3, 1.5
+# Steps in which scale and B are fitted before the integral, and the longest of them in the scale's
+# logarithm, in B and in the power of counts; more steps where that is fitted, too, and its range.
+_STEPS, _LONGEST = 3, (2.0, 1.5, 0.3)
+_MORE_STEPS, _POWERS = 6, (0.15, 1.3)
+# The pull on the scale where nothing is to be seen.
+_WEAK = 1e-3
 
 
 class Explained(NamedTuple):
@@ -69,6 +74,7 @@ class Explained(NamedTuple):
         value: (n,) log-probability of intensities and cell, see `log_evidence`.
         r1: (n,) R1 of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
+        power: (n,) of counts that the intensities are.
         lean: (n, 2) the tilt that is likeliest under the best hypothesis, degrees.
         stretch, shear: (n,) strain from the crystal's cell to the query's.
         cell: (n, H) log-probability of the cell under each of H hypotheses.
@@ -78,6 +84,7 @@ class Explained(NamedTuple):
     value: np.ndarray
     r1: np.ndarray
     b: np.ndarray
+    power: np.ndarray
     lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
@@ -132,7 +139,7 @@ def explain(
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
-    shapes = ((), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
+    shapes = ((), (), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
     out = Explained(*(np.zeros((len(crystals), *shape), np.float32) for shape in shapes))
     hk = np.concatenate([few.hk, -few.hk], 1)
     # NaN stands for what is computed: one program is compiled for both.
@@ -220,12 +227,14 @@ def _explain(
             )
             return cell, *_of_intensities(response, query, floor, h, lean, pairs)
 
-        cell, intensities, r1, b, leans = jax.vmap(under)(hypotheses)
+        cell, intensities, r1, b, power, leans = jax.vmap(under)(hypotheses)
         each = cell + intensities / hypotheses.temperature
         best = r1.argmin()
         value = jax.nn.logsumexp(each)
         its = leans[each.argmax()]
-        return Explained(value, r1[best], b[best], its, stretch, shear, cell, intensities)
+        return Explained(
+            value, r1[best], b[best], power[best], its, stretch, shear, cell, intensities
+        )
 
     return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts, told, lean)
 
@@ -321,7 +330,7 @@ class _Model(NamedTuple):
 
     Attributes:
         soft: the mean intensity and SOFT. variance: of the logarithm.
-        gain: of `_Response.slopes`. level: the derivative by the logarithm of the scale.
+        gain: of `_Response.slopes`. level: the derivative by the scale's logarithm.
         mean: the mean intensity.
     """
 
@@ -332,17 +341,32 @@ class _Model(NamedTuple):
     mean: jax.Array
 
 
-def _model(
-    response: _Response, error: jax.Array, h: Hypothesis, log_scale: jax.Array, b: jax.Array
-) -> _Model:
+def _model(response: _Response, error: jax.Array, h: Hypothesis, fit: jax.Array) -> _Model:
+    """`fit`: logarithm of the scale, B and, if the hypothesis has one, the power of counts."""
     damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
-    scale = jnp.exp(log_scale - 0.5 * b * response.squared)
+    scale = jnp.exp(fit[0] - 0.5 * fit[1] * response.squared)
     diffuse = (1 - damping) * response.incoherent * scale
     mean = response.coherent * damping * scale + diffuse
+    power = 1.0
+    if h.power is not None:
+        power = fit[2]
+        counts = mean + 1e-9
+        mean = counts**power
+        slope = power * mean / counts
+        diffuse, scale = diffuse * slope, scale * slope
     soft = mean + SOFT
     added = 0.5 * diffuse**2 + h.background**2
     variance = h.noise**2 * ((mean / soft) ** 2 + LEAST**2) + added / soft**2 + error
-    return _Model(soft, variance, damping * scale / soft, mean / soft, mean)
+    return _Model(soft, variance, damping * scale / soft, power * mean / soft, mean)
+
+
+def _by_fit(response: _Response, m: _Model, fit: jax.Array) -> jax.Array:
+    """(K, 2 or 3) derivatives of log(I + SOFT) by what is fitted, see `_model`."""
+    columns = [m.level, -0.5 * response.squared * m.level]
+    if len(fit) > 2:
+        # log(I) is the power times the logarithm of counts.
+        columns.append(m.level * jnp.log(m.mean + 1e-12) / fit[2] ** 2)
+    return jnp.stack(columns, -1)
 
 
 def _sizes(h: Hypothesis, count: int) -> jax.Array:
@@ -351,12 +375,18 @@ def _sizes(h: Hypothesis, count: int) -> jax.Array:
     return jnp.concatenate([jnp.full(count - len(ends), h.displacement), ends])
 
 
-def _fitted(
-    response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis
-) -> tuple[jax.Array, jax.Array]:
-    """Logarithm of the scale, and B beyond the conditions', that fit best; B with its prior.
+def _expected(h: Hypothesis) -> tuple[jax.Array, jax.Array]:
+    """What is expected of B and, if the hypothesis has one, of the power, and how widely (2,)."""
+    if h.power is None:
+        return jnp.stack([h.softer]), jnp.stack([h.softness])
+    return jnp.stack([h.softer, h.flatter]), jnp.stack([h.softness, h.power])
 
-    `spread` (K,): the variance of the intensities by what the slopes stand for.
+
+def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) -> jax.Array:
+    """Logarithm of the scale, B beyond the conditions' and power of counts that fit best.
+
+    B and power with their priors. `spread` (K,): the variance of the intensities by what the
+    slopes stand for.
     """
     softer = jnp.exp(-0.5 * h.softer * response.squared)
     guess = response.coherent * softer
@@ -364,23 +394,33 @@ def _fitted(
     root = jnp.sum(jnp.where(seen.measured, jnp.sqrt(seen.observed * guess), 0.0)) / (
         jnp.sum(jnp.where(seen.measured, guess, 0.0)) + 1e-30
     )
-    log_scale, b = 2 * jnp.log(root + 1e-15), h.softer
-    stiff = 1 / jnp.maximum(h.softness**2, 1e-10)
-    for _ in range(_STEPS):
-        m = _model(response, seen.error, h, log_scale, b)
+    expected, width = _expected(h)
+    stiff = 1 / jnp.maximum(width**2, 1e-10)
+    fit = jnp.concatenate([2 * jnp.log(root + 1e-15)[None], expected])
+    longest = jnp.array(_LONGEST[: len(fit)])
+    for _ in range(_STEPS if h.power is None else _MORE_STEPS):
+        m = _model(response, seen.error, h, fit)
         weight = jnp.where(seen.measured, 1 / (m.variance + m.gain**2 * spread), 0.0)
-        column = -0.5 * response.squared * m.level
+        by = _by_fit(response, m, fit)
         difference = jnp.log(seen.observed + SOFT) - jnp.log(m.soft)
-        ss, sb = jnp.sum(weight * m.level**2), jnp.sum(weight * m.level * column)
-        bb = jnp.sum(weight * column**2) + stiff
-        rs = jnp.sum(weight * m.level * difference)
-        rb = jnp.sum(weight * column * difference) + (h.softer - b) * stiff
-        # A weak pull keeps the scale determined where nothing is to be seen.
-        ss = ss + 1e-3
-        determinant = ss * bb - sb * sb
-        b = b + jnp.clip((ss * rb - sb * rs) / determinant, -_LONGEST, _LONGEST)
-        log_scale = log_scale + jnp.clip((bb * rs - sb * rb) / determinant, -2.0, 2.0)
-    return log_scale, b
+        square = _product(by * weight[:, None], by)
+        square += jnp.diag(jnp.concatenate([jnp.full(1, _WEAK), stiff]))
+        pull = jnp.concatenate([jnp.zeros(1), (expected - fit[1:]) * stiff])
+        side = jnp.sum((weight * difference)[:, None] * by, 0) + pull
+        fit += jnp.clip(_solved(square, side), -longest, longest)
+        if h.power is not None:
+            fit = fit.at[2].set(jnp.clip(fit[2], *_POWERS))
+    return fit
+
+
+def _solved(square: jax.Array, side: jax.Array) -> jax.Array:
+    """x of square @ x = side, of two or three unknowns: a batch of LAPACK's calls takes longer."""
+    rows = [[*square[i], side[i]] for i in range(len(side))]
+    for i, pivot in enumerate(rows):
+        for row in rows[:i] + rows[i + 1 :]:
+            factor = row[i] / pivot[i]
+            row[:] = [x - factor * y for x, y in zip(row, pivot, strict=True)]
+    return jnp.stack([row[-1] / row[i] for i, row in enumerate(rows)])
 
 
 def _of_intensities(
@@ -393,41 +433,43 @@ def _of_intensities(
 ) -> tuple[jax.Array, ...]:
     """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none.
 
-    Also R1, the B that was fitted, and the tilt (2,) that is likeliest. `lean` (2,): the tilt that
-    `response` was computed at. `pairs`: those behind have no spot.
+    Also R1, the B and the power that were fitted, and the tilt (2,) that is likeliest.
+    `lean` (2,): the tilt that `response` was computed at. `pairs`: those behind have no spot.
     """
     seen = _seen(query)
     observed, measured = seen.observed, seen.measured
     count = response.slopes.shape[1]
     size = _sizes(h, count)
     spread = _product((response.slopes**2).T, size[:, None] ** 2)[:, 0]
-    log_scale, b = _fitted(response, seen, spread, h)
-    m = _model(response, seen.error, h, log_scale, b)
+    fit = _fitted(response, seen, spread, h)
+    m = _model(response, seen.error, h, fit)
     weight = jnp.where(measured, 1 / m.variance, 0.0)
-    # All are linear about where they fit best; the priors of B and of the tilt lie elsewhere.
-    softer = -0.5 * response.squared * m.level
-    difference = jnp.log(observed + SOFT) - jnp.log(m.soft) + softer * (b - h.softer)
+    # All are linear about where they fit best; the priors of B, power and tilt lie elsewhere.
+    by, (expected, width) = _by_fit(response, m, fit), _expected(h)
+    difference = jnp.log(observed + SOFT) - jnp.log(m.soft)
+    difference += jnp.sum(by[:, 1:] * (fit[1:] - expected), -1)
     angles = slice(count - 2 - _SPECIES, count - _SPECIES)
     difference += m.gain * jnp.sum(response.slopes[:, angles] * lean, -1)
     difference = jnp.where(measured, difference, 0.0)
     # Woodbury: the covariance is diagonal but for the columns gain * slopes * size, one for
-    # each coordinate, tilt and element, and those of scale and B. They are never made: the slopes
-    # are those of all hypotheses, and a row's or column's factor is taken out of the products.
+    # each coordinate, tilt and element, and those of what is fitted. They are never made: the
+    # slopes are those of all hypotheses, and a row's or column's factor is taken out of the
+    # products.
     slopes, weight, gain, ends = (
         jnp.concatenate([x[:pairs], x[len(x) // 2 :][:pairs]])
         for x in (
             response.slopes, weight, m.gain,
-            jnp.stack([m.level, h.softness * softer, difference], -1),
+            jnp.concatenate([by[:, :1], by[:, 1:] * width, difference[:, None]], -1),
         )
     )  # fmt: skip
     inner = _product(slopes * (weight * gain**2)[:, None], slopes) * size[:, None] * size
     side = size[:, None] * _product(slopes, (weight * gain)[:, None] * ends)
     corner = _product(ends * weight[:, None], ends)
-    inner = jnp.block([[inner, side[:, :2]], [side[:, :2].T, corner[:2, :2]]])
-    projected = jnp.concatenate([side[:, 2], corner[:2, 2]])
-    factor = jnp.linalg.cholesky(inner + jnp.eye(count + 2))
+    inner = jnp.block([[inner, side[:, :-1]], [side[:, :-1].T, corner[:-1, :-1]]])
+    projected = jnp.concatenate([side[:, -1], corner[:-1, -1]])
+    factor = jnp.linalg.cholesky(inner + jnp.eye(len(inner)))
     reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
-    chi_squared = corner[2, 2] - jnp.sum(reduced**2)
+    chi_squared = corner[-1, -1] - jnp.sum(reduced**2)
     mean = jax.scipy.linalg.solve_triangular(factor.T, reduced)
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(m.variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
@@ -443,7 +485,8 @@ def _of_intensities(
         jnp.sum(jnp.where(measured, jnp.sqrt(observed), 0.0)) + 1e-12
     )
     value = log_seen + log_unseen - 0.5 * (chi_squared + log_determinant)
-    return value, r1, b, (size * mean[:count])[angles]
+    power = jnp.ones(()) if h.power is None else fit[2]
+    return value, r1, fit[1], power, (size * mean[:count])[angles]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

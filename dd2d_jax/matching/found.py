@@ -58,6 +58,9 @@ class Candidate:
         entries: uids of this structure in the library, the likeliest first.
         superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
             superlattice; "" else.
+        power: of counts that the pattern's intensities are if this crystal made it, fitted where
+            `dx.Pattern.power_error` says that they may be one; 1 else. `query` and what is compared
+            with it are straightened.
         simulated: the candidate's pattern in the setting that fits best, spots as in `query`.
         query: the pattern in that setting.
         axes: (2, 2), the setting's in the pattern: `query.q @ axes` is where the spots were seen.
@@ -88,6 +91,7 @@ class Candidate:
     shear: float
     entries: tuple[str, ...]
     superlattice: str
+    power: float = dataclasses.field(default=1.0, kw_only=True)
     simulated: np.ndarray
     query: Spots
     axes: np.ndarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 
@@ -30,6 +31,8 @@ class Hypothesis:
         stray: share of the patterns whose strain is `FARTHER` times as wide.
         temperature: that the intensities' log-probability is divided by, the cell's is not: spots'
             errors are not as independent as the likelihood has it.
+        power: of counts that the intensities are, its standard deviation; None where they are
+            proportional to counts. flatter: the power that is expected.
     """
 
     displacement: float
@@ -46,6 +49,8 @@ class Hypothesis:
     often: float = 0.0
     stray: float = 0.0
     temperature: float = 1.0
+    power: float | None = None
+    flatter: float = 1.0
 
 
 # As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
@@ -87,19 +92,26 @@ OF_MICROSCOPES = {
 # by 1.0 % with a spread of 0.6 % (graphene, h-BN, MoS2, MoSe2, WS2, WSe2, SnS2, TiS2, TaS2, NbSe2,
 # PtSe2); what is common to all candidates tells none apart.
 STRAIN = 0.006
+# Powers of counts for which crystals are looked up where it is not known.
+_POWERS = (1.0, 0.8, 0.6)
 
 
-def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothesis, ...]:
+def measured(
+    scale_error: float = 0.02, strain: float = STRAIN, power_error: float | None = None
+) -> tuple[Hypothesis, ...]:
     """Of patterns from a microscope whose scale may be wrong by `scale_error`, evenly.
 
     The crystal itself, nearly so, a disturbed copy as in the level `measured`, and three with ever
     poorer intensities (a cruder structure, a thick layer, many layers). `strain` is the
-    standard deviation of the crystal's strain against the library's.
+    standard deviation of the crystal's strain against the library's, `power_error` that of
+    `dx.Pattern`.
     """
     # Cells are never measured better than this.
     stretch = max(math.hypot(strain, scale_error / math.sqrt(3)), 1e-3)
+    # Exports for the screen flatten more often than not.
+    power = {} if power_error is None else {"power": power_error, "flatter": 1 - power_error / 2}
     return tuple(
-        Hypothesis(*errors[:2], stretch, *errors[2:], **OF_MICROSCOPES)
+        Hypothesis(*errors[:2], stretch, *errors[2:], **OF_MICROSCOPES, **power)
         for errors in (
             (0.005, 0.01, 0.003, 0.1, 0.02),
             (0.01, 0.03, 0.003, 0.3, 0.05, BACKGROUND),
@@ -109,3 +121,8 @@ def measured(scale_error: float = 0.02, strain: float = STRAIN) -> tuple[Hypothe
             (0.1, 1.2, 0.006, 0.8, 0.4, BACKGROUND),
         )
     )
+
+
+def powers(hypotheses: Sequence[Hypothesis]) -> tuple[float, ...]:
+    """Powers of counts that the intensities may be, for which crystals are looked up."""
+    return (1.0,) if hypotheses[0].power is None else _POWERS

@@ -140,9 +140,11 @@ def propose(
     allowed = _allowed(elements, excludes)
     must = frozenset() if contains is None else frozenset(element_symbols(contains))
     conditions = conditions_at(model, found.energy)
-    query = Query.indexed(found.indexed, conditions.q_max)
-    place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     tried = found if parents is None else parents
+    query = Query.indexed(found.indexed, conditions.q_max)
+    power = tried[0].power if len(tried) else 1.0
+    query = query.straightened(power)
+    place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     rows = np.array([place[candidate.uid] for candidate in tried], int)
     made = rank(library.crystals, rows, query, conditions, allowed, count, must)
     chosen = distinct(made.crystals, library.crystals, k)
@@ -166,6 +168,7 @@ def propose(
     wanted = [entry for _, entry in merged if isinstance(entry, int)]
     axes = frames(found.indexed)[made.setting[wanted]]
     shown = _candidates(made, wanted, odds, none, query.settings, axes, conditions, refine)
+    shown = [dataclasses.replace(one, power=power) for one in shown]
     candidates = dict(zip(wanted, shown, strict=True))
     return dataclasses.replace(
         found,

@@ -35,6 +35,8 @@ _ALL = 512
 # Of mates that differ by more the weaker one counts as not measured: it is hidden, by the beam stop
 # or otherwise, and what was read there is stray light. Tilted flakes' differ by 30 at most.
 _HIDDEN = 100.0
+# No intensity that was straightened is known better than so, relative to the strongest.
+_SURE = 1e-3
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
 # likely as another, the probability that a spot is missed, and the range of strain and shears.
 _LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
@@ -82,10 +84,28 @@ class Query:
         area = np.abs(np.linalg.det(np.asarray(spots.lattice, float)))
         return cls(strongest(spots, _SEEN), whole, area < 1.5 * area.min())
 
+    def straightened(self, power: float) -> Query:
+        """With the intensities of which this pattern's are a power."""
+        settings, whole = (straightened(x, power) for x in (self.settings, self.whole))
+        return dataclasses.replace(self, settings=settings, whole=whole)
+
     @classmethod
     def joined(cls, queries: Sequence[Query]) -> Query:
         """All settings of several, one after another."""
         return jax.tree.map(lambda *x: np.concatenate(x), *queries)
+
+
+def straightened(spots: Spots, power: float | np.ndarray) -> Spots:
+    """With the intensities (..., T, 2) of which those of `spots` are a power (...)."""
+    if np.all(np.asarray(power) == 1):
+        return spots
+    exponent = 1 / np.asarray(power, np.float32)[..., None, None]
+    old, sigma = np.asarray(spots.intensity), spots.sigma
+    if sigma is not None:
+        sigma = np.asarray(sigma)
+        spread = (old + sigma) ** exponent - np.maximum(old - sigma, 0) ** exponent
+        sigma = np.where(sigma > 0, np.maximum(spread / 2, np.float32(_SURE)), 0)
+    return dataclasses.replace(spots, intensity=old**exponent, sigma=sigma)
 
 
 def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.ndarray:
@@ -166,6 +186,7 @@ class Weighing(NamedTuple):
         setting: (n,) of the query.
         r1: (n,) of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
+        power: (n,) of counts that the intensities are.
         lean: (n, 2) the tilt that fits best, degrees.
         stretch, shear: (n,) strain from each crystal's cell to the pattern's.
         way: in which each explains most, where it was weighed again.
@@ -176,6 +197,7 @@ class Weighing(NamedTuple):
     setting: np.ndarray
     r1: np.ndarray
     b: np.ndarray
+    power: np.ndarray
     lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
@@ -230,8 +252,8 @@ def weigh(
     once = np.zeros(len(crystals), bool)
     way = Way(once, once, found.lean)
     return Weighing(
-        found.value, found.value, setting, found.r1, found.b, found.lean, found.stretch,
-        found.shear, way,
+        found.value, found.value, setting, found.r1, found.b, found.power, found.lean,
+        found.stretch, found.shear, way,
     )  # fmt: skip
 
 

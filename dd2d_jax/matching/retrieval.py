@@ -22,9 +22,9 @@ from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
-from dd2d_jax.matching.hypotheses import STRAIN, measured
+from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.rerank import Query, straightened
 from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import superlattices
 from dd2d_jax.matching.weighing import (
@@ -135,6 +135,7 @@ def retrieve(
         library, model, allowed,
         log_prior(library, allowed, weights_of(library, weights), prior),
         k, rerank, refine, tilts, scale_error, _told(energy, patterns), strain,
+        next((x.power_error for x in patterns if x.power_error is not None), None),
     )  # fmt: skip
     found = [_search(indexed, asked) for indexed in seen]
     if refine:
@@ -169,6 +170,7 @@ class _Asked:
     scale_error: float
     energy: float | None
     strain: float
+    power_error: float | None
 
 
 def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
@@ -187,7 +189,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     if asked.rerank:
         readings = weigh_readings([one.once for one in views], above)
     else:
-        readings = [(0, _by_network(asked, view.embedded), 0.0)]
+        readings = [(0, _by_network(asked, view), 0.0)]
     none = sum(math.exp(by) * weighed.none for _, weighed, by in readings)
     area = abs(np.linalg.det(view.at.lattice))
     candidates = []
@@ -228,7 +230,7 @@ class _View:
         query: the same in every setting, at every scale.
         axes: (S, 2, 2) of the settings, in the pattern's frame.
         conditions: of the comparison.
-        embedded: (S, D) what the network makes of the settings.
+        embedded: (P * S, D) what the network makes of the settings, for each of P powers.
         once: the crystals, weighed by kinematic intensities; None where the network's order stays.
     """
 
@@ -256,17 +258,25 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
             for scale in scales
         ]
     )
-    embedded = asked.model.embed_patterns(sized(query.settings, conditions.tokens))
+    step = asked.scale_error if len(scales) == 1 else _SCALE_STEP
+    hypotheses = measured(step, asked.strain, asked.power_error)
+    embedded = np.concatenate(
+        [
+            asked.model.embed_patterns(
+                sized(straightened(query.settings, power), conditions.tokens)
+            )
+            for power in powers(hypotheses)
+        ]
+    )
     once = None
     if asked.rerank:
-        step = asked.scale_error if len(scales) == 1 else _SCALE_STEP
         tilted = None
         if tilts is not None:
             tilted = np.array([tilt_in_setting(tilts[first], x) for x in frames])
         once = weigh_once(
             library, query, embedded, asked.allowed, asked.log_prior,
             dataclasses.replace(conditions, q_max=conditions.q_max * scales.max()),
-            measured(step, asked.strain), max(asked.k, asked.rerank), step, tilted, len(scales),
+            hypotheses, max(asked.k, asked.rerank), step, tilted, len(scales),
         )  # fmt: skip
     axes = np.concatenate([frames / scale for scale in scales])
     return _View(indexed, at, query, axes, conditions, embedded, once)
@@ -281,7 +291,8 @@ def _candidates(
     rows = [group[0] for group in members]
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
-    queries, options = _queries(view.indexed, setting, query, view.conditions, asked.tilts)
+    power = weighed.power[rows]
+    queries, options = _queries(view.indexed, setting, power, query, view.conditions, asked.tilts)
     as_they_are = chosen.mixed | (not asked.refine)
     fits = {}
     if as_they_are.any():
@@ -292,7 +303,7 @@ def _candidates(
         which = np.where(as_they_are, as_they_are.argmin(), np.arange(len(rows)))
         its, how = jax.tree.map(lambda x: np.asarray(x)[which], (queries, options))
         fits[False] = fit(chosen.take(which), its, view.conditions, **how)
-    shown = jax.tree.map(lambda x: x[setting], query.settings)
+    shown = straightened(jax.tree.map(lambda x: x[setting], query.settings), power)
     # Crystals of twice the parent's cell may have the whole cell themselves.
     smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * area
 
@@ -303,7 +314,7 @@ def _candidates(
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
             float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
-            superlattice=name if smaller[i] else "",
+            superlattice=name if smaller[i] else "", power=float(power[i]),
         )  # fmt: skip
 
     found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]
@@ -335,14 +346,16 @@ def _parents(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     )
 
 
-def _by_network(asked: _Asked, embedded: np.ndarray) -> Weighed:
+def _by_network(asked: _Asked, view: _View) -> Weighed:
     """The network's order, without probabilities."""
     library = asked.library
-    rows, cosines = library.search(embedded, asked.k, asked.allowed)
+    rows, cosines = library.search(view.embedded, asked.k, asked.allowed)
     similarity, unknown = cosines.max(0), np.full(len(rows), np.nan)
+    # The same settings come again for every power.
+    setting = cosines.argmax(0) % len(view.query.found)
     return Weighed(
-        rows, library.crystals.take(rows), similarity, cosines.argmax(0), similarity, unknown,
-        similarity, float("nan"),
+        rows, library.crystals.take(rows), similarity, setting, np.ones(len(rows)), similarity,
+        unknown, similarity, float("nan"),
     )  # fmt: skip
 
 
@@ -358,17 +371,21 @@ def _scales(scale_error: float) -> np.ndarray:
 def _queries(
     indexed: Sequence[indexed.Indexed],
     setting: np.ndarray,
+    power: np.ndarray,
     query: Query,
     conditions: Conditions,
     tilts: Sequence[Sequence[float]] | None,
 ) -> tuple[Spots | list[Spots], dict[str, Any]]:
     """What each candidate is compared with, and further arguments of `fit`."""
     if tilts is None:
-        return jax.tree.map(lambda x: x[setting], query.settings), {}
+        return straightened(jax.tree.map(lambda x: x[setting], query.settings), power), {}
     every = [lattices.canonical_spots(one, conditions.q_max, _PAIRS) for one in indexed]
     frames = lattices.frames(indexed[0])
     turned = [[tilt_in_setting(tilt, frames[s]) for tilt in tilts] for s in setting]
-    cut = [jax.tree.map(lambda x: np.asarray(x)[setting], spots) for spots in every]
+    cut = [
+        straightened(jax.tree.map(lambda x: np.asarray(x)[setting], spots), power)
+        for spots in every
+    ]
     return cut, {"tilts": np.array(turned)}
 
 

@@ -8,6 +8,7 @@ first of these, half are the network's; known crystals whose cell fits are alway
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching import rerank
-from dd2d_jax.matching.rerank import Query, compare, first_candidates
+from dd2d_jax.matching.rerank import Query, compare, first_candidates, straightened
 from dd2d_jax.matching.score import simulate_table, strains
 from dd2d_jax.spots import Conditions, Spots
 
@@ -38,7 +39,7 @@ class Shortlist(NamedTuple):
     Attributes:
         rows: (m,) of the library.
         crystals: these.
-        cosines: (S, m) of the network, with each setting.
+        cosines: (E, m) of the network, as the query was embedded.
         scores: (S, m) of `rerank.compare`.
     """
 
@@ -57,23 +58,26 @@ def shortlist(
     count: int,
     scale_error: float,
     tilts: np.ndarray | None = None,
+    powers: Sequence[float] = (1.0,),
 ) -> Shortlist:
     """The crystals of a library that are weighed for a pattern.
 
     Args:
         library: what is searched.
         query: the pattern in S settings.
-        embedded: (S, D) what the network makes of these.
+        embedded: (P * S, D) what the network makes of these, for one power after another.
         allowed: (n,) bool, the crystals that may be returned.
         conditions: of the comparison.
         count: crystals to return, and known ones beside them.
         scale_error: how wrong the pattern's scale may be, relative.
         tilts: (S, 2) of the layer in each setting, degrees; None for none.
+        powers: P powers of counts that the intensities may be.
     """
     network, known, fitting = _pool(library, query, embedded, allowed, count, scale_error)
     pool = np.unique(np.concatenate([network, known, fitting]))
     crystals = library.crystals.take(pool)
-    scores = _scores(crystals, query.settings, conditions, tilts)
+    views = [straightened(query.settings, power) for power in powers]
+    scores = np.max(_scores(crystals, views, conditions, tilts), axis=0)
     best = pool[np.argsort(-scores.max(0), kind="stable")]
     best = best[np.isin(best, np.concatenate([known, fitting]))]
     rows = np.concatenate([known, _in_turn(best, network)])
@@ -104,7 +108,8 @@ def _pool(
         rows = library.cells.near(cells, STRETCH + scale_error, SHEAR)
         rows = rows[allowed[rows]]
         if len(rows) > share * most:
-            likes = embedded[some] @ np.asarray(library.embeddings[rows], np.float32).T
+            its = embedded[np.resize(some, len(embedded))]
+            likes = its @ np.asarray(library.embeddings[rows], np.float32).T
             rows = rows[np.argsort(-likes.max(0), kind="stable")[: int(share * most)]]
         fitting.append(rows)
     return network, np.unique(np.concatenate(known)), np.concatenate(fitting)
@@ -115,7 +120,8 @@ def proposed(
 ) -> np.ndarray:
     """Rows (count,) that the network proposes, see `rerank.first_candidates`."""
     # Two queries of like size: the library is read once.
-    groups = [np.flatnonzero(x) for x in (query.found, ~query.found) if x.any()]
+    found = np.resize(query.found, len(embedded))
+    groups = [np.flatnonzero(x) for x in (found, ~found) if x.any()]
     size = max(map(len, groups))
     queries = np.stack([embedded[np.resize(group, size)] for group in groups])
     each, _ = library.search(queries, count, allowed)
@@ -126,22 +132,29 @@ def proposed(
 
 
 def _scores(
-    crystals: CrystalSet, settings: Spots, conditions: Conditions, tilts: np.ndarray | None
+    crystals: CrystalSet,
+    views: Sequence[Spots],
+    conditions: Conditions,
+    tilts: np.ndarray | None,
 ) -> np.ndarray:
-    """`compare` (S, n), at the tilt (S, 2) that the layer has in each setting."""
+    """`compare` (P, S, n) with P views of S settings, at the tilt (S, 2) of the layer in each."""
+    settings = views[0]
     near = dataclasses.replace(conditions, q_max=reach(settings, conditions.q_max))
     if tilts is None:
-        return compare(simulate_table(crystals.crystal, near, together=True), settings)
-    out = np.zeros((len(settings.lattice), len(crystals)), np.float32)
+        table = simulate_table(crystals.crystal, near, together=True)
+        return np.array([compare(table, view) for view in views])
+    out = np.zeros((len(views), len(settings.lattice), len(crystals)), np.float32)
     for s, tilt in enumerate(tilts):
-        one = jax.tree.map(lambda x, s=s: x[s : s + 1], settings)
-        stretch, shear = strains(crystals.lattice, one.lattice[0])
+        stretch, shear = strains(crystals.lattice, settings.lattice[s])
         away = np.abs(stretch) + shear
         rows = np.flatnonzero(away < STRETCH + 2 * SHEAR)
-        out[s] = -10 - away
+        out[:, s] = -10 - away
         if len(rows):
             some = crystals.take(rows).crystal
-            out[s, rows] = compare(simulate_table(some, near, True, tuple(tilt)), one)[0]
+            table = simulate_table(some, near, True, tuple(tilt))
+            for p, view in enumerate(views):
+                one = jax.tree.map(lambda x, s=s: x[s : s + 1], view)
+                out[p, s, rows] = compare(table, one)[0]
     return out
 
 

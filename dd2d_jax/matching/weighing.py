@@ -23,7 +23,7 @@ from dd2d_jax.matching.absent import (
     nearly,
 )
 from dd2d_jax.matching.dynamical import weigh_again
-from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis
+from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis, powers
 from dd2d_jax.matching.isotypes import log_isotypes
 from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh
 from dd2d_jax.matching.shortlist import Shortlist, shortlist
@@ -46,6 +46,7 @@ class Weighed(NamedTuple):
         crystals: these.
         similarity: (m,) the network's largest cosine.
         setting: (m,) in which each fits the pattern best.
+        power: (m,) of counts that the intensities are if it made the pattern.
         value: (m,) log-probability of the pattern for each, less that for none of the library's.
         probability: (m,) of each.
         odds: (m,) natural logarithm of the probability of each over that of none of them.
@@ -56,6 +57,7 @@ class Weighed(NamedTuple):
     crystals: CrystalSet
     similarity: np.ndarray
     setting: np.ndarray
+    power: np.ndarray
     value: np.ndarray
     probability: np.ndarray
     odds: np.ndarray
@@ -122,7 +124,7 @@ def weigh_once(
     Args:
         library: n crystals.
         query: the pattern in S settings.
-        embedded: (S, D) what the network makes of these.
+        embedded: (P * S, D) what the network makes of these, for each of `hypotheses.powers`.
         allowed: (n,) bool, the crystals that may be returned.
         log_prior: (n,) from `prior.log_prior`.
         conditions: radiation, q_max and B.
@@ -132,7 +134,10 @@ def weigh_once(
         tilts: (S, 2) of the layer in each setting, degrees; None for none.
         scales: at which the pattern was joined, as many settings of each.
     """
-    short = shortlist(library, query, embedded, allowed, conditions, count, scale_error, tilts)
+    short = shortlist(
+        library, query, embedded, allowed, conditions, count, scale_error, tilts,
+        powers(hypotheses),
+    )  # fmt: skip
     weighing = weigh(short.crystals, short.scores, query, conditions, hypotheses, tilts, scales)
     nothing = log_none(query) + math.log(scales)
     return Once(
@@ -212,5 +217,6 @@ def weighed(once: Once) -> Weighed:
     value = odds - prior + math.log(NONE / (1 - NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        weighing.setting[order], value[order], np.exp(log_p[order]), odds[order], none,
+        weighing.setting[order], weighing.power[order], value[order], np.exp(log_p[order]),
+        odds[order], none,
     )  # fmt: skip

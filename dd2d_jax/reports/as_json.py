@@ -98,6 +98,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "correlations": [list(pair) for pair in candidate.correlations],
         "doubts": list(candidate.doubts),
         "b_iso": finite(candidate.b_iso),
+        "power": finite(candidate.power),
         "strain": finite(candidate.strain),
         "shear": finite(candidate.shear),
         "library_cell": dict(zip(("a", "b", "gamma"), cell(candidate.lattice), strict=True)),

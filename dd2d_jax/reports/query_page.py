@@ -212,6 +212,8 @@ def _described(rank: int, candidate: Candidate) -> dict[str, Any]:
 def _further(candidate: Candidate) -> list[str]:
     """What else is known of a candidate; nothing is said of what is not."""
     out = [f"B {text.number(candidate.b_iso, 2)} Å²"] if math.isfinite(candidate.b_iso) else []
+    if candidate.power != 1:
+        out.append(f"intensities as counts to the power {text.number(candidate.power, 2)}")
     if candidate.layer_group:
         out.append(f"layer group {candidate.layer_group}")
     if math.isfinite(candidate.ehull):

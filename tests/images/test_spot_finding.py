@@ -295,7 +295,20 @@ def test_a_gamma_shows_in_the_shape_of_spots_and_is_undone(mos2, gamma):
     ours, true = alike(left, raw)
     strong = true > 0.01 * true.max()
     assert np.polyfit(np.log(true[strong]), np.log(ours[strong]), 1)[0] < 0.85
-    assert not any("gamma" in n for n in left.notes)
+    assert not any("gamma" in n for n in left.notes) and left.power_error is None
+
+
+@pytest.mark.parametrize("dark", [2.0, 30.0])
+def test_a_logarithmic_scale_shows_in_the_shape_of_spots_and_is_undone(mos2, dark):
+    image, _ = render(mos2, peak=2e4, beam="none")
+    shown = np.log1p(image / dark)
+    found, raw = find_spots(np.rint(255 * shown / shown.max())), find_spots(image)
+    assert any("logarithmic scale" in n for n in found.notes)
+    ours, true = alike(found, raw)
+    strong = true > 0.01 * true.max()
+    power = np.polyfit(np.log(true[strong]), np.log(ours[strong]), 1)[0]
+    assert power == pytest.approx(1, abs=0.15)
+    assert found.power_error == 0.1
 
 
 def test_a_gamma_shows_in_an_image_so_large_that_pixels_are_averaged(mos2):
@@ -312,7 +325,32 @@ def test_a_gamma_shows_in_an_image_so_large_that_pixels_are_averaged(mos2):
 def test_grey_levels_in_proportion_to_counts_show_no_gamma(mos2, top, peak):
     image, _ = render(mos2, peak=peak, beam="none")
     found = find_spots(np.rint(255 * np.minimum(image / top, 1)))
-    assert not any("gamma" in n for n in found.notes)
+    assert not any("gamma of" in n for n in found.notes)
+
+
+@pytest.mark.parametrize("dose", [0.03, 0.3, 1.0])
+def test_grey_levels_may_be_a_power_of_counts_unless_they_are_single_electrons(mos2, dose):
+    image, _ = render(mos2, beam="none", halo=30.0)
+    counts = np.random.default_rng(1).poisson(dose * image / 30).astype(float)
+    assert len(np.unique(counts)) < 3 * 256
+    electrons = find_spots(counts)
+    assert electrons.power_error is None and not electrons.notes
+    shown = np.rint(255 * np.minimum(counts / counts.max(), 1) ** 0.7)
+    export = find_spots(shown)
+    assert export.power_error == 0.2
+    assert any("power of counts" in n or "gamma of" in n for n in export.notes)
+    assert find_spots(shown, gamma=0.7).power_error is None
+    assert find_spots(image).power_error is None
+
+
+def test_a_white_frame_hides_nothing(mos2):
+    image, _ = render(mos2, beam="none")
+    page = np.full((600, 640), 255.0)
+    page[40:552, 60:572] = np.rint(255 * np.minimum(image / image.max(), 1))
+    framed, alone = find_spots(page), find_spots(page[40:552, 60:572])
+    np.testing.assert_allclose(framed.centre - [60, 40], alone.centre, atol=0.1)
+    distance, _ = cKDTree(framed.position - [60, 40]).query(alone.position)
+    assert distance.max() < 0.5
 
 
 def test_a_known_gamma_is_undone_and_needs_levels_above_zero(mos2):

@@ -1,5 +1,6 @@
 """Lists of spots: whatever unit, separator and decimals they have, the same spots come out."""
 
+import dataclasses
 import json
 import math
 
@@ -109,6 +110,19 @@ def test_the_energy_is_written_and_read(tmp_path, suffix):
     assert read(path).pattern.energy == 60.0
     assert read(path, energy=80.0).pattern.energy == 80.0
     assert len(read(path).pattern.q) == 4
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_that_intensities_may_be_a_power_of_counts_is_written_and_read(tmp_path, suffix):
+    path = tmp_path / f"p{suffix}"
+    (tmp_path / "p.txt").write_text(text("qx,qy,intensity"))
+    counts = read(tmp_path / "p.txt").pattern
+    assert counts.power_error is None
+    write_pattern(dataclasses.replace(counts, power_error=0.2), path)
+    assert read(path).pattern.power_error == 0.2
+    path.write_text(path.read_text().replace("0.2", "7.0"))
+    with pytest.raises(PatternError, match="power error must be a number above 0"):
+        read(path)
 
 
 def test_an_energy_in_volts_is_asked_about(tmp_path):

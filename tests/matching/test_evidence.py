@@ -16,7 +16,7 @@ from dd2d_jax.data import crystal_set
 from dd2d_jax.evaluation.evaluate import make_queries
 from dd2d_jax.matching import evidence
 from dd2d_jax.matching.evidence import log_evidence
-from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis, measured
 from dd2d_jax.networks.disturbances import Disturbance
 from dd2d_jax.spots import Conditions, Spots, strongest
 
@@ -281,3 +281,41 @@ def test_the_cell_is_outside_the_temperature(library):
     # The rest is the intensities': heights do not scale with the cell.
     cell = 0.5 * (0.01 / 0.012) ** 2
     assert cold - cell == pytest.approx(3 * (warm - cell), abs=0.03)
+
+
+def raised(query: Spots, power: float) -> Spots:
+    return dataclasses.replace(query, intensity=np.asarray(query.intensity) ** power)
+
+
+@pytest.mark.parametrize("power", [0.4, 0.7, 1.0])
+def test_a_pattern_of_any_power_of_counts_is_its_crystals(library, power):
+    for i, query in enumerate(at_b(library.take(range(6)), 0.5)):
+        shown = raised(query, power)
+        found = evidence.explain(library, shown, CONDITIONS, measured(power_error=0.2))
+        counts = evidence.explain(library, shown, CONDITIONS, measured())
+        assert found.value.argmax() == i
+        assert found.power[i] == pytest.approx(power, abs=0.01)
+        assert found.r1[i] < 0.02
+        assert (counts.power == 1).all()
+        assert power == 1 or counts.value[i] < found.value[i] - 20
+
+
+def test_the_power_of_counts_is_integrated_out(library):
+    """The same as a sum over many, each weighed with its prior."""
+    one = library.take([4])
+    (query,) = at_b(one, 0.5)
+    query = raised(query, 0.75)
+    grid = np.linspace(0.3, 1.3, 101)
+    fixed = [dataclasses.replace(STRAINED, power=1e-4, flatter=float(p)) for p in grid]
+    each = np.array([log_evidence(one, query, CONDITIONS, [h])[0] for h in fixed])
+    prior = -0.5 * ((grid - 0.9) / 0.2) ** 2 - np.log(0.2 * np.sqrt(2 * np.pi))
+    loose = dataclasses.replace(STRAINED, power=0.2, flatter=0.9)
+    found = log_evidence(one, query, CONDITIONS, [loose])[0]
+    assert found == pytest.approx(logsumexp(each + prior) + np.log(grid[1] - grid[0]), abs=0.1)
+
+
+def test_a_power_of_one_is_none(library):
+    (query,) = at_b(library.take([5]), 0.5)
+    sure = dataclasses.replace(STRAINED, power=1e-5)
+    ours, plain = (log_evidence(library, query, CONDITIONS, [h]) for h in (sure, STRAINED))
+    np.testing.assert_allclose(ours, plain, atol=0.05)

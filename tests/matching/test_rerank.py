@@ -19,6 +19,7 @@ from dd2d_jax.matching.rerank import (
     compare,
     first_candidates,
     log_none,
+    straightened,
     weigh,
 )
 from dd2d_jax.matching.score import simulate_table
@@ -175,3 +176,16 @@ def test_the_weaker_of_mates_that_differ_a_hundredfold_counts_as_hidden():
         shaded = dataclasses.replace(pattern, intensity=intensity)
         seen[factor] = Query.indexed(lattice.find(shaded), 1.25).whole.measured[0].sum()
     assert seen[1 / 300] == seen[1 / 30] - 1
+
+
+def test_straightened_intensities_are_those_that_a_power_was_taken_of(queries):
+    spots = queries[0].whole
+    seen = spots.measured & (spots.intensity > 0.05)
+    sigma = np.where(seen, 0.01 * spots.intensity, 0).astype(np.float32)
+    shown = dataclasses.replace(spots, intensity=spots.intensity**0.5, sigma=sigma)
+    counts = straightened(shown, np.full(len(spots.lattice), 0.5))
+    np.testing.assert_allclose(counts.intensity, spots.intensity, rtol=1e-4)
+    slope = 2 * shown.intensity * sigma
+    np.testing.assert_allclose(counts.sigma[seen], np.maximum(slope[seen], 1e-3), rtol=1e-3)
+    assert (counts.sigma[~seen] == 0).all()
+    assert straightened(shown, 1.0) is shown

@@ -130,6 +130,17 @@ def test_few_are_weighed_of_an_elliptic_camera_and_the_right_one_is_among_them(
         assert retrieve(pattern, library, model, rerank=2, k=1)[0].uid == name
 
 
+@pytest.mark.parametrize("name", ["graphene", "1H-MoS2", "CrI3", "phosphorene", "ReSSe"])
+def test_right_crystal_is_first_though_its_intensities_are_a_power_of_counts(name, library, model):
+    pattern = turned(simulated(WANTED[name]), 31)
+    pattern = dataclasses.replace(pattern, intensity=pattern.intensity**0.5)
+    found = retrieve(dataclasses.replace(pattern, power_error=0.2), library, model)
+    assert found[0].uid == name
+    assert found[0].power == pytest.approx(0.5, abs=0.07)
+    assert found[0].r_factor < 0.1 < retrieve(pattern, library, model, k=20)[0].r_factor
+    assert all(c.power == 1 for c in retrieve(pattern, library, model))
+
+
 @pytest.mark.parametrize("name", WANTED)
 def test_right_crystal_is_first_whatever_cell_it_was_written_in(name, library, model):
     """The library's cell is not the user's: a supercell, a skewed cell, the layer upside down."""
