@@ -107,7 +107,7 @@ class _Pixels:
         measured: (H, W) pixels to be used.
         full: (H, W) saturated ones.
         gain: of few counts, else None.
-        step: from one grey level of the image to the next where it has few, else None.
+        step: from one grey level of the image to the next where they are few and even, else None.
         power_error: of the intensities, as in `dx.Pattern`.
         factor: pixels that were averaged in either direction.
         shape: of the image as it was.
@@ -285,7 +285,9 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     few = pixel_values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
     full = block_reduce(full, factor, np.max)
     gain = 1 / factor**2 if few else None
-    step = float(np.median(np.diff(levels))) if len(levels) <= _LEVELS else None
+    step = float(np.median(np.diff(levels)))
+    if len(levels) > _LEVELS or np.ptp(levels) > _LEVELS * step:
+        step = None
     # Film darkens by no fixed power, whatever it was scanned with.
     power = None
     if negative or (step is not None and not pixel_values.counted(image, measured)):

@@ -25,7 +25,8 @@ STRAIN = measured()[0].stretch
 
 def weighing(value: list[float], **other: list[float]) -> Weighing:
     zeros = np.zeros(len(value))
-    fields = {"r1": zeros + 0.05, "b": zeros, "lean": zeros, "stretch": zeros, "shear": zeros}
+    names = ("b", "power", "lean", "stretch", "shear")
+    fields = {"r1": zeros + 0.05, **dict.fromkeys(names, zeros)}
     fields |= {name: np.array(values) for name, values in other.items()}
     way = Way(zeros > 0, zeros > 0, zeros)
     return Weighing(np.array(value), np.array(value), zeros.astype(int), **fields, way=way)
