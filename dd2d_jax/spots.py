@@ -218,7 +218,7 @@ def clean_pairs_in_few_shapes(
     rods = half_plane(np.asarray(crystals.lattice), conditions.q_max)
     counts = (rods != 0).any(-1).sum(1)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(numbers)])
-    widths = np.array([power_of_four(max(int(n), 64)) for n in counts])
+    widths = np.array([power_of_two(max(int(n), 64)) for n in counts])
     for (room, width), real, rows in blocks(np.stack([rooms, widths], 1), _BLOCK):
         hk = slots(rods[rows], width)
         cut = cut_to(crystals, rows, room)
