@@ -97,6 +97,14 @@ class SpotList:
     power_error: float | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def residual(self) -> np.ndarray:
+        """(H, W) counts less the background, 0 where they are not measured.
+
+        Where grey levels are no counts, or the image is a negative, not the image less `level`.
+        """
+        return _enlarged(self.searched.residual, self.searched.factor, self.measured.shape)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:

@@ -84,8 +84,7 @@ def _image(ax: Axes, measured: Measured) -> None:
 
 def _spots(ax: Axes, measured: Measured, found: Indexed | None) -> None:
     spots = measured.spots
-    residual = np.where(spots.measured, np.nan_to_num(measured.image.pixels) - spots.level, 0)
-    residual = ndimage.gaussian_filter(residual, 0.7 * spots.width)
+    residual = ndimage.gaussian_filter(spots.residual, 0.7 * spots.width)
     show(ax, np.arcsinh(residual / (3 * step(residual))), "gray")
     # Points, around what is bright of a spot in a picture five inches wide.
     size = max(8.0, 12 * spots.width / max(spots.measured.shape) * 5 * 72)
@@ -111,9 +110,8 @@ def _profile(ax: Axes, measured: Measured) -> None:
     radius = np.hypot(columns - spots.centre[0], rows - spots.centre[1])
     rings = radius.astype(int)[spots.measured]
     count = np.maximum(np.bincount(rings), 1)
-    pixels = np.nan_to_num(measured.image.pixels)[spots.measured]
-    mean = np.bincount(rings, pixels) / count
     level = np.bincount(rings, spots.level[spots.measured]) / count
+    mean = level + np.bincount(rings, spots.residual[spots.measured]) / count
     some = np.bincount(rings) > 0
     at = np.flatnonzero(some) + 0.5
     ax.plot(at, mean[some], color="#444444", lw=1.0, label="mean")

@@ -343,6 +343,20 @@ def test_grey_levels_may_be_a_power_of_counts_unless_they_are_single_electrons(m
     assert find_spots(image).power_error is None
 
 
+def test_the_residual_is_of_counts_whatever_the_grey_levels_are(mos2):
+    image, _ = render(mos2, beam="none")
+    shown = np.rint(255 * np.log1p(image / 10) / np.log1p(image / 10).max())
+    for grey in (image, image.max() - image, shown, 255 - shown):
+        found = find_spots(grey)
+        bright = np.zeros(image.shape, bool)
+        bright[tuple(np.rint(found.position[:, ::-1]).astype(int).T)] = True
+        around = ndimage.binary_dilation(bright, iterations=9)
+        residual = found.residual
+        assert residual.shape == image.shape
+        assert residual[bright].min() > 4 * residual[~around].std()
+        assert abs(np.median(residual[~around])) < 0.2 * residual[~around].std()
+
+
 def test_a_white_frame_hides_nothing(mos2):
     image, _ = render(mos2, beam="none")
     page = np.full((600, 640), 255.0)
