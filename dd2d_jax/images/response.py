@@ -19,7 +19,7 @@ from dd2d_jax.images.pixel_values import between
 # Powers that undo a gamma; nearer to 1 than the first it is no gamma but errors of a fit.
 _POWERS = (1.3, 3.0)
 # Natural logarithms that a logarithmic scale may have from its darkest level to its brightest.
-_DECADES = (1.5, 12.0)
+_LOGS = (1.5, 12.0)
 # A logarithm widens strong spots so much that the scatter falls by this factor without it.
 _BETTER = 3.0
 # So many spots say it, by so many standard deviations.
@@ -65,20 +65,20 @@ class Tone(NamedTuple):
 
     Attributes:
         power: of the counts.
-        decades: levels are log(1 + counts / c), c such that the top level has so many natural
-            logarithms; 0 where they are a power.
+        logs: levels are log(1 + counts / c), and this is that logarithm at the top level; 0 where
+            they are a power.
         sure: whether the spots' shape tells it, so that the power is known as well as `_SHIFT`.
     """
 
     power: float = 1.0
-    decades: float = 0.0
+    logs: float = 0.0
     sure: bool = False
 
     def counts(self, image: np.ndarray) -> np.ndarray:
         """(H, W) counts, the same at the top level, of grey levels that are none below 0."""
         top = image.max()
-        if self.decades:
-            return top * np.expm1(self.decades * image / top) / np.expm1(self.decades)
+        if self.logs:
+            return top * np.expm1(self.logs * image / top) / np.expm1(self.logs)
         return top * (image / top) ** (1 / self.power)
 
 
@@ -123,21 +123,21 @@ def tone(image: np.ndarray, step: float, position: np.ndarray, width: float) -> 
     def power(x: float) -> _Trend:
         return trend(seen**x)
 
-    def decades(x: float) -> _Trend:
+    def logs(x: float) -> _Trend:
         return trend(np.expm1(x * seen))
 
     plain = power(1.0)
     if plain.over > -_SURE:
         return Tone(sure=_between(power, 1.0))
     found = []
-    for of, limits in ((power, _POWERS), (decades, _DECADES)):
+    for of, limits in ((power, _POWERS), (logs, _LOGS)):
         if of(limits[0]).slope < 0 < of(limits[1]).slope:
             x = brentq(lambda x, of=of: of(x).slope, *limits, xtol=0.01)
             left, sure = of(x).scatter, _between(of, x)
             if of is power:
                 found.append((left, Tone(1 / x, sure=sure)))
             elif left < plain.scatter / _BETTER:
-                found.append((left, Tone(decades=x, sure=sure)))
+                found.append((left, Tone(logs=x, sure=sure)))
     return min(found)[1] if found else Tone()
 
 

@@ -316,7 +316,7 @@ def _linear(
     tone = response.tone(pixels.image, pixels.step, first.position[first.spot], wide)
     if tone.sure and pixels.power_error is not None:
         pixels = dataclasses.replace(pixels, power_error=_TOLD)
-    if tone.power == 1 and not tone.decades:
+    if tone.power == 1 and not tone.logs:
         if pixels.power_error is not None:
             pixels.notes.append(
                 "the grey levels are few, as of an export for the screen: that they may be a power "
@@ -324,7 +324,7 @@ def _linear(
             )
         return pixels, first, wide
     pixels = _straightened(pixels, tone)
-    scale = "on a logarithmic scale" if tone.decades else f"after a gamma of {tone.power:.2f}"
+    scale = "on a logarithmic scale" if tone.logs else f"after a gamma of {tone.power:.2f}"
     pixels.notes.append(
         f"strong spots are wider than weak ones, as {scale}, which was undone (--gamma 1 leaves "
         "the grey levels as they are); raw counts are better"
@@ -334,7 +334,7 @@ def _linear(
 
 def _straightened(pixels: _Pixels, tone: response.Tone) -> _Pixels:
     """With grey levels that are proportional to counts again."""
-    if tone.power == 1 and not tone.decades:
+    if tone.power == 1 and not tone.logs:
         return pixels
     least = pixels.image.min()
     if least < 0:

@@ -213,9 +213,6 @@ def dynamical_squares(
     squared = (q**2).sum(-1)
     reach = max(float(np.sqrt(squared.max())), float(conditions.q_max)) * 1.001
     total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
-    sent, leans, rods = (np.asarray(x, t) for x, t in (
-        (total, np.float32), (tilts, np.float32), (hk, np.int32)
-    ))  # fmt: skip
     shapes, band = _shapes(crystals, reach), _band(reach)
     if beam_intensities._cache_size() > _PROGRAMS:
         beam_intensities.clear_cache()
@@ -223,8 +220,8 @@ def dynamical_squares(
     for (*points, room), _, rows in blocks(shapes, _BATCH):
         # The last row is repeated: it is written again.
         out[rows] = beam_intensities(
-            cut_to(crystals, rows, room), conditions.radiation, sent[rows], leans[rows],
-            rods[rows], band, tuple(points), thin=True,
+            cut_to(crystals, rows, room), conditions.radiation, total[rows].astype(np.float32),
+            tilts[rows].astype(np.float32), hk[rows], band, tuple(points), thin=True,
         )  # fmt: skip
     return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
 
