@@ -211,13 +211,13 @@ def photograph(
     spread = gaussian_filter(counts, 0.8) + 2 + noise
     if camera == "log":
         shown = np.log1p(np.maximum(spread, 0) / random.choice([1.0, 5.0, 30.0]))
-        return np.rint(255 * shown / shown.max()).astype(np.uint8)
-    if camera == "dark":
+        shown /= shown.max()
+    elif camera == "dark":
         black, white = np.quantile(spread[~stop], [0.95, 0.9995])
         shown = np.clip((spread - black) / (white - black), 0, 1) ** random.uniform(0.4, 0.8)
-        return np.rint(255 * shown).astype(np.uint8)
-    white = np.quantile(spread[~stop], 0.9992)
-    shown = np.clip(spread / white, 0, 1) ** random.choice([1.0, 0.6])
+    else:
+        white = np.quantile(spread[~stop], 0.9992)
+        shown = np.clip(spread / white, 0, 1) ** random.choice([1.0, 0.6])
     return np.rint(255 * shown).astype(np.uint8)
 
 

@@ -21,6 +21,8 @@ import diffraction as dx
 FLOOR = 1e-4
 # Crystals of a block of `clean_pairs_in_few_shapes`.
 _BLOCK = 32
+# No intensity that was straightened is known better than so, relative to the strongest.
+_SURE = 1e-3
 
 
 @jax.tree_util.register_dataclass
@@ -151,6 +153,19 @@ def select(
     )
     measured = measured & (hk != 0).any(-1, keepdims=True)
     return Spots(q, hk, intensity, measured, fit_lattice(q, hk, measured.any(-1)), sigma)
+
+
+def straightened(spots: Spots, power: float | np.ndarray) -> Spots:
+    """With the intensities (..., T, 2) of which those of `spots` are a power (...)."""
+    if np.all(np.asarray(power) == 1):
+        return spots
+    exponent = 1 / np.asarray(power, np.float32)[..., None, None]
+    old, sigma = np.asarray(spots.intensity), spots.sigma
+    if sigma is not None:
+        sigma = np.asarray(sigma)
+        spread = (old + sigma) ** exponent - np.maximum(old - sigma, 0) ** exponent
+        sigma = np.where(sigma > 0, np.maximum(spread / 2, np.float32(_SURE)), 0)
+    return dataclasses.replace(spots, intensity=old**exponent, sigma=sigma)
 
 
 def strongest(spots: Spots, tokens: int) -> Spots:

@@ -22,8 +22,10 @@ _NEARLY = 0.97
 # so much more of what is narrow is darker than its surroundings; less so where the middle is all
 # but at the brightest, as dark halos leave bright rings about spots and stop.
 _DARK = ((2.0, 10.0), (10.0, 2.0))
-# Of counts the variance over the mean of squares of so many pixels lies between these.
-_SQUARE, _POISSON = 8, (0.8, 1.25)
+# Of counts the variance over the mean lies between these, in squares of so many pixels along a
+# side; fewer squares that hold any say nothing.
+_POISSON, _SQUARE, _SQUARES = (0.8, 1.25), 8, 16
+# The brightest pixel of an export.
 _WHITE = 255
 # A bright pixel is alone when its neighbours have less than this share of what a spot would give
 # them, and differ from that by so many standard deviations.
@@ -110,7 +112,7 @@ def counted(image: np.ndarray, measured: np.ndarray) -> bool:
     # Of neighbours' differences: a halo's slope is no noise.
     mean, variance = squares.mean((1, 2)), (np.diff(squares, axis=2) ** 2).mean((1, 2)) / 2
     some = mean > 0
-    if some.sum() < _RUN:
+    if some.sum() < _SQUARES:
         return False
     ratio = (variance[some] / mean[some])[np.argsort(mean[some])]
     # The darkest and brighter ones, without those of spots: a power of counts has it at one

@@ -74,6 +74,11 @@ class Tone(NamedTuple):
     logs: float = 0.0
     sure: bool = False
 
+    @property
+    def linear(self) -> bool:
+        """Whether levels are counts."""
+        return self.power == 1 and not self.logs
+
     def counts(self, image: np.ndarray) -> np.ndarray:
         """(H, W) counts, the same at the top level, of grey levels that are none below 0."""
         top = image.max()

@@ -316,7 +316,7 @@ def _linear(
     tone = response.tone(pixels.image, pixels.step, first.position[first.spot], wide)
     if tone.sure and pixels.power_error is not None:
         pixels = dataclasses.replace(pixels, power_error=_TOLD)
-    if tone.power == 1 and not tone.logs:
+    if tone.linear:
         if pixels.power_error is not None:
             pixels.notes.append(
                 "the grey levels are few, as of an export for the screen: that they may be a power "
@@ -334,7 +334,7 @@ def _linear(
 
 def _straightened(pixels: _Pixels, tone: response.Tone) -> _Pixels:
     """With grey levels that are proportional to counts again."""
-    if tone.power == 1 and not tone.logs:
+    if tone.linear:
         return pixels
     least = pixels.image.min()
     if least < 0:

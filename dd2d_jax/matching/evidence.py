@@ -342,13 +342,13 @@ class _Model(NamedTuple):
 
 
 def _model(response: _Response, error: jax.Array, h: Hypothesis, fit: jax.Array) -> _Model:
-    """`fit`: logarithm of the scale, B and, if the hypothesis has one, the power of counts."""
+    """`fit` (2 or 3,): logarithm of the scale, B and, where it is fitted, the power of counts."""
     damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
     scale = jnp.exp(fit[0] - 0.5 * fit[1] * response.squared)
     diffuse = (1 - damping) * response.incoherent * scale
     mean = response.coherent * damping * scale + diffuse
     power = 1.0
-    if h.power is not None:
+    if len(fit) > 2:
         power = fit[2]
         counts = mean + 1e-9
         mean = counts**power
@@ -398,7 +398,7 @@ def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) 
     stiff = 1 / jnp.maximum(width**2, 1e-10)
     fit = jnp.concatenate([2 * jnp.log(root + 1e-15)[None], expected])
     longest = jnp.array(_LONGEST[: len(fit)])
-    for _ in range(_STEPS if h.power is None else _MORE_STEPS):
+    for _ in range(_MORE_STEPS if len(fit) > 2 else _STEPS):
         m = _model(response, seen.error, h, fit)
         weight = jnp.where(seen.measured, 1 / (m.variance + m.gain**2 * spread), 0.0)
         by = _by_fit(response, m, fit)
@@ -408,7 +408,7 @@ def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) 
         pull = jnp.concatenate([jnp.zeros(1), (expected - fit[1:]) * stiff])
         side = jnp.sum((weight * difference)[:, None] * by, 0) + pull
         fit += jnp.clip(_solved(square, side), -longest, longest)
-        if h.power is not None:
+        if len(fit) > 2:
             fit = fit.at[2].set(jnp.clip(fit[2], *_POWERS))
     return fit
 
@@ -485,7 +485,7 @@ def _of_intensities(
         jnp.sum(jnp.where(measured, jnp.sqrt(observed), 0.0)) + 1e-12
     )
     value = log_seen + log_unseen - 0.5 * (chi_squared + log_determinant)
-    power = jnp.ones(()) if h.power is None else fit[2]
+    power = fit[2] if len(fit) > 2 else jnp.ones(())
     return value, r1, fit[1], power, (size * mean[:count])[angles]
 
 

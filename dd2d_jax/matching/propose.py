@@ -141,9 +141,8 @@ def propose(
     must = frozenset() if contains is None else frozenset(element_symbols(contains))
     conditions = conditions_at(model, found.energy)
     tried = found if parents is None else parents
-    query = Query.indexed(found.indexed, conditions.q_max)
     power = tried[0].power if len(tried) else 1.0
-    query = query.straightened(power)
+    query = Query.indexed(found.indexed, conditions.q_max).straightened(power)
     place = {uid: row for row, uid in enumerate(library.crystals.uid)}
     rows = np.array([place[candidate.uid] for candidate in tried], int)
     made = rank(library.crystals, rows, query, conditions, allowed, count, must)

@@ -15,7 +15,15 @@ from dd2d_jax.lattices.lattice import canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Explained, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.score import Table, score, strains
-from dd2d_jax.spots import Conditions, Spots, filled, power_of_four, power_of_two, strongest
+from dd2d_jax.spots import (
+    Conditions,
+    Spots,
+    filled,
+    power_of_four,
+    power_of_two,
+    straightened,
+    strongest,
+)
 
 T = TypeVar("T")
 
@@ -35,8 +43,6 @@ _ALL = 512
 # Of mates that differ by more the weaker one counts as not measured: it is hidden, by the beam stop
 # or otherwise, and what was read there is stray light. Tilted flakes' differ by 30 at most.
 _HIDDEN = 100.0
-# No intensity that was straightened is known better than so, relative to the strongest.
-_SURE = 1e-3
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
 # likely as another, the probability that a spot is missed, and the range of strain and shears.
 _LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
@@ -93,19 +99,6 @@ class Query:
     def joined(cls, queries: Sequence[Query]) -> Query:
         """All settings of several, one after another."""
         return jax.tree.map(lambda *x: np.concatenate(x), *queries)
-
-
-def straightened(spots: Spots, power: float | np.ndarray) -> Spots:
-    """With the intensities (..., T, 2) of which those of `spots` are a power (...)."""
-    if np.all(np.asarray(power) == 1):
-        return spots
-    exponent = 1 / np.asarray(power, np.float32)[..., None, None]
-    old, sigma = np.asarray(spots.intensity), spots.sigma
-    if sigma is not None:
-        sigma = np.asarray(sigma)
-        spread = (old + sigma) ** exponent - np.maximum(old - sigma, 0) ** exponent
-        sigma = np.where(sigma > 0, np.maximum(spread / 2, np.float32(_SURE)), 0)
-    return dataclasses.replace(spots, intensity=old**exponent, sigma=sigma)
 
 
 def first_candidates(found: np.ndarray, every: np.ndarray, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.rerank import Query, straightened
+from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.superlattice import superlattices
 from dd2d_jax.matching.weighing import (
@@ -37,7 +37,7 @@ from dd2d_jax.matching.weighing import (
 )
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
-from dd2d_jax.spots import Conditions, Spots, sized
+from dd2d_jax.spots import Conditions, Spots, sized, straightened
 from dd2d_jax.util.errors import Notice
 from dd2d_jax.util.progress import stage
 from dd2d_jax.util.text import printable
@@ -292,7 +292,10 @@ def _candidates(
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
     power = weighed.power[rows]
-    queries, options = _queries(view.indexed, setting, power, query, view.conditions, asked.tilts)
+    shown = straightened(jax.tree.map(lambda x: x[setting], query.settings), power)
+    queries, options = shown, {}
+    if asked.tilts is not None:
+        queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
     as_they_are = chosen.mixed | (not asked.refine)
     fits = {}
     if as_they_are.any():
@@ -303,7 +306,6 @@ def _candidates(
         which = np.where(as_they_are, as_they_are.argmin(), np.arange(len(rows)))
         its, how = jax.tree.map(lambda x: np.asarray(x)[which], (queries, options))
         fits[False] = fit(chosen.take(which), its, view.conditions, **how)
-    shown = straightened(jax.tree.map(lambda x: x[setting], query.settings), power)
     # Crystals of twice the parent's cell may have the whole cell themselves.
     smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * area
 
@@ -368,17 +370,14 @@ def _scales(scale_error: float) -> np.ndarray:
     return np.exp(np.linspace(-most, most, 2 * count + 1))
 
 
-def _queries(
+def _tilted(
     indexed: Sequence[indexed.Indexed],
     setting: np.ndarray,
     power: np.ndarray,
-    query: Query,
     conditions: Conditions,
-    tilts: Sequence[Sequence[float]] | None,
-) -> tuple[Spots | list[Spots], dict[str, Any]]:
-    """What each candidate is compared with, and further arguments of `fit`."""
-    if tilts is None:
-        return straightened(jax.tree.map(lambda x: x[setting], query.settings), power), {}
+    tilts: Sequence[Sequence[float]],
+) -> tuple[list[Spots], dict[str, Any]]:
+    """What each candidate is compared with at several tilts, and further arguments of `fit`."""
     every = [lattices.canonical_spots(one, conditions.q_max, _PAIRS) for one in indexed]
     frames = lattices.frames(indexed[0])
     turned = [[tilt_in_setting(tilt, frames[s]) for tilt in tilts] for s in setting]

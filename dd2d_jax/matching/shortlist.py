@@ -17,9 +17,9 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching import rerank
-from dd2d_jax.matching.rerank import Query, compare, first_candidates, straightened
+from dd2d_jax.matching.rerank import Query, compare, first_candidates
 from dd2d_jax.matching.score import simulate_table, strains
-from dd2d_jax.spots import Conditions, Spots
+from dd2d_jax.spots import Conditions, Spots, straightened
 
 # Beyond the scale's error: strain of the crystal against the library's, and shear, which
 # ellipticity and a small tilt add to.
@@ -39,7 +39,7 @@ class Shortlist(NamedTuple):
     Attributes:
         rows: (m,) of the library.
         crystals: these.
-        cosines: (E, m) of the network, as the query was embedded.
+        cosines: (P * S, m) of the network, with each setting for each of P powers of counts.
         scores: (S, m) of `rerank.compare`.
     """
 
@@ -108,6 +108,7 @@ def _pool(
         rows = library.cells.near(cells, STRETCH + scale_error, SHEAR)
         rows = rows[allowed[rows]]
         if len(rows) > share * most:
+            # The settings come again for every power.
             its = embedded[np.resize(some, len(embedded))]
             likes = its @ np.asarray(library.embeddings[rows], np.float32).T
             rows = rows[np.argsort(-likes.max(0), kind="stable")[: int(share * most)]]

@@ -19,12 +19,11 @@ from dd2d_jax.matching.rerank import (
     compare,
     first_candidates,
     log_none,
-    straightened,
     weigh,
 )
 from dd2d_jax.matching.score import simulate_table
 from dd2d_jax.networks.disturbances import LEVELS
-from dd2d_jax.spots import Conditions, half_plane
+from dd2d_jax.spots import Conditions, half_plane, straightened
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
 
