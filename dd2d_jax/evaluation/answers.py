@@ -15,7 +15,8 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.weighing import for_parents, weigh_once, weigh_readings
+from dd2d_jax.matching.readings import for_parents, weigh_readings
+from dd2d_jax.matching.weighing import weigh_once
 from dd2d_jax.spots import Conditions
 
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.matching.readings import log_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.score import strain_between
-from dd2d_jax.matching.superlattice import Superlattice, log_readings, superlattices
+from dd2d_jax.matching.superlattice import Superlattice, superlattices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

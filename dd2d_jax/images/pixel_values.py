@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import regionprops
 
 # So many equal negative whole numbers in a row or column are a detector's mark, not noise.
 _RUN = 16
@@ -27,6 +28,10 @@ _DARK = ((2.0, 10.0), (10.0, 2.0))
 _POISSON, _SQUARE, _SQUARES = (0.8, 1.25), 8, 16
 # The brightest pixel of an export.
 _WHITE = 255
+# Letters have at least so many pixels brighter than this share of the brightest, and are less than
+# this share as bright three pixels farther. Spots fill this share of their convex hull, and are not
+# longer than wide by this factor. Lossy files leave traces in blocks of 8 pixels around letters.
+_LETTER, _STROKE, _SHARP, _ROUND, _HALO = 8, 0.5, 0.3, (0.8, 2.5), 8
 # A bright pixel is alone when its neighbours have less than this share of what a spot would give
 # them, and differ from that by so many standard deviations.
 _ALONE, _SURE = 0.4, 5.0
@@ -121,6 +126,15 @@ def counted(image: np.ndarray, measured: np.ndarray) -> bool:
     return _POISSON[0] < min(each) and max(each) < _POISSON[1]
 
 
+def light(image: np.ndarray) -> bool:
+    """Whether the middle of an image is nearer to its brightest pixels than to its darkest."""
+    values = image[np.isfinite(image)]
+    if not values.size:
+        return False
+    low, middle, high = np.quantile(values, [0.001, 0.5, 0.999])
+    return bool(middle - low > high - middle)
+
+
 def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> bool:
     """Whether the spots are darker than their surroundings, as on film or in a negative."""
     values = image[measured]
@@ -152,6 +166,32 @@ def saturated(image: np.ndarray, measured: np.ndarray, levels: np.ndarray) -> np
     if len(levels) < _GREYS or not _plateaus((image == top) & measured).any():
         return np.zeros(image.shape, bool)
     return _plateaus((image > _NEARLY * top) & measured)
+
+
+def writing(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(H, W) True in letters, lines and scale bars: bright, with sharp edges, and no blobs.
+
+    Args:
+        image: (H, W), finite everywhere.
+        measured: (H, W) pixels to be used.
+    """
+    level = np.where(measured, image - np.median(image[measured]), 0.0)
+    which, count = ndimage.label(level > _STROKE * level.max(), np.ones((3, 3)))
+    out = np.zeros(image.shape, bool)
+    for area in regionprops(which, level):
+        long, short = area.axis_major_length, area.axis_minor_length
+        blob = area.solidity > _ROUND[0] and long < _ROUND[1] * max(short, 1.0)
+        if area.num_pixels < _LETTER or blob:
+            continue
+        place = tuple(slice(max(x.start - 4, 0), x.stop + 4) for x in area.slice)
+        own = which[place] == area.label
+        around = ndimage.binary_dilation(own, iterations=4) & ~ndimage.binary_dilation(
+            which[place] > 0, iterations=2
+        )
+        # What is smooth is a halo.
+        if around.any() and np.median(level[place][around]) < _SHARP * area.intensity_mean:
+            out[area.slice] |= area.image
+    return ndimage.binary_dilation(out, iterations=_HALO)
 
 
 def _plateaus(marked: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dd2d_jax.images import frames
+from dd2d_jax.images.colours import grey
 from dd2d_jax.images.image import HIGHEST_ENERGY, Image, check_pixels
 from dd2d_jax.images.microscopy import MICROSCOPY, read_microscopy
 from dd2d_jax.images.tiff import read_tiff
@@ -25,7 +26,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def read_image(path: str | Path) -> Image:
-    """An image from a file; colours are averaged, and so are the patterns of a stack.
+    """An image from a file; of colours see `colours.grey`; the patterns of a stack are averaged.
 
     Raises:
         PatternError: not such an image, more than one image, one that is too large (`limits`), or
@@ -49,11 +50,15 @@ def read_image(path: str | Path) -> Image:
     except Exception as error:  # the decoders raise anything, also struct.error and SyntaxError
         raise PatternError(f"{path}: cannot be read as an image ({first_line(error)})") from error
     pixels = image.pixels
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 3, 4):
-        pixels = pixels[..., : 1 if pixels.shape[2] == 2 else 3].mean(-1)
+    notes = image.notes
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[..., 0]
+    elif pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        pixels, note = grey(pixels[..., :3])
+        notes = (*notes, f"{path}: {note}") if note else notes
     if pixels.ndim != 2:
         raise PatternError(f"{path}: an image of shape {pixels.shape}; one single image is needed")
-    energy, notes = _sound(image.energy), image.notes
+    energy = _sound(image.energy)
     if energy is not None and HIGHEST_ENERGY < energy <= 1000 * HIGHEST_ENERGY:
         notes = (*notes, f"{path}: says {energy:g} keV; {energy / 1000:g} keV is taken")
         energy /= 1000

@@ -119,6 +119,7 @@ class _Pixels:
         power_error: of the intensities, as in `dx.Pattern`.
         factor: pixels that were averaged in either direction.
         shape: of the image as it was.
+        negative: whether it was turned over.
         notes: what the user should know.
     """
 
@@ -130,6 +131,7 @@ class _Pixels:
     power_error: float | None
     factor: int
     shape: tuple[int, ...]
+    negative: bool
     notes: list[str]
 
 
@@ -166,7 +168,36 @@ def find_spots(
             that does not fit the image, fewer than four spots above the noise, or spots without
             symmetry.
     """
-    pixels = _prepared(image, mask)
+    options = (centre, width, threshold, max_radius, beam_stop, brightest, gamma)
+    if not pixel_values.light(np.asarray(image)):
+        return _found(_prepared(image, mask), *options)
+    # A negative's beam stop and frame are brighter than all else, and may hide what it is.
+    found, errors = [], []
+    for negative in (None, True):
+        try:
+            pixels = _prepared(image, mask, negative)
+            found.append(_found(pixels, *options))
+        except PatternError as error:
+            errors.append(error)
+        else:
+            if pixels.negative:
+                break
+    if not found:
+        raise errors[0]
+    return max(found, key=lambda one: len(one.position))
+
+
+def _found(
+    pixels: _Pixels,
+    centre: tuple[float, float] | None,
+    width: float | None,
+    threshold: float,
+    max_radius: float | None,
+    beam_stop: bool,
+    brightest: int | None,
+    gamma: float | None,
+) -> SpotList:
+    """See `find_spots`."""
     if width is not None:
         width = width / pixels.factor
     middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
@@ -253,7 +284,9 @@ def _doubts(place: Centre, pixels: _Pixels) -> list[str]:
     ]
 
 
-def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
+def _prepared(
+    image: np.ndarray, mask: np.ndarray | None, negative: bool | None = None
+) -> _Pixels:
     """Check an image, tell what of it is measured, turn negatives over, average it down."""
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16:
@@ -278,12 +311,23 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     factor = -(-max(image.shape) // _SIDE)
     small, good = _averaged(image, measured, factor)
     notes = []
-    negative = pixel_values.negative(small, good)
+    if negative is None:
+        negative = pixel_values.negative(small, good)
     if negative:
         image = np.where(measured, image[measured].max() - image, 0.0)
         small, good = _averaged(image, measured, factor)
         notes.append("the image is a negative, its spots are dark: it was inverted")
     levels = np.unique(image[measured])
+    step = float(np.median(np.diff(levels)))
+    if len(levels) > _LEVELS or np.ptp(levels) > _LEVELS * step:
+        step = None
+    exported = step is not None and not pixel_values.counted(image, measured)
+    if exported:
+        written = pixel_values.writing(image, measured)
+        if written.any():
+            measured = measured & ~written
+            small, good = _averaged(image, measured, factor)
+            notes.append("white letters or lines on the image were left out")
     full = pixel_values.saturated(image, measured, levels)
     if full.mean() > 0.25:
         raise PatternError(
@@ -293,14 +337,9 @@ def _prepared(image: np.ndarray, mask: np.ndarray | None) -> _Pixels:
     few = pixel_values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
     full = block_reduce(full, factor, np.max)
     gain = 1 / factor**2 if few else None
-    step = float(np.median(np.diff(levels)))
-    if len(levels) > _LEVELS or np.ptp(levels) > _LEVELS * step:
-        step = None
     # Film darkens by no fixed power, whatever it was scanned with.
-    power = None
-    if negative or (step is not None and not pixel_values.counted(image, measured)):
-        power = _POWER_ERROR
-    return _Pixels(small, good, full, gain, step, power, factor, image.shape, notes)
+    power = _POWER_ERROR if negative or exported else None
+    return _Pixels(small, good, full, gain, step, power, factor, image.shape, negative, notes)
 
 
 def _linear(

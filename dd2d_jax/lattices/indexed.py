@@ -31,6 +31,8 @@ class Indexed:
             superlattice, as those of a charge-density wave or of a weak distortion.
         satellites: (K,) True for spots that the main cell does not explain; None without a parent.
         alternatives: (2, 2) angstrom each: other cells that the spots do not rule out.
+        stacked: whether the spots are those of layers stacked so that other rods of `lattice` than
+            the sums of these cancel.
         warp: by which the pattern was straightened; `q` are straight.
         notes: lines that a person should read.
     """
@@ -48,6 +50,7 @@ class Indexed:
     parent: np.ndarray | None = None
     satellites: np.ndarray | None = None
     alternatives: tuple[np.ndarray, ...] = ()
+    stacked: bool = False
     warp: Warp = Warp()
     notes: tuple[str, ...] = ()
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
+from dd2d_jax.lattices.search import INDEX, SUPERCELLS
+
 # Friedel mates differ in the logarithm of their intensity by about so much.
 _LIKE = 0.8
 # A spot without a mate of like intensity counts as much against an origin as one with such a mate
@@ -26,6 +28,9 @@ _SYMMETRIC, _MORE = 0.1, 0.1
 # as measured ones are, and 129 images none is moved; of those a vector off 70 and 92 % are, one in
 # 130 to a wrong point.
 DOUBTFUL, CERTAIN = 1.5, 2.5
+# Of the spots so many lie on a coarser lattice than the one through the origin, of this index at
+# most, where the origin is none of its points.
+_ALL, _COARSEST, _MANY = 0.9, 4, 12
 # A spot counts half that is so many times the median distance from its place.
 _FAR = 2.0
 
@@ -77,7 +82,8 @@ def rival(hk: np.ndarray, basis: np.ndarray, intensity: np.ndarray) -> Rival | N
         intensity: (K,).
 
     Returns:
-        None where no point is clearly more so.
+        None where no point is clearly more so. Of spots that all lie beside those of a coarser
+        lattice through (0, 0), the nearest of their most symmetric points, with any significance.
     """
     if len(hk) < _FEWEST:
         return None
@@ -103,8 +109,41 @@ def rival(hk: np.ndarray, basis: np.ndarray, intensity: np.ndarray) -> Rival | N
     mean = (weight * like).sum(1) / np.maximum(weight.sum(1), 1e-12)
     # Every pair of mates is counted twice.
     variance = 2 * (weight**2 * (like - mean[:, None]) ** 2).sum(1)
+    beside = _beside(hk, intensity, origins)
+    if beside.any():
+        # The nearest of those that are as symmetric.
+        good = np.flatnonzero(beside & (score > score[beside].max() - _MORE))
+        nearest = good[np.argmin(np.linalg.norm(origins[good] @ basis, axis=1))]
+        return Rival(origins[nearest], np.inf)
     best, given = int(np.argmax(score)), len(origins) // 2
     more = score[best] - score[given]
     if score[best] < _SYMMETRIC or more < _MORE:
         return None
     return Rival(origins[best], float(more / np.sqrt(variance[best] + variance[given] + 1e-12)))
+
+
+def _beside(hk: np.ndarray, intensity: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """(n,) True for origins on the lattice of nearly all spots, where (0, 0) is not on it.
+
+    A structure that shows spots shows their mates, too, and sums of them.
+    """
+    for index in range(_COARSEST, 1, -1):
+        for matrix in SUPERCELLS[INDEX == index]:
+            there, here, mates = (_class(x, matrix) for x in (hk, origins, -hk))
+            classes, which = np.unique(there, axis=0, return_inverse=True)
+            share = np.bincount(which.ravel(), intensity / intensity.sum())
+            most = classes[share.argmax()]
+            own = (there == most).all(1)
+            if not most.any():
+                continue
+            # Mates are elsewhere if the origin is right.
+            apart = not (mates[own] == most).all()
+            if own.mean() >= _ALL or (apart and share.max() >= _ALL):
+                return (here == most).all(1)
+    return np.zeros(len(origins), bool)
+
+
+def _class(hk: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(K, 2) which of the cosets of a reciprocal sublattice indices (K, 2) are in; 0 is its own."""
+    index = hk @ np.linalg.inv(matrix).T
+    return np.rint(_MANY * (index - np.floor(index + 1e-6))).astype(int)

@@ -21,3 +21,17 @@ def reduce(lattice: np.ndarray) -> np.ndarray:
     if a @ b > 1e-9:
         change = np.array([change[0], -change[1]])
     return change
+
+
+def spanned(hk: np.ndarray) -> np.ndarray:
+    """Basis (2, 2) of the lattice that integer vectors (K, 2) span; zeros where they do not."""
+    rest, basis = np.unique(np.asarray(hk, int), axis=0), np.zeros((2, 2), int)
+    for column in range(2):
+        while (some := np.flatnonzero(rest[:, column])).size:
+            least = some[np.argmin(np.abs(rest[some, column]))]
+            pivot = rest[least].copy()
+            rest = rest - (rest[:, column] // pivot[column])[:, None] * pivot
+            basis[column] = pivot
+            if not rest[:, column].any():
+                break
+    return basis

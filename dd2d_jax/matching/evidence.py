@@ -36,6 +36,7 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.crystals.structures import SAME_SITE
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.lattices.reduction import spanned
 from dd2d_jax.matching.hypotheses import FARTHER, HYPOTHESES, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
@@ -156,7 +157,9 @@ def explain(
     return out
 
 
-def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
+def with_unseen(
+    spots: Spots, q_max: float, seen: int, most: int, stacked: bool = False
+) -> Spots:
     """The strongest `seen` pairs of S settings (S, T), and after them rods without a spot.
 
     Args:
@@ -164,6 +167,7 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
         q_max: rods up to it are expected, 1/angstrom.
         seen: pairs that are kept.
         most: pairs without any spot that are added, the innermost.
+        stacked: only sums of the spots' indices are expected, see `Indexed.stacked`.
 
     Returns:
         Spots (S, seen + most); `measured` is False for what was not seen.
@@ -172,6 +176,9 @@ def with_unseen(spots: Spots, q_max: float, seen: int, most: int) -> Spots:
     known = np.asarray(spots.hk)
     absent = np.zeros((len(lattice), most, 2), np.int32)
     for row, rods in zip(range(len(lattice)), half_plane(lattice, q_max), strict=True):
+        if stacked:
+            sums = rods @ np.linalg.pinv(spanned(known[row]))
+            rods = rods[(np.abs(sums - np.rint(sums)) < 1e-6).all(1)]
         there = {tuple(x) for x in known[row].tolist()}
         # Half planes differ by the sign of k where h is 0; a pair is one rod in both.
         new = [x for x in rods.tolist() if any(x) and tuple(x) not in there][:most]

@@ -58,6 +58,8 @@ class Candidate:
         entries: uids of this structure in the library, the likeliest first.
         superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
             superlattice; "" else.
+        stacked: whether it is read as a stack of its layers, so shifted against each other that
+            only some rods of its cell show spots, see `dd2d_jax.matching.stacks`.
         power: of counts that the pattern's intensities are if this crystal made it, fitted where
             `dx.Pattern.power_error` says that they may be one; 1 else. `query` and what is compared
             with it are straightened.
@@ -91,6 +93,7 @@ class Candidate:
     shear: float
     entries: tuple[str, ...]
     superlattice: str
+    stacked: bool = dataclasses.field(default=False, kw_only=True)
     power: float = dataclasses.field(default=1.0, kw_only=True)
     simulated: np.ndarray
     query: Spots

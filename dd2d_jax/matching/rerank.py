@@ -86,7 +86,7 @@ class Query:
         intensity = np.where(hidden, np.float32(0), spots.intensity)
         spots = dataclasses.replace(spots, intensity=intensity, measured=spots.measured & ~hidden)
         last = float(np.linalg.norm(np.asarray(spots.q), axis=-1).max())
-        whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN)
+        whole = with_unseen(spots, min(last, q_max), _SEEN, _UNSEEN, indexed.stacked)
         area = np.abs(np.linalg.det(np.asarray(spots.lattice, float)))
         return cls(strongest(spots, _SEEN), whole, area < 1.5 * area.min())
 

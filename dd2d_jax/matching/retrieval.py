@@ -24,17 +24,12 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
+from dd2d_jax.matching.readings import for_parents, poor, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
+from dd2d_jax.matching.stacks import stacks
 from dd2d_jax.matching.superlattice import superlattices
-from dd2d_jax.matching.weighing import (
-    Once,
-    Weighed,
-    conditions_at,
-    for_parents,
-    weigh_once,
-    weigh_readings,
-)
+from dd2d_jax.matching.weighing import Once, Weighed, conditions_at, weigh_once
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized, straightened
@@ -186,15 +181,19 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     above = superlattices(view.at) if asked.rerank and one_scale else []
     fewer = dataclasses.replace(asked, rerank=for_parents(asked.rerank), k=min(asked.k, 10))
     views = [view, *(_view([one.parent], fewer) for one in above)]
+    layers = stacks(view.at) if one_scale and view.once and poor(view.once) else []
+    less = dataclasses.replace(asked, k=min(asked.k, 10))
+    views += [_view([one.layer], less) for one in layers]
     if asked.rerank:
-        readings = weigh_readings([one.once for one in views], above)
+        readings = weigh_readings([one.once for one in views], above, layers)
     else:
         readings = [(0, _by_network(asked, view), 0.0)]
     none = sum(math.exp(by) * weighed.none for _, weighed, by in readings)
     area = abs(np.linalg.det(view.at.lattice))
     candidates = []
     for i, weighed, by in readings:
-        for c in _candidates(views[i], weighed, asked, above[i - 1].name if i else "", area):
+        name = above[i - 1].name if 0 < i <= len(above) else ""
+        for c in _candidates(views[i], weighed, asked, name, area, i > len(above)):
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
                 log_p = c.score + math.log(max(weighed.none, 1e-300)) + by
@@ -283,7 +282,7 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
 
 
 def _candidates(
-    view: _View, weighed: Weighed, asked: _Asked, name: str, area: float
+    view: _View, weighed: Weighed, asked: _Asked, name: str, area: float, stacked: bool
 ) -> list[Candidate]:
     """The first k structures; `name` is that of a pattern's superlattice of that area."""
     query = view.query
@@ -316,7 +315,7 @@ def _candidates(
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
             float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
-            superlattice=name if smaller[i] else "", power=float(power[i]),
+            superlattice=name if smaller[i] else "", stacked=stacked, power=float(power[i]),
         )  # fmt: skip
 
     found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]

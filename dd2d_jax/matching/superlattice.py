@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import reduce, settings
 from dd2d_jax.lattices.search import SHORTEST, SMALLEST, shortest
-from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 
@@ -42,8 +40,6 @@ _FEWEST, _SEEN = 6, 0.5
 _MAIN, _FULLER = 0.5, 1.25
 # Parents that are weighed.
 _TRIED = 3
-# That a crystal shows a weak superlattice, before the pattern was seen.
-_SUPERLATTICE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +67,7 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
     """
     found = []
     symmetry = len(settings(indexed.lattice))
-    hk = indexed.hk @ np.linalg.inv(_MATRICES).swapaxes(1, 2)
-    on = (np.abs(hk - np.rint(hk)) < 1e-6).all(2)
-    for matrix, main in zip(_MATRICES, on, strict=True):
+    for matrix, main in zip(_MATRICES, _on(indexed, _MATRICES), strict=True):
         if _is_parent(indexed, matrix, main):
             lattice = np.linalg.inv(matrix) @ indexed.lattice
             whole = len(settings(reduce(lattice) @ lattice)) >= symmetry
@@ -87,6 +81,26 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
     return [_superlattice(indexed, matrix) for matrix in matrices[:_TRIED]]
 
 
+def mains(indexed: Indexed, matrices: np.ndarray) -> list[Superlattice]:
+    """Those of the cells `inv(matrix) @ lattice`, of any size, whose further spots are weak.
+
+    Args:
+        indexed: a pattern whose lattice was found.
+        matrices: (n, 2, 2) integers.
+    """
+    return [
+        _superlattice(indexed, matrix)
+        for matrix in matrices
+        if _are_weak(indexed, matrix, _on(indexed, matrix))
+    ]
+
+
+def _on(indexed: Indexed, matrices: np.ndarray) -> np.ndarray:
+    """(..., K) whether each spot is one of the cell `inv(matrices) @ lattice`, (..., 2, 2)."""
+    hk = indexed.hk @ np.linalg.inv(matrices).swapaxes(-1, -2)
+    return (np.abs(hk - np.rint(hk)) < 1e-6).all(-1)
+
+
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two matrices lead to one parent lattice."""
     # lattice = one @ P = other @ Q: the lattices P and Q are the same where P = change @ Q.
@@ -97,7 +111,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
     hk = indexed.hk @ np.linalg.inv(matrix).T
-    main = (np.abs(hk - np.rint(hk)) < 1e-6).all(1)
+    main = _on(indexed, matrix)
     lattice = np.linalg.inv(matrix) @ indexed.lattice
     change = reduce(lattice)
     sigma = indexed.intensity_sigma
@@ -118,14 +132,18 @@ def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
 
 
 def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
+    parent = np.linalg.inv(matrix) @ indexed.lattice
+    large = shortest(np.linalg.inv(parent).T) >= SHORTEST and abs(np.linalg.det(parent)) >= SMALLEST
+    return large and _are_weak(indexed, matrix, main)
+
+
+def _are_weak(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
+    """Whether spots that are not `main` (K,) are weak, and those that are fill their cell."""
     count = int(main.sum())
     if count < _FEWEST or count == len(main):
         return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
     if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():
-        return False
-    parent = np.linalg.inv(matrix) @ indexed.lattice
-    if shortest(np.linalg.inv(parent).T) < SHORTEST or abs(np.linalg.det(parent)) < SMALLEST:
         return False
     if np.linalg.svd(indexed.q[main], compute_uv=False)[1] < 0.02:
         return False
@@ -184,24 +202,6 @@ def log_satellites(found: Superlattice, query: Query) -> float:
     if not blank.whole.measured.any():  # none among the strongest spots that are compared
         return 0.0
     return log_none(blank) - 1.5 * float(np.log(2 * np.pi))
-
-
-def log_readings(
-    totals: Sequence[float], above: Sequence[Superlattice], query: Query
-) -> np.ndarray:
-    """Log-probability (1 + n,) of each reading of a pattern: the whole cell's own spots, or those
-    of one of n parents and a weak superlattice.
-
-    Args:
-        totals: `Weighed.total` of the whole cell and of each parent.
-        above: n superlattices.
-        query: the whole pattern.
-    """
-    reading = np.array(totals)
-    for i, one in enumerate(above, 1):
-        reading[i] += log_satellites(one, query) / TEMPERATURE
-        reading[i] += np.log(_SUPERLATTICE / len(above))
-    return reading - np.logaddexp.reduce(reading)
 
 
 def _first_setting(found: Superlattice) -> np.ndarray:

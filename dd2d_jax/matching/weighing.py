@@ -27,15 +27,11 @@ from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis, powers
 from dd2d_jax.matching.isotypes import log_isotypes
 from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh
 from dd2d_jax.matching.shortlist import Shortlist, shortlist
-from dd2d_jax.matching.superlattice import Superlattice, log_readings
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
 
 # Where less than this share of a library may be returned, the elements are known.
 _FEW = 0.5
-# Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
-# of a multislice never made up more than 7 of it.
-_FAR = 12.0
 
 
 class Weighed(NamedTuple):
@@ -143,37 +139,6 @@ def weigh_once(
     return Once(
         library, query, allowed, conditions, hypotheses, tilts, log_prior, short, weighing, nothing,
     )  # fmt: skip
-
-
-def for_parents(count: int) -> int:
-    """Crystals to weigh of a parent's cell: it is small, and the first of those that fit do."""
-    return max(count // 4, 10)
-
-
-def weigh_readings(
-    once: Sequence[Once], above: Sequence[Superlattice] = ()
-) -> list[tuple[int, Weighed, float]]:
-    """Weigh a pattern's readings to the end: the whole cell's, and those of parents.
-
-    Args:
-        once: of the whole cell, then of the parent of each superlattice.
-        above: these superlattices, one fewer.
-
-    Returns:
-        Of each reading that is likely enough its place in `once`, the crystals' odds and
-        probabilities in it, and its own log-probability.
-    """
-    total = np.array([one.total() for one in once])
-    before = log_readings(total, above, once[0].query)
-    kept = np.flatnonzero(before > before.max() - _FAR)
-    again = [weigh_twice(once[i]) for i in kept]
-    # What else a reading is likely by, a multislice does not change.
-    after = before[kept] - total[kept] + [one.total() for one in again]
-    after -= np.logaddexp.reduce(after)
-    return [
-        (i, weighed(one), by)
-        for i, one, by in zip(kept.tolist(), again, after.tolist(), strict=True)
-    ]
 
 
 def weigh_twice(once: Once) -> Once:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 import skimage.data
 from scipy import ndimage
@@ -365,6 +366,37 @@ def test_a_white_frame_hides_nothing(mos2):
     np.testing.assert_allclose(framed.centre - [60, 40], alone.centre, atol=0.1)
     distance, _ = cKDTree(framed.position - [60, 40]).query(alone.position)
     assert distance.max() < 0.5
+
+
+@pytest.mark.parametrize("screen", [False, True])
+def test_a_negative_with_a_white_stop_is_inverted(mos2, screen):
+    """A stop, and what lies outside of a round screen, are brighter than all else."""
+    image, _ = render(mos2, beam="stop", halo=4000.0, peak=3000.0)
+    rows, columns = np.indices(image.shape)
+    if screen:
+        image[np.hypot(columns - 255.5, rows - 255.5) > 250] = 0
+    grey = np.rint(255 * np.minimum(image / 3500, 1))
+    negative, found = find_spots(255 - grey), find_spots(grey)
+    assert any("negative" in note for note in negative.notes)
+    np.testing.assert_allclose(negative.centre, found.centre, atol=0.5)
+    distance, _ = cKDTree(negative.position).query(found.position)
+    assert len(found.position) > 30 and (distance < 0.5).mean() > 0.95
+
+
+def test_letters_and_a_scale_bar_on_an_export_are_no_spots(mos2):
+    image, _ = render(mos2, beam="none")
+    plain = PIL.Image.fromarray(np.rint(255 * np.minimum(image / 8000, 1) ** 0.6).astype(np.uint8))
+    marked = plain.copy()
+    pen = PIL.ImageDraw.Draw(marked)
+    pen.text((30, 440), "10 1/nm", fill=255, font_size=34)
+    pen.rectangle((30, 485, 160, 491), fill=255)
+    pen.text((20, 16), "b)", fill=255, font_size=40)
+    without, found = (find_spots(np.asarray(x, float)) for x in (plain, marked))
+    assert any("letters" in note for note in found.notes)
+    assert not any("letters" in note for note in without.notes)
+    distance, _ = cKDTree(without.position).query(found.position)
+    assert distance.max() < 0.5
+    assert len(found.position) > len(without.position) - 6
 
 
 def test_a_known_gamma_is_undone_and_needs_levels_above_zero(mos2):

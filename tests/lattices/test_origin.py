@@ -64,3 +64,16 @@ def test_the_origin_is_fitted_to_all_spots_and_outliers_hardly_count():
     q = points(CELL) + (0.003, -0.002) + rng.normal(0, 5e-4, (len(INDICES), 2))
     q[:3] += 0.02
     np.testing.assert_allclose(offset(q, INDICES), (0.003, -0.002), atol=2e-4)
+
+
+def test_an_origin_beside_all_spots_is_none_of_theirs():
+    # Those of a stack that shows a third of its layers' rods, about a point between them.
+    cell = hexagonal(4.2)
+    hk = np.rint(points(cell) @ cell.T).astype(int)
+    seen = points(cell)[(hk[:, 0] - hk[:, 1]) % 3 == 1]
+    intensity = np.exp(np.random.default_rng(1).normal(0, 1.0, len(seen)))
+    found = lattice.find(pattern(seen, intensity))
+    shift = (found.warp.shift @ cell.T).round().astype(int)
+    assert (shift[0] - shift[1]) % 3 == 1
+    assert np.linalg.norm(found.lattice, axis=1) == pytest.approx([4.2 / np.sqrt(3)] * 2)
+    np.testing.assert_allclose(seen[found.spots] - found.warp.shift, found.q, atol=1e-6)

@@ -8,61 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from ase import Atoms
 from ase.build import graphene, mx2
+from seen import WANTED, litharge, simulated, trihalide, turned
 
-import diffraction as dx
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching import weighing
+from dd2d_jax.matching import readings
 from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.util.errors import PatternError
 
-
-def flat(symbols: str, a: float, b: float, degrees: float, sites) -> Atoms:
-    """A layer from its cell and sites (x, y fractional, z in angstrom)."""
-    angle = np.deg2rad(degrees)
-    cell = np.diag([a, b * np.sin(angle), 20.0])
-    cell[1, 0] = b * np.cos(angle)
-    sites = np.array(sites, float)
-    positions = np.column_stack([sites[:, :2] @ cell[:2, :2], sites[:, 2] + 10])
-    return Atoms(symbols, positions, cell=cell, pbc=(True, True, False))
-
-
-def phosphorene() -> Atoms:
-    sites = [(0, 0.08, 0), (0.5, 0.42, 0), (0.5, 0.58, 2.1), (0, 0.92, 2.1)]
-    return flat("P4", 3.30, 4.62, 90, sites)
-
-
-def trihalide(symbols: str, a: float, x: float = 0.35) -> Atoms:
-    """CrI3-like: honeycomb of metal in edge-sharing octahedra."""
-    up = [(x, 0, 1.56), (0, x, 1.56), (1 - x, 1 - x, 1.56)]
-    down = [(1 - x, 0, -1.56), (0, 1 - x, -1.56), (x, x, -1.56)]
-    return flat(symbols, a, a, 120, [(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0), *up, *down])
-
-
-def litharge(symbols: str, a: float, height: float) -> Atoms:
-    """FeSe-like."""
-    return flat(symbols, a, a, 90, [(0, 0, 0), (0.5, 0.5, 0), (0, 0.5, height),
-                                    (0.5, 0, -height)])  # fmt: skip
-
-
-def oblique() -> Atoms:
-    return flat("ReSSe", 3.1, 4.3, 100, [(0, 0, 0), (0.4, 0.3, 1.5), (0.7, 0.8, -1.4)])
-
-
-WANTED = {
-    "graphene": graphene(vacuum=8),
-    "BN": graphene("BN", a=2.50, vacuum=8),
-    "1H-MoS2": mx2("MoS2", "2H", a=3.16, vacuum=8),
-    "1T-PtS2": mx2("PtS2", "1T", a=3.54, thickness=2.46, vacuum=8),
-    "phosphorene": phosphorene(),
-    "CrI3": trihalide("Cr2I6", 6.87),
-    "FeSe": litharge("Fe2Se2", 3.77, 1.45),
-    "ReSSe": oblique(),
-}
 NEAR = {
     "1T-MoS2": mx2("MoS2", "1T", a=3.18, vacuum=8),
     "1H-WS2": mx2("WS2", "2H", a=3.16, vacuum=8),
@@ -87,17 +43,6 @@ def model() -> Model:
 def library(model) -> Library:
     entries = [(atoms, {"uid": name}) for name, atoms in {**NEAR, **WANTED}.items()]
     return Library.build(usable.from_atoms(entries), model)
-
-
-def simulated(atoms: Atoms, energy: float = 80.0, q_max: float = 1.25) -> dx.Pattern:
-    """As the microscope sees the crystal in its own cell, not in the library's setting."""
-    return dx.simulate(dx.Crystal.from_ase(atoms), dx.Electrons(energy), q_max, 0.5)
-
-
-def turned(pattern: dx.Pattern, degrees: float, mirrored: bool = False) -> dx.Pattern:
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.diag([1, -1 if mirrored else 1]) @ np.array([[c, s], [-s, c]])
-    return dataclasses.replace(pattern, q=pattern.q @ jnp.asarray(turn, jnp.float32))
 
 
 @pytest.mark.parametrize("name", WANTED)
@@ -240,11 +185,11 @@ def test_candidates_come_best_first(library, model):
 def test_a_reading_that_is_far_behind_is_left_out_and_changes_nothing(library, model, monkeypatch):
     pattern = simulated(WANTED["CrI3"])  # whose weak spots may be a superlattice's, in three ways
     count = []
-    whole = weighing.weigh_twice
-    monkeypatch.setattr(weighing, "weigh_twice", lambda once: count.append(once) or whole(once))
+    whole = readings.weigh_twice
+    monkeypatch.setattr(readings, "weigh_twice", lambda once: count.append(once) or whole(once))
     few = retrieve(pattern, library, model)
     assert len(count) == 1
-    monkeypatch.setattr(weighing, "_FAR", np.inf)
+    monkeypatch.setattr(readings, "_FAR", np.inf)
     every = retrieve(pattern, library, model)
     assert len(count) == 1 + 4
     assert few[0].uid == every[0].uid == "CrI3"

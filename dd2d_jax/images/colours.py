@@ -1,0 +1,87 @@
+"""Colour pictures: grey levels behind coloured marks, and numbers behind false colours."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+# Channels that differ by more, of 255, are a colour; JPEG makes smaller differences of grey.
+_COLOURED = 40
+# A picture with a smaller share of coloured pixels is grey with coloured marks on it. Their edges
+# blend into it: so many pixels about each are left out as well.
+_MARKS, _EDGE = 0.1, 2
+# Colours lie this near to a map's, of 255, but for a share of them: marks, and what a lossy file or
+# another size of the picture blends.
+_NEAR, _OTHER = 16.0, 0.02
+# Maps whose numbers can be told from their colours: each has one place on its line.
+_MAPS = (
+    "viridis", "inferno", "magma", "plasma", "cividis", "hot", "afmhot", "gnuplot", "gnuplot2",
+    "CMRmap", "jet", "turbo", "cubehelix", "copper", "bone", "pink", "Blues_r", "YlGnBu_r",
+    "YlOrRd_r", "Spectral_r", "RdYlBu_r", "rainbow", "nipy_spectral", "flame", "thermal",
+)  # fmt: skip
+# Of other programs: pyqtgraph's, by places and colours.
+_OTHERS = {
+    "flame": (
+        (0.0, 0.2, 0.5, 0.8, 1.0),
+        ((0, 0, 0), (7, 0, 220), (236, 0, 134), (246, 246, 0), (255, 255, 255)),
+    ),
+    "thermal": (
+        (0.0, 1 / 3, 2 / 3, 1.0), ((0, 0, 0), (185, 0, 0), (255, 220, 0), (255, 255, 255))
+    ),
+}  # fmt: skip
+
+
+def grey(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    """What a colour picture (H, W, 3) shows, (H, W), and what a person should know of it.
+
+    Of grey pictures their level, NaN under coloured marks; of false colours, where their map is a
+    usual one, places on it from 0 to 255; of others the mean of the channels.
+    """
+    pixels = np.asarray(pixels, float)
+    mean = pixels.mean(-1)
+    top = pixels.max()
+    if top <= 0:
+        return mean, ""
+    spread = np.ptp(pixels, -1) * (255 / top)
+    coloured = spread > _COLOURED
+    if not coloured.any():
+        return mean, ""
+    if coloured.mean() < _MARKS:
+        marks = ndimage.binary_dilation(coloured, iterations=_EDGE)
+        return np.where(marks, np.nan, mean), "coloured marks on the image were left out"
+    name, place = _on_map(pixels * (255 / top))
+    if not name:
+        return mean, "the image is in colour: the mean of red, green and blue was taken"
+    return place, f"the image is in false colours: numbers were read from the colour map {name}"
+
+
+def _on_map(pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """The map that a picture's colours (H, W, 3) lie on and their places there; "" for none."""
+    colours, which, count = np.unique(
+        np.rint(pixels).astype(int).reshape(-1, 3), axis=0, return_inverse=True, return_counts=True
+    )
+    best, share, places = "", _OTHER, None
+    for name in _MAPS:
+        line = _line(name)
+        if line is None:
+            continue
+        away, place = cKDTree(line).query(colours)
+        far = float(count[away > _NEAR].sum() / count.sum())
+        if far < share:
+            best, share, places = name, far, np.where(away > _NEAR, np.nan, place)
+    if not best:
+        return "", pixels[..., 0]
+    return best, places[which.ravel()].reshape(pixels.shape[:2])
+
+
+def _line(name: str) -> np.ndarray | None:
+    """Colours (256, 3) of a map, 0 to 255; None where this matplotlib has no such map."""
+    if name in _OTHERS:
+        at, colours = _OTHERS[name]
+        return np.stack([np.interp(np.arange(256) / 255, at, c) for c in np.transpose(colours)], 1)
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        return None
+    return 255 * colormaps[name](np.linspace(0, 1, 256))[:, :3]

@@ -1,0 +1,80 @@
+"""Stacks of shifted layers: the layer's cell, most of whose rods show no spot.
+
+In rhombohedral Bi2Se3 each layer is shifted by a third of the cell's diagonal against the one below
+it, in black phosphorus by half a cell. Waves of such layers cancel in two rods of three, or in one
+of two, and the spots that are left are those of a smaller cell. Their intensities are a single
+layer's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dd2d_jax.lattices.indexed import Indexed
+from dd2d_jax.lattices.lattice import reduce, settings
+from dd2d_jax.lattices.reduction import spanned
+from dd2d_jax.lattices.search import INDEX, SHORTEST, SMALLEST, SUPERCELLS, shortest
+from dd2d_jax.matching.superlattice import Superlattice, mains
+
+# Of so many rods of a layer one shows a spot.
+_LEFT = (2, 3)
+# Cells of a layer that are tried.
+_TRIED = 3
+# Spots, at least.
+_FEWEST = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """A pattern as that of layers shifted against each other.
+
+    Attributes:
+        layer: the spots in a layer's cell; see `Indexed.stacked`.
+        above: what the weak spots between them are, those of rods that do not cancel completely;
+            None where there are none.
+    """
+
+    layer: Indexed
+    above: Superlattice | None = None
+
+
+def stacks(indexed: Indexed) -> list[Stack]:
+    """Cells of layers that a pattern may be a stack of, at most three; [] where it has few spots.
+
+    Their symmetry is not lower than that of the spots that are seen: behind a hexagonal cell there
+    may be a hexagonal one whose layers are shifted by a third, behind a square one a square one.
+    """
+    # These take a lattice to the cells that it is a superlattice of, their transposes to its own.
+    matrices = SUPERCELLS[np.isin(INDEX, _LEFT)]
+    found = []
+    for one in mains(indexed, matrices):
+        if _may_be(one.matrix, one.parent.lattice):
+            found.append(Stack(_layer(one.parent, indexed.lattice), one))
+    basis = spanned(indexed.hk)
+    if not np.linalg.det(basis):
+        return []
+    small = np.linalg.inv(basis.T) @ indexed.lattice
+    small = reduce(small) @ small
+    found += [
+        Stack(_layer(indexed, matrix.T @ small)) for matrix in matrices if _may_be(matrix.T, small)
+    ]
+    found = [one for one in found if len(one.layer.hk) >= _FEWEST]
+    found.sort(key=lambda one: -len(settings(one.layer.lattice)))
+    return found[:_TRIED]
+
+
+def _may_be(matrix: np.ndarray, small: np.ndarray) -> bool:
+    """Whether a layer may have the cell `matrix @ small` if spots have the cell `small` (2, 2)."""
+    cell = matrix @ small
+    large = shortest(np.linalg.inv(cell).T) >= SHORTEST and abs(np.linalg.det(cell)) >= SMALLEST
+    return large and len(settings(reduce(cell) @ cell)) >= len(settings(small))
+
+
+def _layer(indexed: Indexed, cell: np.ndarray) -> Indexed:
+    cell = reduce(cell) @ cell
+    hk = np.rint(indexed.hk @ np.linalg.inv(indexed.lattice).T @ cell.T).astype(int)
+    return dataclasses.replace(
+        indexed, lattice=cell, hk=hk, parent=None, satellites=None, alternatives=(), stacked=True
+    )

@@ -1,0 +1,65 @@
+"""Layers of many kinds, and their patterns as a microscope sees them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from ase.build import graphene, mx2
+
+import diffraction as dx
+
+
+def flat(symbols: str, a: float, b: float, degrees: float, sites) -> Atoms:
+    """A layer from its cell and sites (x, y fractional, z in angstrom)."""
+    angle = np.deg2rad(degrees)
+    cell = np.diag([a, b * np.sin(angle), 20.0])
+    cell[1, 0] = b * np.cos(angle)
+    sites = np.array(sites, float)
+    positions = np.column_stack([sites[:, :2] @ cell[:2, :2], sites[:, 2] + 10])
+    return Atoms(symbols, positions, cell=cell, pbc=(True, True, False))
+
+
+def phosphorene() -> Atoms:
+    sites = [(0, 0.08, 0), (0.5, 0.42, 0), (0.5, 0.58, 2.1), (0, 0.92, 2.1)]
+    return flat("P4", 3.30, 4.62, 90, sites)
+
+
+def trihalide(symbols: str, a: float, x: float = 0.35) -> Atoms:
+    """CrI3-like: honeycomb of metal in edge-sharing octahedra."""
+    up = [(x, 0, 1.56), (0, x, 1.56), (1 - x, 1 - x, 1.56)]
+    down = [(1 - x, 0, -1.56), (0, 1 - x, -1.56), (x, x, -1.56)]
+    return flat(symbols, a, a, 120, [(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0), *up, *down])
+
+
+def litharge(symbols: str, a: float, height: float) -> Atoms:
+    """FeSe-like."""
+    return flat(symbols, a, a, 90, [(0, 0, 0), (0.5, 0.5, 0), (0, 0.5, height),
+                                    (0.5, 0, -height)])  # fmt: skip
+
+
+def oblique() -> Atoms:
+    return flat("ReSSe", 3.1, 4.3, 100, [(0, 0, 0), (0.4, 0.3, 1.5), (0.7, 0.8, -1.4)])
+
+
+WANTED = {
+    "graphene": graphene(vacuum=8),
+    "BN": graphene("BN", a=2.50, vacuum=8),
+    "1H-MoS2": mx2("MoS2", "2H", a=3.16, vacuum=8),
+    "1T-PtS2": mx2("PtS2", "1T", a=3.54, thickness=2.46, vacuum=8),
+    "phosphorene": phosphorene(),
+    "CrI3": trihalide("Cr2I6", 6.87),
+    "FeSe": litharge("Fe2Se2", 3.77, 1.45),
+    "ReSSe": oblique(),
+}
+
+
+def simulated(atoms: Atoms, energy: float = 80.0, q_max: float = 1.25) -> dx.Pattern:
+    """As the microscope sees the crystal in its own cell, not in the library's setting."""
+    return dx.simulate(dx.Crystal.from_ase(atoms), dx.Electrons(energy), q_max, 0.5)
+
+
+def turned(pattern: dx.Pattern, degrees: float, mirrored: bool = False) -> dx.Pattern:
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turn = np.diag([1, -1 if mirrored else 1]) @ np.array([[c, s], [-s, c]])
+    return dataclasses.replace(pattern, q=pattern.q @ jnp.asarray(turn, jnp.float32))
