@@ -9,12 +9,12 @@ layer's.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
-from dd2d_jax.lattices.lattice import reduce, settings
-from dd2d_jax.lattices.reduction import spanned
+from dd2d_jax.lattices.reduction import reduce, spanned
 from dd2d_jax.lattices.search import INDEX, SHORTEST, SMALLEST, SUPERCELLS, shortest
 from dd2d_jax.matching.superlattice import Superlattice, mains
 
@@ -24,6 +24,10 @@ _LEFT = (2, 3)
 _TRIED = 3
 # Spots, at least.
 _FEWEST = 6
+# Changes of a reduced basis, and how far what they leave as it is may be off: cameras are elliptic.
+_CHANGES = np.array(list(itertools.product((-1, 0, 1), repeat=4))).reshape(-1, 2, 2)
+_CHANGES = _CHANGES[np.abs(np.linalg.det(_CHANGES)).round() == 1]
+_ALIKE = 0.06
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ def stacks(indexed: Indexed) -> list[Stack]:
         Stack(_layer(indexed, matrix.T @ small)) for matrix in matrices if _may_be(matrix.T, small)
     ]
     found = [one for one in found if len(one.layer.hk) >= _FEWEST]
-    found.sort(key=lambda one: -len(settings(one.layer.lattice)))
+    found.sort(key=lambda one: -_symmetry(one.layer.lattice))
     return found[:_TRIED]
 
 
@@ -69,7 +73,16 @@ def _may_be(matrix: np.ndarray, small: np.ndarray) -> bool:
     """Whether a layer may have the cell `matrix @ small` if spots have the cell `small` (2, 2)."""
     cell = matrix @ small
     large = shortest(np.linalg.inv(cell).T) >= SHORTEST and abs(np.linalg.det(cell)) >= SMALLEST
-    return large and len(settings(reduce(cell) @ cell)) >= len(settings(small))
+    return large and _symmetry(cell) >= _symmetry(small)
+
+
+def _symmetry(cell: np.ndarray) -> int:
+    """Rotations and mirrors of a lattice: 12 of a hexagonal one, 8, 4, or 2 of an oblique one."""
+    cell = reduce(cell) @ cell
+    metric = cell @ cell.T
+    again = _CHANGES @ metric @ _CHANGES.swapaxes(1, 2)
+    size = np.sqrt(np.outer(np.diag(metric), np.diag(metric)))
+    return int((np.abs(again - metric) < _ALIKE * size).all((1, 2)).sum())
 
 
 def _layer(indexed: Indexed, cell: np.ndarray) -> Indexed:
