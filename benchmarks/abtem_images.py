@@ -16,6 +16,9 @@ With --cameras also
 - log: an 8-bit picture on a logarithmic scale
 - dark: an 8-bit picture with a gamma of 0.4 to 0.8 whose background was made black
 
+With --stacks of 3 to 9 layers of hexagonal crystals, each shifted by a third of the cell's
+diagonal against the one below, as in rhombohedral Bi2Se3: most rods of a layer's cell cancel.
+
 DIR/abtem holds the images and truth.csv; `told` is the scale that the program is told, up to 2 %
 off, in 1/angstrom per pixel.
 """
@@ -43,8 +46,10 @@ CAMERAS = {"counting": 3e5, "ccd": 2e6, "8bit": 5e6, "log": 3e6, "dark": 5e6}
 _USUAL, _SCREEN = ("counting", "ccd", "8bit"), ("8bit", "log", "dark")
 ENERGIES = (60.0, 80.0, 120.0, 200.0, 300.0)
 _CONFIGURATIONS = 8
-# Largest cells: atoms of the crystal, and of the rectangular one that is computed.
-_ATOMS, _COMPUTED = 14, 900
+# Largest cells: atoms of the crystal, and of the rectangular one that is computed; of stacks.
+_LAYER, _STACK = (14, 900), (45, 2500)
+# Atoms of a layer in a stack, and the gap between two, angstrom.
+_IN_STACKS, _GAP = 5, 3.0
 # Rods fall this near to the pixels of the reciprocal grid.
 _OFF = 0.03
 
@@ -67,6 +72,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30, help="crystals")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--avoid", type=Path, help="truth.csv whose crystals are not taken")
+    parser.add_argument("--stacks", action="store_true", help="of shifted layers")
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=_USUAL)
     args = parser.parse_args()
     folder = args.out / "abtem"
@@ -87,7 +93,11 @@ def main() -> None:
         if row is None:
             sys.exit(f"{args.source} has too few crystals of the kind for --count {args.count}")
         entry = database.get(int(row))
-        exposed = None if entry.uid in used else expose(entry.toatoms(), random)
+        layer = None if entry.uid in used else entry.toatoms()
+        if layer is not None and args.stacks:
+            layer = stacked(layer, random)
+        most = _STACK if args.stacks else _LAYER
+        exposed = None if layer is None else expose(layer, random, most)
         if exposed is None:
             continue
         number = len(truth) // len(args.cameras)
@@ -99,10 +109,30 @@ def main() -> None:
         writer.writerows(truth)
 
 
-def expose(layer: Atoms, random: np.random.Generator) -> Exposure | None:
+def stacked(layer: Atoms, random: np.random.Generator) -> Atoms | None:
+    """A rhombohedral stack of a layer; None where its cell is not hexagonal or not small."""
+    a, b = layer.cell.array[:2, :2]
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    alike = np.isclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-3)
+    if not (alike and np.isclose(abs(cosine), 0.5, atol=1e-3)) or len(layer) > _IN_STACKS:
+        return None
+    shift = (a + 2 * b if cosine < 0 else a + b) / 3
+    step = [*shift, np.ptp(layer.positions[:, 2]) + _GAP]
+    out = layer.copy()
+    for number in range(1, int(random.integers(3, 10))):
+        above = layer.copy()
+        above.positions += number * np.array(step)
+        out += above
+    out.wrap(pbc=(True, True, False))
+    return out
+
+
+def expose(
+    layer: Atoms, random: np.random.Generator, most: tuple[int, int] = _LAYER
+) -> Exposure | None:
     """What electrons make of a layer; None where its cell is too large or not near a rectangle."""
     cell = layer.cell.array
-    if len(layer) > _ATOMS or np.abs(cell[:2, 2]).max() > 1e-6:
+    if len(layer) > most[0] or np.abs(cell[:2, 2]).max() > 1e-6:
         return None
     height = np.ptp(layer.positions[:, 2])
     layer.positions[:, 2] += 3 - layer.positions[:, 2].min()
@@ -119,7 +149,7 @@ def expose(layer: Atoms, random: np.random.Generator) -> Exposure | None:
     q = hk @ np.linalg.inv(cell[:2, :2]).T
     q = q[(np.linalg.norm(q, axis=1) < Q_MAX) & (hk != 0).any(1)]
     place = np.rint(q * size).astype(int)
-    if len(whole) > _COMPUTED or size.max() > 80 or np.abs(q * size - place).max() > _OFF:
+    if len(whole) > most[1] or size.max() > 80 or np.abs(q * size - place).max() > _OFF:
         return None
     energy = float(random.choice(ENERGIES))
     elements = sorted(set(whole.get_chemical_symbols()))

@@ -159,6 +159,8 @@ def _about(candidate: Candidate, found: Found) -> str:
         facts.append(f"R1 {change.replace('->', '→')} by refinement")
     if candidate.superlattice:
         facts.append(f"with a weak {candidate.superlattice} superlattice")
+    if candidate.stacked:
+        facts.append("as a stack of shifted layers")
     lines = [" · ".join(filter(None, facts)), not_in_library(found)]
     if candidate.undetermined:
         lines += undetermined([candidate])

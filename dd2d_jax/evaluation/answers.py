@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,11 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import for_parents, weigh_readings
+from dd2d_jax.matching.readings import for_parents, poor, weigh_readings
+from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.stacks import stacks
 from dd2d_jax.matching.weighing import weigh_once
-from dd2d_jax.spots import Conditions
+from dd2d_jax.spots import Conditions, Spots
 
 
 class Answer(NamedTuple):
@@ -36,6 +38,7 @@ def answer(
     conditions: Conditions,
     truth: int,
     cosines: np.ndarray,
+    embed: Callable[[Spots], np.ndarray],
     hypotheses: Sequence[Hypothesis] = HYPOTHESES,
     allowed: np.ndarray | None = None,
     count: int = 100,
@@ -51,6 +54,7 @@ def answer(
         conditions: of the comparison.
         truth: row of the query's crystal; its rank is n where it is not allowed.
         cosines: (n,) that order what is not weighed.
+        embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
         count: crystals to weigh; of parents fewer, see `weighing.for_parents`.
@@ -62,7 +66,16 @@ def answer(
         weigh_once(library, query, its, allowed, prior, conditions, hypotheses, most, 0.02)
         for query, its, most in zip(asked.queries, embedded, counts, strict=True)
     ]
-    readings = weigh_readings(once, asked.above)
+    layers = stacks(asked.indexed) if asked.indexed is not None and poor(once[0]) else []
+    for one in layers:
+        query = Query.indexed(one.layer, conditions.q_max)
+        its = embed(query.settings)
+        once.append(
+            weigh_once(
+                library, query, its, allowed, prior, conditions, hypotheses, count, 0.02
+            )
+        )
+    readings = weigh_readings(once, asked.above, layers)
     none = sum(np.exp(by) * weighed.none for _, weighed, by in readings)
     log_p = [
         weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings

@@ -22,17 +22,19 @@ class Asked:
     Attributes:
         queries: of the cell that was found, then of each parent whose superlattice it may be.
         above: these superlattices, one fewer.
+        indexed: its lattice; None where its setting is known.
     """
 
     queries: Sequence[Query]
     above: Sequence[Superlattice] = ()
+    indexed: Indexed | None = None
 
     @classmethod
     def of(cls, indexed: Indexed, q_max: float) -> Asked:
         """Of a pattern whose lattice was found, as far as `q_max`, 1/angstrom."""
         above = superlattices(indexed)
         every = [indexed, *(one.parent for one in above)]
-        return cls([Query.indexed(one, q_max) for one in every], above)
+        return cls([Query.indexed(one, q_max) for one in every], above, indexed)
 
     def log_readings(self, totals: Sequence[float]) -> np.ndarray:
         """Log-probability of each reading, given that of the pattern in each."""

@@ -190,6 +190,10 @@ def evaluate(
         )
     embedded, cosines, neural_ms = _embedded(model, [asked[i] for i in there], gallery)
     searched = Library(library, gallery.embeddings, model.fingerprint)
+
+    def embed(spots: Spots) -> np.ndarray:
+        return model.embed_patterns(sized(spots, conditions.tokens))
+
     # Whose lattice is not found comes last.
     ranks = {name: np.full(len(queries), len(library)) for name in METHODS}
     times = {"neural": neural_ms + lattice_ms}
@@ -201,8 +205,9 @@ def evaluate(
         ranks["neural"][i] = row_ranks(likes[None], truth[[i]])[0]
         about = (conditions, truth[i])
         ask = functools.partial(
-            answer, searched, asked[i], embedded[place], *about, likes, hypotheses, count=RERANK
-        )
+            answer, searched, asked[i], embedded[place], *about, likes, embed, hypotheses,
+            count=RERANK,
+        )  # fmt: skip
         begin = time.perf_counter()
         ranks["physics"][i] = physics_rank(table, library, asked[i], *about, hypotheses, allowed)
         middle = time.perf_counter()

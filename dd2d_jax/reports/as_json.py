@@ -86,6 +86,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "layer_group": candidate.layer_group,
         "entries": list(candidate.entries),
         "superlattice": candidate.superlattice,
+        "stacked": candidate.stacked,
         "score": finite(candidate.score),
         "log_evidence": finite(candidate.log_evidence),
         "probability": finite(candidate.probability),

@@ -67,4 +67,6 @@ def _name(candidate: Candidate) -> str:
     formula, uid = printable(candidate.formula), printable(candidate.uid)
     name = formula if formula == uid or not uid else f"{formula} ({uid})"
     over = candidate.superlattice
+    if candidate.stacked:
+        return f"{name}, as a stack of shifted layers"
     return f"{name} with a weak {over} superlattice" if over else name

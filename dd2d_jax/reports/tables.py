@@ -109,6 +109,7 @@ def _cells(rank: int, candidate: Candidate) -> dict[str, str]:
     """Text of each column."""
     count = len(candidate.entries)
     over = f", {candidate.superlattice} superlattice" if candidate.superlattice else ""
+    over += ", shifted layers" if candidate.stacked else ""
     return {
         "": str(rank),
         "uid": printable(candidate.uid),
@@ -162,6 +163,11 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         lines.append(
             f"{found.superlattice.name} superlattice of {printable(shown[0].uid)}, "
             f"{found.superlattice.satellites} weak spots"
+        )
+    if any(one.stacked for one in shown):
+        lines.append(
+            "shifted layers: read as a stack of layers, each shifted against the next, which show "
+            "only some of their cell's spots"
         )
     hidden = len(found.candidates) - len(shown)
     if hidden:

@@ -325,10 +325,11 @@ def test_a_crystal_that_the_network_misses_is_weighed_where_its_cell_fits(model,
     assert physics_rank(
         simulate_table(many.crystal, model.conditions), many, query, model.conditions, truth=150
     ) == 1  # fmt: skip
-    found = answer(*rest, truth=150, cosines=cosines)
+    found = answer(*rest, truth=150, cosines=cosines, embed=model.embed_patterns)
     assert (found.rank, found.right) == (1, True)
     # What is not weighed keeps the network's order.
-    assert answer(*rest, truth=151, cosines=cosines).rank >= 100
+    behind = answer(*rest, truth=151, cosines=cosines, embed=model.embed_patterns)
+    assert behind.rank >= 100
 
 
 def test_left_out_crystals_are_not_found_and_their_twins_neither(model, library):

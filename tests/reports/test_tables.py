@@ -17,6 +17,7 @@ from rich.console import Console
 import diffraction as dx
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.reports import as_json, tables
+from dd2d_jax.reports.conclusion import conclusion
 from dd2d_jax.util.text import percent
 
 
@@ -88,6 +89,17 @@ def test_entries_of_one_structure_and_superlattices_are_named():
     first = dataclasses.replace(found[0], entries=("mp-1", "mp-2", "x"), superlattice="3 x 3")
     text = shown(tables.CandidateTable(dataclasses.replace(found, candidates=(first,))))
     assert "3 entries" in text and "known, 3 x 3 superlattice" in text
+
+
+def test_a_stack_of_shifted_layers_is_named_and_explained():
+    found = make_found()
+    first = dataclasses.replace(found[0], stacked=True)
+    stack = dataclasses.replace(found, candidates=(first,))
+    text = " ".join(shown(tables.CandidateTable(stack)).split())
+    assert "known, shifted layers" in text and "read as a stack" in text
+    assert "shifted layers" not in shown(tables.CandidateTable(found))
+    assert as_json.found_dict(stack)["candidates"][0]["stacked"] is True
+    assert "as a stack of shifted layers" in conclusion(stack)
 
 
 @pytest.mark.parametrize(
