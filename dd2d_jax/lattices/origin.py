@@ -31,6 +31,8 @@ DOUBTFUL, CERTAIN = 1.5, 2.5
 # Of the spots so many lie on a coarser lattice than the one through the origin, of this index at
 # most, where the origin is none of its points.
 _ALL, _COARSEST, _MANY = 0.9, 4, 12
+# The beam is brighter than the next spot by this factor, if it is seen.
+_BEAM = 3.0
 # A spot counts half that is so many times the median distance from its place.
 _FAR = 2.0
 
@@ -111,6 +113,10 @@ def rival(hk: np.ndarray, basis: np.ndarray, intensity: np.ndarray) -> Rival | N
     variance = 2 * (weight**2 * (like - mean[:, None]) ** 2).sum(1)
     beside = _beside(hk, intensity, origins)
     if beside.any():
+        # A spot that does not outshine all others is not the beam.
+        spots = hk[intensity < _BEAM * np.sort(intensity)[-2]]
+        spot = (spots == origins[:, None]).all(-1).any(-1)
+        beside &= ~spot | spot[beside].all()
         # The nearest of those that are as symmetric.
         good = np.flatnonzero(beside & (score > score[beside].max() - _MORE))
         nearest = good[np.argmin(np.linalg.norm(origins[good] @ basis, axis=1))]
