@@ -12,8 +12,8 @@ _COLOURED = 40
 # blend into it: so many pixels about each are left out as well.
 _MARKS, _EDGE = 0.1, 2
 # Colours lie this near to a map's, of 255, but for a share of them: marks, and what a lossy file or
-# another size of the picture blends.
-_NEAR, _OTHER = 16.0, 0.02
+# another size of the picture blends. So many pixels tell.
+_NEAR, _OTHER, _SAMPLE = 16.0, 0.02, 4096
 # Maps whose numbers can be told from their colours: each has one place on its line.
 _MAPS = (
     "viridis", "inferno", "magma", "plasma", "cividis", "hot", "afmhot", "gnuplot", "gnuplot2",
@@ -58,30 +58,25 @@ def grey(pixels: np.ndarray) -> tuple[np.ndarray, str]:
 
 def _on_map(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     """The map that a picture's colours (H, W, 3) lie on and their places there; "" for none."""
-    colours, which, count = np.unique(
-        np.rint(pixels).astype(int).reshape(-1, 3), axis=0, return_inverse=True, return_counts=True
-    )
-    best, share, places = "", _OTHER, None
+    flat = pixels.reshape(-1, 3)
+    some = np.random.default_rng(0).permutation(len(flat))[:_SAMPLE]
+    best, share = "", _OTHER
     for name in _MAPS:
-        line = _line(name)
-        if line is None:
-            continue
-        away, place = cKDTree(line).query(colours)
-        far = float(count[away > _NEAR].sum() / count.sum())
+        away, _ = cKDTree(_line(name)).query(flat[some])
+        far = float((away > _NEAR).mean())
         if far < share:
-            best, share, places = name, far, np.where(away > _NEAR, np.nan, place)
+            best, share = name, far
     if not best:
         return "", pixels[..., 0]
-    return best, places[which.ravel()].reshape(pixels.shape[:2])
+    away, place = cKDTree(_line(best)).query(flat)
+    return best, np.where(away > _NEAR, np.nan, place).reshape(pixels.shape[:2])
 
 
-def _line(name: str) -> np.ndarray | None:
-    """Colours (256, 3) of a map, 0 to 255; None where this matplotlib has no such map."""
+def _line(name: str) -> np.ndarray:
+    """Colours (256, 3) of a map, 0 to 255."""
     if name in _OTHERS:
         at, colours = _OTHERS[name]
         return np.stack([np.interp(np.arange(256) / 255, at, c) for c in np.transpose(colours)], 1)
     from matplotlib import colormaps
 
-    if name not in colormaps:
-        return None
     return 255 * colormaps[name](np.linspace(0, 1, 256))[:, :3]

@@ -176,18 +176,18 @@ def writing(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
         measured: (H, W) pixels to be used.
     """
     level = np.where(measured, image - np.median(image[measured]), 0.0)
-    which, count = ndimage.label(level > _STROKE * level.max(), np.ones((3, 3)))
+    which, _ = ndimage.label(level > _STROKE * level.max(), np.ones((3, 3)))
     out = np.zeros(image.shape, bool)
     for area in regionprops(which, level):
+        if area.area < _LETTER:
+            continue
         long, short = area.axis_major_length, area.axis_minor_length
-        blob = area.solidity > _ROUND[0] and long < _ROUND[1] * max(short, 1.0)
-        if area.num_pixels < _LETTER or blob:
+        if area.solidity > _ROUND[0] and long < _ROUND[1] * max(short, 1.0):
             continue
         place = tuple(slice(max(x.start - 4, 0), x.stop + 4) for x in area.slice)
         own = which[place] == area.label
-        around = ndimage.binary_dilation(own, iterations=4) & ~ndimage.binary_dilation(
-            which[place] > 0, iterations=2
-        )
+        blurred = ndimage.binary_dilation(which[place] > 0, iterations=2)
+        around = ndimage.binary_dilation(own, iterations=4) & ~blurred
         # What is smooth is a halo.
         if around.any() and np.median(level[place][around]) < _SHARP * area.intensity_mean:
             out[area.slice] |= area.image

@@ -29,8 +29,8 @@ _SYMMETRIC, _MORE = 0.1, 0.1
 # 130 to a wrong point.
 DOUBTFUL, CERTAIN = 1.5, 2.5
 # Of the spots so many lie on a coarser lattice than the one through the origin, of this index at
-# most, where the origin is none of its points.
-_ALL, _COARSEST, _MANY = 0.9, 4, 12
+# most, where the origin is none of its points; their indices there are multiples of a twelfth.
+_ALL, _COARSEST, _PARTS = 0.9, 4, 12
 # The beam is brighter than the next spot by this factor, if it is seen.
 _BEAM = 3.0
 # A spot counts half that is so many times the median distance from its place.
@@ -152,4 +152,4 @@ def _beside(hk: np.ndarray, intensity: np.ndarray, origins: np.ndarray) -> np.nd
 def _class(hk: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(K, 2) which of the cosets of a reciprocal sublattice indices (K, 2) are in; 0 is its own."""
     index = hk @ np.linalg.inv(matrix).T
-    return np.rint(_MANY * (index - np.floor(index + 1e-6))).astype(int)
+    return np.rint(_PARTS * (index - np.floor(index + 1e-6))).astype(int)

@@ -181,7 +181,8 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     above = superlattices(view.at) if asked.rerank and one_scale else []
     fewer = dataclasses.replace(asked, rerank=for_parents(asked.rerank), k=min(asked.k, 10))
     views = [view, *(_view([one.parent], fewer) for one in above)]
-    layers = stacks(view.at) if one_scale and view.once and poor(view.once) else []
+    unexplained = one_scale and view.once is not None and poor(view.once)
+    layers = stacks(view.at) if unexplained else []
     less = dataclasses.replace(asked, k=min(asked.k, 10))
     views += [_view([one.layer], less) for one in layers]
     if asked.rerank:
