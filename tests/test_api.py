@@ -12,21 +12,13 @@ from ase import Atoms
 from ase.build import graphene, mx2
 from paths import ROOT
 from rich.console import Console
+from seen import flat
 
 import dd2d_jax
 import diffraction as dx
 from dd2d_jax.networks import trained
 
 WEIGHTS = Path(dd2d_jax.__file__).parent / "weights"
-
-
-def flat(symbols: str, a: float, b: float, degrees: float, sites) -> Atoms:
-    angle = np.deg2rad(degrees)
-    cell = np.diag([a, b * np.sin(angle), 20.0])
-    cell[1, 0] = b * np.cos(angle)
-    sites = np.array(sites, float)
-    positions = np.column_stack([sites[:, :2] @ cell[:2, :2], sites[:, 2] + 10])
-    return Atoms(symbols, positions, cell=cell, pbc=(True, True, False))
 
 
 # From the literature: lattice constants in angstrom and bond heights of free-standing layers.

@@ -15,10 +15,9 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import for_parents, poor, weigh_readings
+from dd2d_jax.matching.readings import for_parents, stacks_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
-from dd2d_jax.matching.stacks import stacks
-from dd2d_jax.matching.weighing import weigh_once
+from dd2d_jax.matching.weighing import Once, weigh_once
 from dd2d_jax.spots import Conditions, Spots
 
 
@@ -57,24 +56,22 @@ def answer(
         embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of parents fewer, see `weighing.for_parents`.
+        count: crystals to weigh; of parents fewer, see `readings.for_parents`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
+
+    def weigh(query: Query, embedded: np.ndarray, most: int) -> Once:
+        return weigh_once(
+            library, query, embedded, allowed, prior, conditions, hypotheses, most, 0.02
+        )
+
     counts = [count] + [for_parents(count)] * len(asked.above)
-    once = [
-        weigh_once(library, query, its, allowed, prior, conditions, hypotheses, most, 0.02)
-        for query, its, most in zip(asked.queries, embedded, counts, strict=True)
-    ]
-    layers = stacks(asked.indexed) if asked.indexed is not None and poor(once[0]) else []
+    once = list(map(weigh, asked.queries, embedded, counts))
+    layers = [] if asked.indexed is None else stacks_of(asked.indexed, once[0])
     for one in layers:
         query = Query.indexed(one.layer, conditions.q_max)
-        its = embed(query.settings)
-        once.append(
-            weigh_once(
-                library, query, its, allowed, prior, conditions, hypotheses, count, 0.02
-            )
-        )
+        once.append(weigh(query, embed(query.settings), count))
     readings = weigh_readings(once, asked.above, layers)
     none = sum(np.exp(by) * weighed.none for _, weighed, by in readings)
     log_p = [

@@ -19,6 +19,8 @@ _BLANK = 0.4
 _PLATEAU, _GREYS = 6, 60
 # Where there is a plateau, this share of its height is one.
 _NEARLY = 0.97
+# Shares of the pixels that are darker than the darkest, the middle and the brightest level.
+_EXTREMES = (0.001, 0.5, 0.999)
 # The middle of a negative is so much farther from its darkest pixels than from its brightest, and
 # so much more of what is narrow is darker than its surroundings; less so where the middle is all
 # but at the brightest, as dark halos leave bright rings about spots and stop.
@@ -131,14 +133,14 @@ def light(image: np.ndarray) -> bool:
     values = image[np.isfinite(image)]
     if not values.size:
         return False
-    low, middle, high = np.quantile(values, [0.001, 0.5, 0.999])
+    low, middle, high = np.quantile(values, _EXTREMES)
     return bool(middle - low > high - middle)
 
 
 def negative(image: np.ndarray, measured: np.ndarray, width: float = 2.0) -> bool:
     """Whether the spots are darker than their surroundings, as on film or in a negative."""
     values = image[measured]
-    low, middle, high = np.quantile(values, [0.001, 0.5, 0.999])
+    low, middle, high = np.quantile(values, _EXTREMES)
     limits = [darker for far, darker in _DARK if middle - low > far * (high - middle)]
     if not limits:
         return False

@@ -10,30 +10,21 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.measure import block_reduce
 
 from dd2d_jax.images import background, peaks, pixel_values, response
 from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import Centre, find_centre
+from dd2d_jax.images.grey_levels import Pixels, prepared, straightened
 from dd2d_jax.images.peaks import Peaks
 from dd2d_jax.util.errors import PatternError
 
-# Larger images are averaged down to this many pixels along the longer side.
-_SIDE = 1024
 # A spot stands so many standard deviations of the filtered noise above its surroundings: of pure
 # noise, 512 x 512 pixels have about three such maxima in a thousand images.
 THRESHOLD = 5.5
 # The filter that the spots' own width is found with, pixels.
 _FIRST_WIDTH = 1.5
-# Whole numbers are taken for counts where they are fewer than this.
-_FEW = 5
-# An export for the screen has so few grey levels, also the mean of three colours.
-_LEVELS = 3 * 256
-# The power of counts that the grey levels of an export are is known as well as that, and where the
-# shape of spots tells it.
-_POWER_ERROR, _TOLD = 0.2, 0.1
-# A mask leaves at least so many pixels.
-_LEAST_PIXELS = 256
+# The power of counts that grey levels are is known as well as that where spots' shape tells it.
+_TOLD = 0.1
 # Any three spots lie on some lattice.
 _FEWEST = 4
 # Of the strongest spots so many have one opposite of them in any diffraction pattern.
@@ -106,35 +97,6 @@ class SpotList:
         return _enlarged(self.searched.residual, self.searched.factor, self.measured.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pixels:
-    """An image made ready, averaged down by `factor`.
-
-    Attributes:
-        image: (H, W), finite everywhere, spots bright.
-        measured: (H, W) pixels to be used.
-        full: (H, W) saturated ones.
-        gain: of few counts, else None.
-        step: from one grey level of the image to the next where they are few and even, else None.
-        power_error: of the intensities, as in `dx.Pattern`.
-        factor: pixels that were averaged in either direction.
-        shape: of the image as it was.
-        negative: whether it was turned over.
-        notes: what the user should know.
-    """
-
-    image: np.ndarray
-    measured: np.ndarray
-    full: np.ndarray
-    gain: float | None
-    step: float | None
-    power_error: float | None
-    factor: int
-    shape: tuple[int, ...]
-    negative: bool
-    notes: list[str]
-
-
 def find_spots(
     image: np.ndarray,
     centre: tuple[float, float] | None = None,
@@ -170,12 +132,12 @@ def find_spots(
     """
     options = (centre, width, threshold, max_radius, beam_stop, brightest, gamma)
     if not pixel_values.light(np.asarray(image)):
-        return _found(_prepared(image, mask), *options)
+        return _found(prepared(image, mask), *options)
     # A negative's beam stop and frame are brighter than all else, and may hide what it is.
     found, errors = [], []
     for negative in (None, True):
         try:
-            pixels = _prepared(image, mask, negative)
+            pixels = prepared(image, mask, negative)
             found.append(_found(pixels, *options))
         except PatternError as error:
             errors.append(error)
@@ -188,7 +150,7 @@ def find_spots(
 
 
 def _found(
-    pixels: _Pixels,
+    pixels: Pixels,
     centre: tuple[float, float] | None,
     width: float | None,
     threshold: float,
@@ -217,7 +179,7 @@ def _found(
 
 
 def _about_centre(
-    pixels: _Pixels,
+    pixels: Pixels,
     first: Peaks,
     middle: np.ndarray | None,
     width: float,
@@ -267,13 +229,13 @@ def _about_centre(
     return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
-def _refused(message: str, step: str, found: SpotList, pixels: _Pixels) -> PatternError:
+def _refused(message: str, step: str, found: SpotList, pixels: Pixels) -> PatternError:
     error = PatternError(message)
     error.step, error.seen = step, _full_size(found, pixels)
     return error
 
 
-def _doubts(place: Centre, pixels: _Pixels) -> list[str]:
+def _doubts(place: Centre, pixels: Pixels) -> list[str]:
     """What the user should know of a centre that others are nearly as good as."""
     if not len(place.others):
         return []
@@ -284,71 +246,13 @@ def _doubts(place: Centre, pixels: _Pixels) -> list[str]:
     ]
 
 
-def _prepared(
-    image: np.ndarray, mask: np.ndarray | None, negative: bool | None = None
-) -> _Pixels:
-    """Check an image, tell what of it is measured, turn negatives over, average it down."""
-    image = np.asarray(image, float)
-    if image.ndim != 2 or min(image.shape) < 16:
-        raise PatternError(f"an image of shape {image.shape}; at least 16 x 16 pixels are needed")
-    if mask is not None and np.shape(mask) != image.shape:
-        raise PatternError(f"a mask of shape {np.shape(mask)} for an image of {image.shape}")
-    measured = ~pixel_values.unmeasured(image)
-    if measured.mean() < 0.5:
-        raise PatternError("more than half of the image's pixels are not finite numbers")
-    if mask is not None:
-        measured &= np.asarray(mask, bool)
-    if not measured.any():
-        raise PatternError("the mask leaves no pixel of the image")
-    if measured.sum() < _LEAST_PIXELS:
-        raise PatternError(
-            f"the mask leaves {measured.sum()} pixels of the image; it must be True (white) where "
-            "the image is used: is it inverted?"
-        )
-    image = np.where(measured, image, np.median(image[measured]))
-    if np.ptp(image[measured]) == 0:
-        raise PatternError(f"the image has no spots: every pixel is {image[measured][0]:g}")
-    factor = -(-max(image.shape) // _SIDE)
-    small, good = _averaged(image, measured, factor)
-    notes = []
-    if negative is None:
-        negative = pixel_values.negative(small, good)
-    if negative:
-        image = np.where(measured, image[measured].max() - image, 0.0)
-        small, good = _averaged(image, measured, factor)
-        notes.append("the image is a negative, its spots are dark: it was inverted")
-    levels = np.unique(image[measured])
-    step = float(np.median(np.diff(levels)))
-    if len(levels) > _LEVELS or np.ptp(levels) > _LEVELS * step:
-        step = None
-    exported = step is not None and not pixel_values.counted(image, measured)
-    if exported:
-        written = pixel_values.writing(image, measured)
-        if written.any():
-            measured = measured & ~written
-            small, good = _averaged(image, measured, factor)
-            notes.append("white letters or lines on the image were left out")
-    full = pixel_values.saturated(image, measured, levels)
-    if full.mean() > 0.25:
-        raise PatternError(
-            f"the image is saturated: {full.mean():.0%} of its pixels are {image.max():g}"
-        )
-    # Where counts are few, whole numbers are taken for counts; elsewhere the noise says what is.
-    few = pixel_values.whole(image) and np.median(image[measured]) < _FEW and image.min() >= 0
-    full = block_reduce(full, factor, np.max)
-    gain = 1 / factor**2 if few else None
-    # Film darkens by no fixed power, whatever it was scanned with.
-    power = _POWER_ERROR if negative or exported else None
-    return _Pixels(small, good, full, gain, step, power, factor, image.shape, negative, notes)
-
-
 def _linear(
-    pixels: _Pixels, gamma: float | None, width: float | None, threshold: float
-) -> tuple[_Pixels, Peaks, float]:
+    pixels: Pixels, gamma: float | None, width: float | None, threshold: float
+) -> tuple[Pixels, Peaks, float]:
     """Pixels in proportion to counts, their spots before the centre is known, and their width."""
     if gamma is not None:
         tone = response.Tone(gamma)
-        pixels = dataclasses.replace(_straightened(pixels, tone), power_error=None)
+        pixels = dataclasses.replace(straightened(pixels, tone), power_error=None)
     first, wide = _anywhere(pixels, width, threshold)
     if gamma is not None or pixels.step is None or pixels.image.min() < 0:
         return pixels, first, wide
@@ -362,7 +266,7 @@ def _linear(
                 "of counts is allowed for (--gamma 1 if they are counts); raw counts are better"
             )
         return pixels, first, wide
-    pixels = _straightened(pixels, tone)
+    pixels = straightened(pixels, tone)
     scale = "on a logarithmic scale" if tone.logs else f"after a gamma of {tone.power:.2f}"
     pixels.notes.append(
         f"strong spots are wider than weak ones, as {scale}, which was undone (--gamma 1 leaves "
@@ -371,33 +275,7 @@ def _linear(
     return pixels, *_anywhere(pixels, width, threshold)
 
 
-def _straightened(pixels: _Pixels, tone: response.Tone) -> _Pixels:
-    """With grey levels that are proportional to counts again."""
-    if tone.linear:
-        return pixels
-    least = pixels.image.min()
-    if least < 0:
-        raise PatternError(
-            f"a gamma is a power of counts, and the image has {least:g}; give none for an image "
-            "whose background was subtracted"
-        )
-    return dataclasses.replace(pixels, image=tone.counts(pixels.image), gain=None)
-
-
-def _averaged(
-    image: np.ndarray, measured: np.ndarray, factor: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means (h, w) of the measured pixels, and where most were measured."""
-    if factor == 1:
-        return image, measured
-    small, share = (
-        block_reduce(x, factor, np.mean, cval=0.0) for x in (image * measured, measured * 1.0)
-    )
-    good = share > 0.5
-    return np.where(good, small / np.maximum(share, 1e-9), np.median(image[measured])), good
-
-
-def _anywhere(pixels: _Pixels, width: float | None, threshold: float) -> tuple[Peaks, float]:
+def _anywhere(pixels: Pixels, width: float | None, threshold: float) -> tuple[Peaks, float]:
     """Spots before the centre is known, and their width; hot pixels are taken out of `pixels`."""
     image, measured = pixels.image, pixels.measured
     level = background.level_anywhere(image, measured, max(min(image.shape) // 24, 8))
@@ -415,7 +293,7 @@ def _anywhere(pixels: _Pixels, width: float | None, threshold: float) -> tuple[P
 
 
 def _around(
-    pixels: _Pixels,
+    pixels: Pixels,
     centre: np.ndarray,
     width: float,
     threshold: float,
@@ -476,7 +354,7 @@ def full_size(position: np.ndarray, factor: int) -> np.ndarray:
     return position * factor + (factor - 1) / 2
 
 
-def _full_size(found: SpotList, pixels: _Pixels) -> SpotList:
+def _full_size(found: SpotList, pixels: Pixels) -> SpotList:
     """Spots in the pixels of the image as it was before it was averaged down."""
     factor = pixels.factor
     if factor == 1:

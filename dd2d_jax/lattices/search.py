@@ -236,6 +236,12 @@ def shortest(basis: np.ndarray) -> float:
     return float(shortest_of(basis[None])[0])
 
 
+def possible(cell: np.ndarray) -> bool:
+    """Whether a 2D crystal may have a cell (2, 2), angstrom: none is so short or so small."""
+    large = abs(np.linalg.det(cell)) >= SMALLEST
+    return bool(large and shortest(np.linalg.inv(cell).T) >= SHORTEST)
+
+
 def shortest_of(bases: np.ndarray) -> np.ndarray:
     """The same (n,) of many (n, 2, 2)."""
     direct = _inverse(bases).swapaxes(1, 2)

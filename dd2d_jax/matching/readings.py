@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.matching.rerank import Query
-from dd2d_jax.matching.stacks import Stack
+from dd2d_jax.matching.stacks import Stack, stacks
 from dd2d_jax.matching.superlattice import Superlattice, log_satellites
 from dd2d_jax.matching.weighing import Once, Weighed, weigh_twice, weighed
 
@@ -27,18 +28,19 @@ def for_parents(count: int) -> int:
     return max(count // 4, 10)
 
 
-def poor(once: Once) -> bool:
-    """Whether no crystal explains a pattern so well that it is not worth a look for stacks."""
+def stacks_of(indexed: Indexed, once: Once) -> list[Stack]:
+    """`stacks` of a pattern whose whole cell was weighed; [] where a crystal explains it well."""
     value = once.weighing.value + once.prior
     first = np.argmax(value)
-    return bool(once.weighing.r1[first] > _POOR or value[first] < once.nothing / TEMPERATURE)
+    well = once.weighing.r1[first] <= _POOR and value[first] >= once.nothing / TEMPERATURE
+    return [] if well else stacks(indexed)
 
 
 def log_readings(
     totals: Sequence[float],
     above: Sequence[Superlattice],
     query: Query,
-    stacks: Sequence[Stack] = (),
+    layers: Sequence[Stack] = (),
 ) -> np.ndarray:
     """Log-probability (1 + n + m,) of each reading of a pattern: the whole cell's own spots, those
     of one of n parents and a weak superlattice, or those of one of m stacks of shifted layers.
@@ -47,11 +49,11 @@ def log_readings(
         totals: `Once.total` of the whole cell, of each parent and of each stack's layer.
         above: n superlattices.
         query: the whole pattern.
-        stacks: m of them.
+        layers: m stacks.
     """
     reading = np.array(totals)
-    beside = [*above, *(one.above for one in stacks)]
-    shares = [_SUPERLATTICE / len(above) for _ in above] + [_STACK / len(stacks) for _ in stacks]
+    beside = [*above, *(one.above for one in layers)]
+    shares = [_SUPERLATTICE / len(above) for _ in above] + [_STACK / len(layers) for _ in layers]
     for i, (weak, share) in enumerate(zip(beside, shares, strict=True), 1):
         if weak is not None:
             reading[i] += log_satellites(weak, query) / TEMPERATURE
@@ -60,21 +62,21 @@ def log_readings(
 
 
 def weigh_readings(
-    once: Sequence[Once], above: Sequence[Superlattice] = (), stacks: Sequence[Stack] = ()
+    once: Sequence[Once], above: Sequence[Superlattice] = (), layers: Sequence[Stack] = ()
 ) -> list[tuple[int, Weighed, float]]:
     """Weigh a pattern's readings to the end.
 
     Args:
         once: of the whole cell, of the parent of each superlattice, of each stack's layer.
         above: these superlattices.
-        stacks: these stacks.
+        layers: these stacks.
 
     Returns:
         Of each reading that is likely enough its place in `once`, the crystals' odds and
         probabilities in it, and its own log-probability.
     """
     total = np.array([one.total() for one in once])
-    before = log_readings(total, above, once[0].query, stacks)
+    before = log_readings(total, above, once[0].query, layers)
     kept = np.flatnonzero(before > before.max() - _FAR)
     again = [weigh_twice(once[i]) for i in kept]
     # What else a reading is likely by, a multislice does not change.

@@ -24,10 +24,9 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import for_parents, poor, weigh_readings
+from dd2d_jax.matching.readings import for_parents, stacks_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
-from dd2d_jax.matching.stacks import stacks
 from dd2d_jax.matching.superlattice import superlattices
 from dd2d_jax.matching.weighing import Once, Weighed, conditions_at, weigh_once
 from dd2d_jax.networks.trained import Model, load
@@ -179,11 +178,10 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     view = _view(indexed, asked)
     one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
     above = superlattices(view.at) if asked.rerank and one_scale else []
-    fewer = dataclasses.replace(asked, rerank=for_parents(asked.rerank), k=min(asked.k, 10))
-    views = [view, *(_view([one.parent], fewer) for one in above)]
-    unexplained = one_scale and view.once is not None and poor(view.once)
-    layers = stacks(view.at) if unexplained else []
+    layers = stacks_of(view.at, view.once) if view.once is not None and one_scale else []
     less = dataclasses.replace(asked, k=min(asked.k, 10))
+    fewer = dataclasses.replace(less, rerank=for_parents(asked.rerank))
+    views = [view, *(_view([one.parent], fewer) for one in above)]
     views += [_view([one.layer], less) for one in layers]
     if asked.rerank:
         readings = weigh_readings([one.once for one in views], above, layers)
@@ -285,7 +283,9 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
 def _candidates(
     view: _View, weighed: Weighed, asked: _Asked, name: str, area: float, stacked: bool
 ) -> list[Candidate]:
-    """The first k structures; `name` is that of a pattern's superlattice of that area."""
+    """The first k structures; `name` is that of a pattern's superlattice of that area; `stacked`
+    as in `Candidate`.
+    """
     query = view.query
     members = groups(weighed.crystals, asked.k)
     rows = [group[0] for group in members]

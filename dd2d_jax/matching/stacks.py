@@ -15,7 +15,7 @@ import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.reduction import reduce, spanned
-from dd2d_jax.lattices.search import INDEX, SHORTEST, SMALLEST, SUPERCELLS, shortest
+from dd2d_jax.lattices.search import INDEX, SUPERCELLS, possible
 from dd2d_jax.matching.superlattice import Superlattice, mains
 
 # Of so many rods of a layer one shows a spot.
@@ -72,8 +72,7 @@ def stacks(indexed: Indexed) -> list[Stack]:
 def _may_be(matrix: np.ndarray, small: np.ndarray) -> bool:
     """Whether a layer may have the cell `matrix @ small` if spots have the cell `small` (2, 2)."""
     cell = matrix @ small
-    large = shortest(np.linalg.inv(cell).T) >= SHORTEST and abs(np.linalg.det(cell)) >= SMALLEST
-    return large and _symmetry(cell) >= _symmetry(small)
+    return possible(cell) and _symmetry(cell) >= _symmetry(small)
 
 
 def _symmetry(cell: np.ndarray) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import reduce, settings
-from dd2d_jax.lattices.search import SHORTEST, SMALLEST, shortest
+from dd2d_jax.lattices.search import possible
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.spots import Spots
 
@@ -133,8 +133,7 @@ def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
 
 def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     parent = np.linalg.inv(matrix) @ indexed.lattice
-    large = shortest(np.linalg.inv(parent).T) >= SHORTEST and abs(np.linalg.det(parent)) >= SMALLEST
-    return large and _are_weak(indexed, matrix, main)
+    return possible(parent) and _are_weak(indexed, matrix, main)
 
 
 def _are_weak(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
