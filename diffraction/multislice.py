@@ -235,16 +235,20 @@ def beam_intensities(
 ) -> jax.Array:
     """Intensities (..., K) of the beams hk (..., K, 2), the direct one's too, as `multislice` gives
     them but unchecked: crystal, b_iso and tilt (..., 2) of like batch axes, `grid` large enough.
-    `thin`: an atom is one sheet, which is off by 1 % and takes a third of the time."""
+    `thin`: an atom is one sheet, which is off by 1 % and takes a third of the time; padding takes
+    none, and there are no derivatives in reverse mode."""
     batch, dtype = crystal.numbers.shape[:-1], crystal.positions.dtype
     b_iso = jnp.asarray(b_iso, dtype)
     if b_iso.ndim < crystal.numbers.ndim:
         b_iso = b_iso[..., None]
 
+    # Of all crystals, so that one program runs for any number of atoms.
+    atoms = jnp.max(jnp.sum(crystal.numbers > 0, -1)) if thin else None
+
     def one(crystal, energy, b_iso, tilt, hk):
         beam = dataclasses.replace(radiation, energy=energy)
         strength = interaction(beam, tilt, dtype) / _area(crystal.lattice)
-        wave = exit_wave(crystal, beam, b_iso, tilt, strength, band, grid, thin)
+        wave = exit_wave(crystal, beam, b_iso, tilt, strength, band, grid, atoms)
         amplitude = wave[hk[:, 0], hk[:, 1]]
         return (jnp.real(amplitude) ** 2 + jnp.imag(amplitude) ** 2) / strength**2
 
@@ -280,7 +284,7 @@ def exit_wave(
     strength: jax.Array,
     band: float,
     grid: tuple[int, int],
-    thin: bool = False,
+    thin: jax.Array | None = None,
 ) -> jax.Array:
     """Amplitudes of the beams (h, k) behind one crystal, at [h, k]; the incident beam has one.
 
@@ -293,7 +297,7 @@ def exit_wave(
         tilt: (2,) degrees.
         strength: phase that a scattering amplitude of 1 angstrom makes, `interaction` / area.
         band, grid: see `multislice`.
-        thin: an atom is one sheet.
+        thin: an atom is one sheet, and there are so many at most; None: it is three.
 
     Returns:
         `grid`, complex.
@@ -316,12 +320,12 @@ def exit_wave(
     q_squared = jnp.sum(q * q, -1)
     shapes = gaussians(q_squared)
     alone = strength * _area(crystal.lattice)
-    sheets = _sheets(crystal, radiation, b_iso, slope, rows, alone, thin)
+    sheets = _sheets(crystal, radiation, b_iso, slope, rows, alone, thin is not None)
     strength = jnp.where(inside[:, :half], strength * (grid[0] * grid[1]), 0.0)
 
     def pass_sheet(wave, sheet):
         way, place, number, share, u, core, warm = sheet
-        if thin:
+        if thin is not None:
             f = form_factor(radiation, number, q_squared)
         else:
             f = _sheet(radiation, number, q_squared, core)
@@ -336,6 +340,10 @@ def exit_wave(
         return jnp.fft.fft2(jnp.fft.ifft2(wave) * through), None
 
     first = jnp.zeros(grid, jnp.result_type(dtype, jnp.complex64)).at[0, 0].set(1.0)
+    if thin is not None:
+        return jax.lax.fori_loop(
+            0, thin, lambda i, wave: pass_sheet(wave, [x[i] for x in sheets])[0], first
+        )
     # On the way back the sheets are recomputed, so that only the waves between them are stored.
     step = jax.checkpoint(pass_sheet, prevent_cse=False)  # a scan needs no guard against CSE
     return jax.lax.scan(step, first, sheets)[0]
@@ -346,12 +354,13 @@ def _sheets(crystal, radiation, b_iso, slope, rows, strength, thin) -> tuple[jax
     fractions of the cell, number, occupancy, U with B in it, whether it is a core, and what `heat`
     says, all of it at the core.
 
-    Padding scatters nothing: it only parts a way in two.
+    Padding scatters nothing, and comes last.
     """
     numbers, positions = crystal.numbers, crystal.positions
     dtype, present = positions.dtype, numbers > 0
     shift = jnp.array([0.0] if thin else [_SHELL, 0.0, -_SHELL], dtype)
-    heights = (jnp.where(present, positions[:, 2], 0.0)[:, None] + shift).ravel()
+    lowest = jnp.min(jnp.where(present, positions[:, 2], 0.0))
+    heights = (jnp.where(present, positions[:, 2], lowest - 2 * _SHELL)[:, None] + shift).ravel()
     order = jnp.argsort(-heights)
     heights = heights[order]
     # What is above the atom lies further up the same ray.

@@ -15,8 +15,9 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import for_parents, stacks_of, weigh_readings
+from dd2d_jax.matching.readings import explained, for_parents, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.stacks import stacks
 from dd2d_jax.matching.weighing import Once, weigh_once
 from dd2d_jax.spots import Conditions, Spots
 
@@ -68,12 +69,16 @@ def answer(
 
     counts = [count] + [for_parents(count)] * len(asked.above)
     once = list(map(weigh, asked.queries, embedded, counts))
-    layers = [] if asked.indexed is None else stacks_of(asked.indexed, once[0])
-    for one in layers:
-        query = Query.indexed(one.layer, conditions.q_max)
-        once.append(weigh(query, embed(query.settings), count))
-    readings = weigh_readings(once, asked.above, layers)
-    none = sum(np.exp(by) * weighed.none for _, weighed, by in readings)
+    twice: dict[int, Once] = {}
+    readings = weigh_readings(once, asked.above, twice=twice)
+    known = asked.indexed is None or explained(readings)
+    layers = [] if known else stacks(asked.indexed)
+    if layers:
+        for one in layers:
+            query = Query.indexed(one.layer, conditions.q_max)
+            once.append(weigh(query, embed(query.settings), count))
+        readings = weigh_readings(once, asked.above, layers, twice)
+    none = none_of(readings)
     log_p = [
         weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings
     ]

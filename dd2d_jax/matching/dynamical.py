@@ -21,7 +21,16 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import Query, Way, Weighing, best_of, put
-from dd2d_jax.spots import Conditions, Spots, atom_slots, blocks, cut_to, power_of_two
+from dd2d_jax.spots import (
+    Conditions,
+    Spots,
+    atom_slots,
+    blocks,
+    cut_to,
+    power_of_four,
+    power_of_two,
+    slots,
+)
 from diffraction.multislice import beam_intensities, coarse_band
 
 # Crystals that are weighed by multislice, too: so many of the likeliest, unless a crystal's
@@ -41,6 +50,8 @@ _STEEP = 5.0
 _WORK = 16e6
 # Points along an axis: few sizes are compiled.
 _POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
+# Beams that are read from a wave, and atoms, at least: few sizes are compiled.
+_BEAMS, _ATOMS = 512, 16
 # Programs that are kept. Each takes some 200 of the 65,530 maps that Linux lets a process have,
 # beyond which it crashes: a run over a thousand patterns did.
 _PROGRAMS = 96
@@ -214,24 +225,27 @@ def dynamical_squares(
     reach = max(float(np.sqrt(squared.max())), float(conditions.q_max)) * 1.001
     total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
     shapes, band = _shapes(crystals, reach), _band(reach)
+    beams = slots(hk, power_of_two(max(hk.shape[1], _BEAMS)))
     if beam_intensities._cache_size() > _PROGRAMS:
         beam_intensities.clear_cache()
     out = np.zeros(squared.shape)
-    for (*points, room), _, rows in blocks(shapes, _BATCH):
+    for (*points, atoms), _, rows in blocks(shapes, _BATCH):
+        room = power_of_four(max(atoms, _ATOMS))
         # The last row is repeated: it is written again.
-        out[rows] = beam_intensities(
+        intensity = beam_intensities(
             cut_to(crystals, rows, room), conditions.radiation, total[rows].astype(np.float32),
-            tilts[rows].astype(np.float32), hk[rows], band, tuple(points), thin=True,
+            tilts[rows].astype(np.float32), beams[rows], band, tuple(points), thin=True,
         )  # fmt: skip
+        out[rows] = intensity[:, : hk.shape[1]]
     return out * np.exp(0.5 * (total - float(conditions.b_iso))[:, None] * squared)
 
 
 def _band(reach: float) -> float:
-    return coarse_band(reach, _LEAST_B, np.ones(1))
+    return float(coarse_band(reach, _LEAST_B, np.ones(1)))
 
 
 def _shapes(crystals: CrystalSet, reach: float) -> np.ndarray:
-    """(n, 3) points along both axes, and atoms, that crystals are computed with."""
+    """(n, 3) points along both axes that crystals are computed with, and atoms, or a few more."""
     least = [dx.multislice_grid(one, _band(reach)) for one in np.asarray(crystals.lattice, float)]
     points = _POINTS[np.minimum(np.searchsorted(_POINTS, least), len(_POINTS) - 1)]
     rooms = [power_of_two(int(n)) for n in atom_slots(crystals.numbers)]

@@ -134,8 +134,10 @@ def explain(
     # Few shapes are compiled: sizes are powers of two, and padding changes no result.
     last = int(atom_slots((np.asarray(queries.hk) != 0).any(-1)).max())
     few = jax.tree.map(np.asarray, strongest(queries, power_of_two(max(last, 32))))
-    # What lies behind the last pair with a spot has no part in the products.
-    pairs = power_of_two(max(int(atom_slots(few.measured.any(-1)).max()), 16))
+    # What lies behind the last pair with a spot has no part in the products, if that halves them.
+    pairs = few.hk.shape[-2]
+    if atom_slots(few.measured.any(-1)).max() <= pairs // 2:
+        pairs //= 2
     if few.lattice.ndim == 2:
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.matching.hypotheses import TEMPERATURE
 from dd2d_jax.matching.rerank import Query
-from dd2d_jax.matching.stacks import Stack, stacks
+from dd2d_jax.matching.stacks import Stack
 from dd2d_jax.matching.superlattice import Superlattice, log_satellites
 from dd2d_jax.matching.weighing import Once, Weighed, weigh_twice, weighed
 
@@ -19,21 +20,28 @@ _SUPERLATTICE, _STACK = 0.2, 0.2
 # Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
 # of a multislice never made up more than 7 of it.
 _FAR = 12.0
-# R1 of the first candidate above which stacks are tried, too.
-_POOR = 0.1
+# P(none) above which stacks are tried, too: 6 of 100 patterns at level *measured* have more where
+# their crystal is in the library.
+_UNEXPLAINED = 0.2
+
+
+class Reading(NamedTuple):
+    """One reading, weighed to the end.
+
+    Attributes:
+        place: among all readings.
+        weighed: the crystals' odds and probabilities in it.
+        log_p: log-probability of the reading itself.
+    """
+
+    place: int
+    weighed: Weighed
+    log_p: float
 
 
 def for_parents(count: int) -> int:
     """Crystals to weigh of a parent's cell: it is small, and the first of those that fit do."""
     return max(count // 4, 10)
-
-
-def stacks_of(indexed: Indexed, once: Once) -> list[Stack]:
-    """`stacks` of a pattern whose whole cell was weighed; [] where a crystal explains it well."""
-    value = once.weighing.value + once.prior
-    first = np.argmax(value)
-    well = once.weighing.r1[first] <= _POOR and value[first] >= once.nothing / TEMPERATURE
-    return [] if well else stacks(indexed)
 
 
 def log_readings(
@@ -62,27 +70,39 @@ def log_readings(
 
 
 def weigh_readings(
-    once: Sequence[Once], above: Sequence[Superlattice] = (), layers: Sequence[Stack] = ()
-) -> list[tuple[int, Weighed, float]]:
-    """Weigh a pattern's readings to the end.
+    once: Sequence[Once],
+    above: Sequence[Superlattice] = (),
+    layers: Sequence[Stack] = (),
+    twice: dict[int, Once] | None = None,
+) -> list[Reading]:
+    """Weigh a pattern's readings to the end: those that are likely enough.
 
     Args:
         once: of the whole cell, of the parent of each superlattice, of each stack's layer.
         above: these superlattices.
         layers: these stacks.
-
-    Returns:
-        Of each reading that is likely enough its place in `once`, the crystals' odds and
-        probabilities in it, and its own log-probability.
+        twice: `weigh_twice` by place in `once`, where it is known; what is not is added.
     """
+    twice = {} if twice is None else twice
     total = np.array([one.total() for one in once])
     before = log_readings(total, above, once[0].query, layers)
-    kept = np.flatnonzero(before > before.max() - _FAR)
-    again = [weigh_twice(once[i]) for i in kept]
+    kept = np.flatnonzero(before > before.max() - _FAR).tolist()
+    for i in set(kept) - set(twice):
+        twice[i] = weigh_twice(once[i])
+    again = [twice[i] for i in kept]
     # What else a reading is likely by, a multislice does not change.
     after = before[kept] - total[kept] + [one.total() for one in again]
     after -= np.logaddexp.reduce(after)
     return [
-        (i, weighed(one), by)
-        for i, one, by in zip(kept.tolist(), again, after.tolist(), strict=True)
+        Reading(i, weighed(one), by) for i, one, by in zip(kept, again, after.tolist(), strict=True)
     ]
+
+
+def none_of(readings: Sequence[Reading]) -> float:
+    """Probability that none of a library's crystals made the pattern."""
+    return sum(math.exp(by) * one.none for _, one, by in readings)
+
+
+def explained(readings: Sequence[Reading]) -> bool:
+    """Whether the library's crystals explain a pattern as it is, so that it need not be a stack."""
+    return none_of(readings) <= _UNEXPLAINED

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 import diffraction as dx
+from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.dynamical import (
     dynamical_squares,
@@ -21,7 +22,8 @@ from dd2d_jax.matching.evidence import explain
 from dd2d_jax.matching.hypotheses import measured
 from dd2d_jax.matching.isotypes import exchanged, log_isotypes
 from dd2d_jax.matching.rerank import Query, Way, Weighing, weigh
-from dd2d_jax.spots import Conditions, Spots, half_plane
+from dd2d_jax.spots import Conditions, Spots, atom_slots, half_plane
+from diffraction.multislice import beam_intensities
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
 
@@ -68,6 +70,18 @@ def test_squares_are_a_multislices_but_for_the_b_that_is_taken_out(heavy):
         expected = np.asarray(made.intensity) * np.exp(0.5 * (b - 0.5) * squared)
         strong = expected > 0.1 * expected.max()
         np.testing.assert_allclose(found[row][strong], expected[strong], rtol=0.03)
+
+
+def test_one_program_serves_any_number_of_atoms_and_spots(heavy):
+    double = usable.from_atoms([(ase * (1, 1, 2), {}) for ase, _ in tiny.sheets()[:3]])
+    assert atom_slots(double.numbers).max() > atom_slots(heavy.numbers).max()
+    before = beam_intensities._cache_size()
+    # Beyond the conditions' q_max, too.
+    for q_max in (0.7, CONDITIONS.q_max, 1.3 * CONDITIONS.q_max):
+        for crystals in (heavy, double):
+            hk = half_plane(crystals.lattice, q_max)
+            assert dynamical_squares(crystals, hk, CONDITIONS, np.zeros(3), np.zeros((3, 2))).any()
+    assert beam_intensities._cache_size() <= before + 1
 
 
 @pytest.mark.parametrize("below", [False, True])
