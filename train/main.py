@@ -52,7 +52,8 @@ def main(_: list[str]) -> None:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last saved state", file=sys.stderr)
+        about = "interrupted; the same command resumes what was saved, or starts again"
+        print(about, file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         if DEBUG.value:
