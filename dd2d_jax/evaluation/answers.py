@@ -15,7 +15,7 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import explained, for_parents, none_of, weigh_readings
+from dd2d_jax.matching.readings import explained, for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.stacks import stacks
 from dd2d_jax.matching.weighing import Once, weigh_once
@@ -57,7 +57,7 @@ def answer(
         embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of parents fewer, see `readings.for_parents`.
+        count: crystals to weigh; of parents fewer, see `readings.for_others`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
@@ -67,7 +67,7 @@ def answer(
             library, query, embedded, allowed, prior, conditions, hypotheses, most, 0.02
         )
 
-    counts = [count] + [for_parents(count)] * len(asked.above)
+    counts = [count] + [for_others(count)] * len(asked.above)
     once = list(map(weigh, asked.queries, embedded, counts))
     twice: dict[int, Once] = {}
     readings = weigh_readings(once, asked.above, twice=twice)
@@ -76,7 +76,7 @@ def answer(
     if layers:
         for one in layers:
             query = Query.indexed(one.layer, conditions.q_max)
-            once.append(weigh(query, embed(query.settings), count))
+            once.append(weigh(query, embed(query.settings), for_others(count)))
         readings = weigh_readings(once, asked.above, layers, twice)
     none = none_of(readings)
     log_p = [

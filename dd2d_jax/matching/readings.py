@@ -39,8 +39,8 @@ class Reading(NamedTuple):
     log_p: float
 
 
-def for_parents(count: int) -> int:
-    """Crystals to weigh of a parent's cell: it is small, and the first of those that fit do."""
+def for_others(count: int) -> int:
+    """Crystals to weigh of a parent's or a stack's cell: the first of those that fit do."""
     return max(count // 4, 10)
 
 

@@ -24,7 +24,7 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import Reading, explained, for_parents, none_of, weigh_readings
+from dd2d_jax.matching.readings import Reading, explained, for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.stacks import stacks
@@ -179,15 +179,14 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     view = _view(indexed, asked)
     one_scale = asked.tilts is None and len(_scales(asked.scale_error)) == 1
     above = superlattices(view.at) if asked.rerank and one_scale else []
-    less = dataclasses.replace(asked, k=min(asked.k, 10))
-    fewer = dataclasses.replace(less, rerank=for_parents(asked.rerank))
+    fewer = dataclasses.replace(asked, k=min(asked.k, 10), rerank=for_others(asked.rerank))
     views = [view, *(_view([one.parent], fewer) for one in above)]
     if asked.rerank:
         twice: dict[int, Once] = {}
         readings = weigh_readings([one.once for one in views], above, twice=twice)
         layers = stacks(view.at) if one_scale and not explained(readings) else []
         if layers:
-            views += [_view([one.layer], less) for one in layers]
+            views += [_view([one.layer], fewer) for one in layers]
             readings = weigh_readings([one.once for one in views], above, layers, twice)
     else:
         readings = [Reading(0, _by_network(asked, view), 0.0)]
