@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import explained, for_others, none_of, weigh_readings
+from dd2d_jax.matching.readings import for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
-from dd2d_jax.matching.stacks import stacks
+from dd2d_jax.matching.stacks import Stack, stacks
 from dd2d_jax.matching.weighing import Once, weigh_once
 from dd2d_jax.spots import Conditions, Spots
 
@@ -57,7 +57,7 @@ def answer(
         embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of parents fewer, see `readings.for_others`.
+        count: crystals to weigh; of parents and stacks fewer, see `readings.for_others`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
@@ -69,15 +69,13 @@ def answer(
 
     counts = [count] + [for_others(count)] * len(asked.above)
     once = list(map(weigh, asked.queries, embedded, counts))
-    twice: dict[int, Once] = {}
-    readings = weigh_readings(once, asked.above, twice=twice)
-    known = asked.indexed is None or explained(readings)
-    layers = [] if known else stacks(asked.indexed)
-    if layers:
-        for one in layers:
+
+    def stacked() -> Iterator[tuple[Stack, Once]]:
+        for one in [] if asked.indexed is None else stacks(asked.indexed):
             query = Query.indexed(one.layer, conditions.q_max)
-            once.append(weigh(query, embed(query.settings), for_others(count)))
-        readings = weigh_readings(once, asked.above, layers, twice)
+            yield one, weigh(query, embed(query.settings), for_others(count))
+
+    readings = weigh_readings(once, asked.above, stacked)
     none = none_of(readings)
     log_p = [
         weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings

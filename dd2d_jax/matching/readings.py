@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     """One reading, weighed to the end.
 
     Attributes:
-        place: among all readings.
+        place: among the whole cell, the parents and the stacks.
         weighed: the crystals' odds and probabilities in it.
         log_p: log-probability of the reading itself.
     """
@@ -72,37 +72,38 @@ def log_readings(
 def weigh_readings(
     once: Sequence[Once],
     above: Sequence[Superlattice] = (),
-    layers: Sequence[Stack] = (),
-    twice: dict[int, Once] | None = None,
+    stacked: Callable[[], Iterable[tuple[Stack, Once]]] = tuple,
 ) -> list[Reading]:
     """Weigh a pattern's readings to the end: those that are likely enough.
 
     Args:
-        once: of the whole cell, of the parent of each superlattice, of each stack's layer.
+        once: of the whole cell, and of the parent of each superlattice.
         above: these superlattices.
-        layers: these stacks.
-        twice: `weigh_twice` by place in `once`, where it is known; what is not is added.
+        stacked: weighs the stacks that the pattern may be; asked where the library's crystals do
+            not explain it as it is.
     """
-    twice = {} if twice is None else twice
-    total = np.array([one.total() for one in once])
-    before = log_readings(total, above, once[0].query, layers)
-    kept = np.flatnonzero(before > before.max() - _FAR).tolist()
-    for i in set(kept) - set(twice):
-        twice[i] = weigh_twice(once[i])
-    again = [twice[i] for i in kept]
-    # What else a reading is likely by, a multislice does not change.
-    after = before[kept] - total[kept] + [one.total() for one in again]
-    after -= np.logaddexp.reduce(after)
-    return [
-        Reading(i, weighed(one), by) for i, one, by in zip(kept, again, after.tolist(), strict=True)
-    ]
+    done: dict[int, tuple[Once, Weighed]] = {}
+
+    def weigh(once: Sequence[Once], layers: Sequence[Stack]) -> list[Reading]:
+        total = np.array([one.total() for one in once])
+        before = log_readings(total, above, once[0].query, layers)
+        kept = np.flatnonzero(before > before.max() - _FAR).tolist()
+        for i in kept:
+            if i not in done:
+                again = weigh_twice(once[i])
+                done[i] = again, weighed(again)
+        # What else a reading is likely by, a multislice does not change.
+        after = before[kept] - total[kept] + [done[i][0].total() for i in kept]
+        after -= np.logaddexp.reduce(after)
+        return [Reading(i, done[i][1], by) for i, by in zip(kept, after.tolist(), strict=True)]
+
+    readings = weigh(once, ())
+    more = list(stacked()) if none_of(readings) > _UNEXPLAINED else []
+    if not more:
+        return readings
+    return weigh([*once, *(one for _, one in more)], [layer for layer, _ in more])
 
 
 def none_of(readings: Sequence[Reading]) -> float:
     """Probability that none of a library's crystals made the pattern."""
     return sum(math.exp(by) * one.none for _, one, by in readings)
-
-
-def explained(readings: Sequence[Reading]) -> bool:
-    """Whether the library's crystals explain a pattern as it is, so that it need not be a stack."""
-    return none_of(readings) <= _UNEXPLAINED

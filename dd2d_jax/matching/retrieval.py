@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.prior import log_prior
-from dd2d_jax.matching.readings import Reading, explained, for_others, none_of, weigh_readings
+from dd2d_jax.matching.readings import Reading, for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.shared_scale import with_one_scale
-from dd2d_jax.matching.stacks import stacks
+from dd2d_jax.matching.stacks import Stack, stacks
 from dd2d_jax.matching.superlattice import superlattices
 from dd2d_jax.matching.weighing import Once, Weighed, conditions_at, weigh_once
 from dd2d_jax.networks.trained import Model, load
@@ -181,13 +181,14 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     above = superlattices(view.at) if asked.rerank and one_scale else []
     fewer = dataclasses.replace(asked, k=min(asked.k, 10), rerank=for_others(asked.rerank))
     views = [view, *(_view([one.parent], fewer) for one in above)]
+
+    def stacked() -> Iterator[tuple[Stack, Once]]:
+        for one in stacks(view.at) if one_scale else []:
+            views.append(_view([one.layer], fewer))
+            yield one, views[-1].once
+
     if asked.rerank:
-        twice: dict[int, Once] = {}
-        readings = weigh_readings([one.once for one in views], above, twice=twice)
-        layers = stacks(view.at) if one_scale and not explained(readings) else []
-        if layers:
-            views += [_view([one.layer], fewer) for one in layers]
-            readings = weigh_readings([one.once for one in views], above, layers, twice)
+        readings = weigh_readings([one.once for one in views], above, stacked)
     else:
         readings = [Reading(0, _by_network(asked, view), 0.0)]
     none = none_of(readings)
