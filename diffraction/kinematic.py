@@ -86,7 +86,7 @@ def b_values(
         _check_b(value, None, f" of {element}")
     unknown = [x for x in b_iso if x not in SYMBOLS[1:]]
     if unknown:
-        raise ValueError(f"b_iso names {unknown}, which are no elements")
+        raise ValueError(f"b_iso names {unknown}, which are not elements")
     known = np.array([0, *(SYMBOLS.index(x) for x in b_iso)])
     if not isinstance(numbers, jax.core.Tracer):
         missing = [SYMBOLS[z] for z in np.setdiff1d(np.asarray(numbers), known)]

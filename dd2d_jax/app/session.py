@@ -18,6 +18,7 @@ from dd2d_jax.images.image import Image
 from dd2d_jax.images.patterns import UNKNOWN_SCALE, is_image, read, read_mask
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.lattices import lattice
+from dd2d_jax.lattices.notes import notes_of_all
 from dd2d_jax.util.errors import PatternError, UserError
 from dd2d_jax.util.text import safe_name
 
@@ -192,7 +193,7 @@ class Session:
             found = tuple(lattice.find_all(seen.pattern))
         except PatternError as error:
             return dataclasses.replace(seen, problem=str(error))
-        notes = (*seen.notes, *(note for one in found for note in one.notes))
+        notes = (*seen.notes, *notes_of_all(found))
         return dataclasses.replace(seen, lattices=found, notes=notes)
 
     def _refused(self, error: Exception) -> Seen:

@@ -106,7 +106,7 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="G",
         help="the grey levels are the counts to the power of G, 1 if they are counts (default: "
-        "from the shape of the spots, else open)",
+        "from the shape of the spots, otherwise fitted for each candidate)",
     )
     group.add_argument(
         "--max-radius",

@@ -92,6 +92,7 @@ def _as_json(measured: Measured, found: list[Indexed]) -> dict[str, Any]:
 
     from dd2d_jax.images.patterns import pattern_dict
     from dd2d_jax.lattices.lattice import twist
+    from dd2d_jax.lattices.notes import notes_of_all
     from dd2d_jax.reports.as_json import lattice_dict
     from dd2d_jax.util.text import finite
 
@@ -114,7 +115,7 @@ def _as_json(measured: Measured, found: list[Indexed]) -> dict[str, Any]:
         **pattern_dict(measured.pattern),
         "pixels": spots.position.tolist(),
         "saturated": spots.saturated.tolist(),
-        "notes": [*measured.image.notes, *(note for one in found for note in one.notes)],
+        "notes": [*measured.image.notes, *notes_of_all(found)],
     }
 
 
@@ -124,7 +125,7 @@ def add_calibrate(commands: Any) -> None:
         commands,
         "calibrate",
         _calibrate,
-        "calibrate scale and distortion of a camera length with a known material",
+        "calibrate the scale and distortion at a camera length with a known material",
         "dd2d calibrate gold.tif --material Au --output camera.json",
     )
     parser.add_argument(

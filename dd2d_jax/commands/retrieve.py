@@ -193,7 +193,7 @@ def add_propose(commands: Any) -> None:
         commands,
         "propose",
         _propose,
-        "find crystals that explain a pattern, also some that are not in the library",
+        "find crystals that explain a pattern, including some that are not in the library",
         "dd2d propose pattern.csv --library my_library --elements Mo,S --output proposed",
     )
     parser.add_argument(

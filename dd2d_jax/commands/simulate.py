@@ -103,7 +103,9 @@ def add_simulate(commands: Any) -> None:
 def _add_detector(parser: argparse.ArgumentParser) -> None:
     """The flags that say what a detector sees."""
     detector = parser.add_argument_group("with --image")
-    detector.add_argument("--dose", type=positive, metavar="N", help="N counts with counting noise")
+    detector.add_argument(
+        "--dose", type=positive, metavar="N", help="electrons in the image, with counting noise"
+    )
     detector.add_argument(
         "--size", type=at_least_one, metavar="PX", help=f"rows and columns (default: {_PIXELS})"
     )

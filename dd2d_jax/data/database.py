@@ -109,7 +109,7 @@ def _row(path: Path, number: int, numbers: Any, positions: Any, cell: Any, pbc: 
     try:
         kept = parse_json(_json_part(keys), path)
         if not isinstance(kept, dict):
-            raise ValueError("its keys are no dictionary")
+            raise ValueError("its keys are not a dictionary")
     except (TypeError, AttributeError, ValueError) as error:
         kept, atoms = {}, _unreadable(number, error)
     else:

@@ -82,7 +82,8 @@ class Calibration:
             material, rings = str(data["material"]), tuple(float(x) for x in data["rings"])
             sigma, explained = dict(data["sigma"]), float(data["explained"])
         except KeyError as error:
-            raise PatternError(f"{path}: no calibration, {error.args[0]!r} is missing") from error
+            missing = error.args[0]
+            raise PatternError(f"{path}: not a calibration, {missing!r} is missing") from error
         except PatternError:
             raise
         except (ValueError, TypeError, OverflowError) as error:

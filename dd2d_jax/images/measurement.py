@@ -254,8 +254,8 @@ def _mapping(
         return None, ()
     if own is None:
         raise PatternError(
-            f"{where}an image needs its scale in 1/angstrom per pixel, and the file does not say "
-            "it: give scale= (--scale), or calibration= (--calibration) of a ring pattern at the "
+            f"{where}an image needs its scale in 1/angstrom per pixel, and the file does not give "
+            "one: give scale= (--scale), or calibration= (--calibration) of a ring pattern at the "
             "same camera length, made by dd2d calibrate; retrieve with --scale-error 1 needs none"
         )
     mapping = Mapping(float(own[0]) if np.ptp(own) < 1e-6 * own[0] else own)

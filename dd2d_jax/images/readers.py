@@ -35,7 +35,7 @@ def read_image(path: str | Path) -> Image:
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file() and not (suffix == ".zspy" and path.is_dir()):
-        raise PatternError(f"{path}: no regular file")
+        raise PatternError(f"{path}: not a regular file")
     try:
         if suffix in (".tif", ".tiff"):
             image = read_tiff(path)
@@ -116,7 +116,7 @@ def open_npy(path: Path) -> np.ndarray:
         PatternError: not readable, not real numbers, or more than `limits.MAX_STACK` values.
     """
     if not path.is_file():
-        raise PatternError(f"{path}: no regular file")
+        raise PatternError(f"{path}: not a regular file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged headers raise tokenizing errors, too

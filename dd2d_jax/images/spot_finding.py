@@ -72,7 +72,7 @@ class SpotList:
         level: (H, W) background.
         searched: what the spots were looked for in.
         power_error: as in `dx.Pattern`.
-        notes: lines that the user should read, such as that the centre is not sure.
+        notes: lines that the user should read, such as that the centre is uncertain.
     """
 
     position: np.ndarray
@@ -241,7 +241,7 @@ def _doubts(place: Centre, pixels: Pixels) -> list[str]:
         return []
     here, other = (full_size(p, pixels.factor) for p in (place.place, place.others[0]))
     return [
-        f"the centre is not sure: column {here[0]:.1f}, row {here[1]:.1f} is taken, but column "
+        f"the centre is uncertain: column {here[0]:.1f}, row {here[1]:.1f} is taken, but column "
         f"{other[0]:.1f}, row {other[1]:.1f} fits nearly as well; give --centre"
     ]
 
@@ -262,8 +262,9 @@ def _linear(
     if tone.linear:
         if pixels.power_error is not None:
             pixels.notes.append(
-                "the grey levels are few, as of an export for the screen: that they may be a power "
-                "of counts is allowed for (--gamma 1 if they are counts); raw counts are better"
+                "the image has few grey levels, like an export for the screen: they may be a power "
+                "of the counts, which is allowed for (--gamma 1 if they are counts); raw counts "
+                "are better"
             )
         return pixels, first, wide
     pixels = straightened(pixels, tone)
@@ -397,7 +398,7 @@ def _asymmetry(found: SpotList, least: float) -> str:
     if share >= least:
         return ""
     return (
-        f"this is no diffraction pattern of a lattice: of the {inside.sum()} strongest spots in it "
-        f"only {(distance < near).mean():.0%} have one opposite of them; if it is one, give "
-        "--centre, or hide with --mask what is no part of it"
+        f"this is not the diffraction pattern of a lattice: of its {inside.sum()} strongest spots "
+        f"only {(distance < near).mean():.0%} have a spot opposite them; if it is one, give "
+        "--centre, or hide what does not belong to it with --mask"
     )

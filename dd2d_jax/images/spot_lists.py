@@ -142,8 +142,8 @@ def _check_reach(pattern: dx.Pattern, path: Path) -> tuple[str, ...]:
     others = f"1/nm (then {reach / 10:.3g} 1/A) or with 2 pi (then {reach / 2 / math.pi:.3g} 1/A)"
     if reach > _NEVER:
         raise PatternError(
-            f"{path}: q reaches {reach:.4g} 1/angstrom, as no pattern of electrons does; is it in "
-            f"pixels, in {others}? Name the unit in the header: qx (1/nm), qx (rad/A), qx (px)"
+            f"{path}: q reaches {reach:.4g} 1/angstrom, farther than any electron pattern; is it "
+            f"in pixels, in {others}? Name the unit in the header: qx (1/nm), qx (rad/A), qx (px)"
         )
     if reach > _HARDLY or inner > _INNERMOST:
         return (
@@ -177,7 +177,8 @@ def _text_table(path: Path) -> Table:
         try:
             values = [float(x) for x in fields]
         except ValueError:
-            raise PatternError(f"{path}, line {number}: {line[:60]!r} is not numbers") from None
+            where = f"{path}, line {number}"
+            raise PatternError(f"{where}: {line[:60]!r} does not consist of numbers") from None
         # Without a header four columns could be anything.
         few = len(header.names) not in (3, 5) and "sigma" not in header.names
         if max(header.order) >= len(values) or few:
@@ -436,7 +437,8 @@ def _from_pixels(
         raise PatternError(f"{path}: {x.shape[1]} spots; at most {MAX_SPOTS} are taken")
     bad = ~np.isfinite(x).all(0)
     if bad.any():
-        raise PatternError(f"{path}: X, column {int(np.argmax(bad))} is not finite numbers")
+        column = int(np.argmax(bad))
+        raise PatternError(f"{path}: X, column {column} has values that are not finite")
     from dd2d_jax.images.centre import points_centre
 
     middle = points_centre(x[:2].T) if centre is None else np.asarray(centre, float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,3 +58,11 @@ def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
             f"{100 * (1 - found.strength):.0f} % of the intensity"
         )
     return tuple(lines)
+
+
+def notes_of_all(found: Sequence[Indexed]) -> list[str]:
+    """The notes of a pattern's lattices; what is true of a further one alone names it."""
+    lines = list(found[0].notes)
+    for number, other in enumerate(found[1:], 2):
+        lines += [f"lattice {number}: {note}" for note in other.notes if note not in lines]
+    return lines

@@ -74,7 +74,7 @@ class Shard:
         """Raises LibraryError where the file is missing or damaged."""
         self.path = path
         if path.exists() and not path.is_file():
-            raise LibraryError(f"{path}: no regular file, build the library again")
+            raise LibraryError(f"{path}: not a regular file, build the library again")
         try:
             header, start = _header(path)
             data = np.memmap(path, np.uint8, "r")
@@ -250,7 +250,7 @@ def checked_report(report: Any) -> dict[str, Any]:
         isinstance(text, str) for text in texts
     )
     if not whole or not all(entry["examples"] for entry in skipped.values()):
-        raise ValueError("its report is none")
+        raise ValueError("its report is not valid")
     return dict(report)
 
 
@@ -276,13 +276,13 @@ def _check(arrays: dict[str, np.ndarray], prototypes: Any, groups: Any) -> None:
     # Arrays of text and of padded crystals are as wide as the longest.
     for names in (prototypes, groups):
         if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in names):
-            raise ValueError("prototypes or layer groups are no short names")
+            raise ValueError("prototypes or layer groups are not short names")
     for name, most in (("uid", 4 * MAX_NAME), ("formula", 4 * MAX_NAME), ("atoms", MAX_ATOMS)):
         if np.diff(arrays[f"{name}_at"].astype(np.int64)).max(initial=0) > most:
             raise ValueError(f"{name} of a crystal beyond {most}")
     count = len(arrays["lattice"])
     if arrays["embeddings"].ndim != 2:
-        raise ValueError("embeddings are no table")
+        raise ValueError("embeddings are not a table")
     for name in ("embeddings", "elements", "known", "prototype", "ehull", "layer_group"):
         if len(arrays[name]) != count:
             raise ValueError(f"{len(arrays[name])} {name} for {count} crystals")

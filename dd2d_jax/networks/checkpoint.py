@@ -219,7 +219,7 @@ def _check_stored(folder: Path, checkpointer: Any) -> Any:
     for path in folder.rglob("*"):
         # No device, no pipe: they may never end.
         if not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is no regular file")
+            raise ValueError(f"{path.name} is not a regular file")
     stored = getattr(checkpointer.metadata(folder).item_metadata, "state", None)
     arrays = [x for x in jax.tree.leaves(stored) if getattr(x, "shape", None) is not None]
     if _nbytes(arrays) > MAX_ARRAYS:

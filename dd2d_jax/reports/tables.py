@@ -21,6 +21,7 @@ from rich.text import Text
 from dd2d_jax.crystals.cell import cell
 from dd2d_jax.evaluation.ranks import TOP
 from dd2d_jax.lattices.lattice import twist
+from dd2d_jax.lattices.notes import notes_of_all
 from dd2d_jax.matching.absent import NONE
 from dd2d_jax.util.text import change, number, percent, printable
 
@@ -171,7 +172,8 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         )
     hidden = len(found.candidates) - len(shown)
     if hidden:
-        lines.append(f"{hidden} further candidates of less than 0.1 % each are not shown (--all)")
+        one = ("candidates", "are") if hidden > 1 else ("candidate", "is")
+        lines.append("{} further {} of less than 0.1 % {} not shown (--all)".format(hidden, *one))
     return lines + undetermined(shown)
 
 
@@ -294,8 +296,7 @@ def measured_table(measured: Measured, lattices: Sequence[Indexed]) -> Table:
         rows["radial term (1/pixel^2)"] = f"{mapping.radial:.3g}"
     if energy is not None:
         rows["energy (keV)"] = f"{energy:g}"
-    notes = dict.fromkeys(note for one in lattices for note in one.notes)
-    if notes:
+    if notes := notes_of_all(lattices):
         rows["note"] = "\n".join(notes)
     return _facts(rows)
 

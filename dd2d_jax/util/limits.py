@@ -43,7 +43,7 @@ def read_bytes(path: Path, limit: int, error: Callable[[str], Exception] = Value
     """All of a regular file; `error` is raised where it is none or holds more than `limit`."""
     # No device, no pipe: they may never end.
     if not path.is_file():
-        raise error(f"{path}: no regular file")
+        raise error(f"{path}: not a regular file")
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:

@@ -170,6 +170,6 @@ def test_b_may_be_given_by_element(x64, layer):
     for run in (dx.simulate, lambda c, b_iso: dx.structure_factor(c, q, BEAMS[0], b_iso)):
         with pytest.raises(ValueError, match=r"no B for S; it has \['Mo', 'C'\]"):
             run(crystals[0], b_iso={"Mo": 0.3, "C": 0.2})
-        with pytest.raises(ValueError, match=r"\['Xx'\], which are no elements"):
+        with pytest.raises(ValueError, match=r"\['Xx'\], which are not elements"):
             run(crystals[0], b_iso={**b, "Xx": 0.3})
 

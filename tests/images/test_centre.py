@@ -47,13 +47,13 @@ LAUE = pytest.mark.parametrize("laue", [(48.0, -20.0), (25.0, -10.0), (90.0, 30.
 def test_the_halo_tells_the_centre_of_a_thick_tilted_flake(laue):
     spots = find_spots(tilted_flake(laue, halo=400.0))
     np.testing.assert_allclose(spots.centre, FLAKE, atol=1.5)
-    assert any("the centre is not sure" in note for note in spots.notes)
+    assert any("the centre is uncertain" in note for note in spots.notes)
 
 
 @LAUE
 def test_where_the_halo_is_weak_the_centre_of_a_thick_tilted_flake_is_doubted(laue):
     spots = find_spots(tilted_flake(laue, halo=60.0))
-    assert any("the centre is not sure" in note for note in spots.notes)
+    assert any("the centre is uncertain" in note for note in spots.notes)
 
 
 def test_a_beam_near_the_edge_is_found_in_the_image_itself():

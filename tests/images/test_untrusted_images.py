@@ -25,7 +25,7 @@ def test_pipes_and_large_files_are_refused_before_they_are_read(tmp_path, monkey
     for name in ("p.csv", "p.json", "i.png", "i.npy", "i.tif", "00000.shard"):
         os.mkfifo(tmp_path / name)
         read = Shard if name.endswith("shard") else read_pattern
-        refused(read, tmp_path / name, "no regular file")
+        refused(read, tmp_path / name, "not a regular file")
     (tmp_path / "q.csv").write_bytes(b"")
     os.truncate(tmp_path / "q.csv", 10**12)
     refused(read_pattern, tmp_path / "q.csv", "1000000000000 bytes; at most 33554432")
@@ -44,7 +44,7 @@ def test_no_pickle_is_loaded(tmp_path):
     (tmp_path / "q.npy").write_bytes(pickle.dumps(Canary(alive)))
     refused(read_pattern, tmp_path / "p.npy", "not a readable .npy", PatternError)
     refused(read_pattern, tmp_path / "q.npy", "not a readable .npy", PatternError)
-    refused(read_pattern, tmp_path / "p.dat", "not a text file|not numbers|no column")
+    refused(read_pattern, tmp_path / "p.dat", "not a text file|not consist of numbers|no column")
     refused(read_npz, tmp_path / "w.npz", "objects")
     np.savez(tmp_path / "z.npz", a=np.ones(3))
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")

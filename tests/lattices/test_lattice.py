@@ -16,6 +16,7 @@ from lattice_points import Q_MAX, RING, cell, hexagonal, pattern, points, spoile
 import diffraction as dx
 from dd2d_jax.crystals.structures import Layer, layer
 from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.lattices.notes import notes_of_all
 from dd2d_jax.util.errors import PatternError, StructureError
 
 
@@ -366,3 +367,11 @@ def test_uncertainties_go_with_their_spots_into_every_setting():
     plain = lattices.canonical_spots(lattices.find(dataclasses.replace(seen, sigma=None)), 1.0, 32)
     assert plain.sigma is None
     np.testing.assert_array_equal(plain.intensity, spots.intensity)
+
+
+def test_what_is_true_of_a_further_lattice_alone_names_it():
+    q = points(hexagonal(3.18))
+    one = lattices.find(pattern(q, np.ones(len(q))))
+    first = dataclasses.replace(one, notes=("both", "the first"))
+    second = dataclasses.replace(one, notes=("both", "the second"))
+    assert notes_of_all([first, second]) == ["both", "the first", "lattice 2: the second"]

@@ -60,7 +60,7 @@ def test_a_checkpoint_holds_no_pipes_no_pickles_and_no_endless_arrays(tmp_path, 
     shutil.rmtree(tmp_path / "best")
     save(tmp_path, "best", 1, like, {})
     os.mkfifo(tmp_path / "best" / "1" / "pipe")
-    refused(lambda p: restore(p, "best", like), tmp_path, "no regular file", CheckpointError)
+    refused(lambda p: restore(p, "best", like), tmp_path, "not a regular file", CheckpointError)
 
 
 @pytest.mark.parametrize("number", range(12))
