@@ -23,8 +23,10 @@ _VOTERS, _CANDIDATES = 150, 24
 _HALO, _BEAM = 0.3, 0.3
 # A thick flake that is tilted has like spots about another point than the beam's (the Laue circle's
 # centre), but fewer. Of 90 images whose centre is right, one is rounder about another by more than
-# 0.02 and rounder than this there, by 0.25; 74 % of its spots have mates of like intensity.
-_ROUND, _ROUNDER, _FAR_ROUNDER, _SUPPORTED = 0.5, 0.12, 0.35, 0.6
+# 0.02 and rounder than this there, by 0.25; 74 % of its spots have mates of like intensity. About
+# the Laue circle's centre at most 81 % have: where nearly all have, a halo that is rounder about
+# another point is a slope of the background.
+_ROUND, _ROUNDER, _FAR_ROUNDER, _SUPPORTED, _CERTAIN = 0.5, 0.12, 0.35, 0.6, 0.9
 # A second centre that is as good but for this much leaves the first unsure.
 _UNSURE = 0.03
 # The halo is looked at in an image of so many pixels a side.
@@ -96,8 +98,9 @@ def find_centre(
     close = [i for i in order if apart[i] and scores[i, 0] > scores[best, 0] - _UNSURE]
     roundest = int(np.argmax(roundness))
     more = roundness[roundest] - roundness[best]
-    if roundness[roundest] > _ROUND and more > _ROUNDER:
-        if more > _FAR_ROUNDER or scores[best, 1] < _SUPPORTED:
+    support = float(scores[best, 1])
+    if roundness[roundest] > _ROUND and more > _ROUNDER and support < _CERTAIN:
+        if more > _FAR_ROUNDER or support < _SUPPORTED:
             best, close = roundest, [best, *close]
         else:
             close = [roundest, *close]

@@ -57,8 +57,7 @@ def read_tiff(path: Path) -> Image:
         elif len(pages) > 1:
             pixels, notes = frames.average(_Pages(pages))
         else:
-            pixels, notes = _grey(page.asarray()), ()
-            pixels, notes = frames.single(pixels) if pixels.ndim == 2 else (pixels, ())
+            pixels, notes = _single(page.asarray())
         if int(page.photometric) == 0:
             pixels = _limit(page.dtype, pixels) - pixels
             notes = (*notes, "the file says that 0 is white: its values are inverted")
@@ -66,6 +65,18 @@ def read_tiff(path: Path) -> Image:
         energy = _energy(file)
     notes = tuple(f"{path}: {note}" for note in notes)
     return Image(pixels, scale, energy, notes, angle, centre)
+
+
+def _single(pixels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The only page, grey (H, W) or in colours (H, W, C), and what to tell."""
+    if pixels.ndim == 2:
+        return frames.single(pixels)
+    if pixels.ndim == 3 and pixels.shape[0] <= _COLOURS < pixels.shape[2]:
+        # Programs that write arrays also store a few frames as if they were colours.
+        if pixels.dtype != np.uint8:
+            return frames.average(pixels)
+        pixels = np.moveaxis(pixels, 0, 2)
+    return pixels, ()
 
 
 class _Pages:

@@ -56,6 +56,14 @@ def test_where_the_halo_is_weak_the_centre_of_a_thick_tilted_flake_is_doubted(la
     assert any("the centre is uncertain" in note for note in spots.notes)
 
 
+def test_a_sloping_background_does_not_move_a_centre_that_nearly_all_mates_tell():
+    centre = (128.4, 126.7)
+    places, strength = drawn.lattice(centre=centre)
+    slope = np.linspace(0, 300, 256)
+    image = drawn.expected(places, strength, centre=centre, peak=3000.0, halo=150.0) + slope
+    np.testing.assert_allclose(find_spots(drawn.counted(image)).centre, centre, atol=0.1)
+
+
 def test_a_beam_near_the_edge_is_found_in_the_image_itself():
     places, strength = drawn.lattice(centre=(45.3, 60.8))
     image = drawn.expected(places, strength, centre=(45.3, 60.8), halo=60.0)

@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageDraw
 
 from dd2d_jax.images.colours import grey
@@ -46,3 +47,15 @@ def test_a_photograph_is_on_no_map():
     found, note = grey(random)
     np.testing.assert_allclose(found, random.mean(-1))
     assert "mean of red, green and blue" in note
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_false_colours_of_a_tiff_are_read_as_those_of_a_picture(tmp_path, planes):
+    shown = matplotlib.colormaps["viridis"](levels() / 255)[..., :3]
+    colours = np.rint(255 * shown).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "p.png")
+    stored = np.moveaxis(colours, 2, 0) if planes == "separate" else colours
+    tifffile.imwrite(tmp_path / "p.tif", stored, photometric="rgb", planarconfig=planes)
+    image = read_image(tmp_path / "p.tif")
+    np.testing.assert_array_equal(image.pixels, read_image(tmp_path / "p.png").pixels)
+    assert any("colour map viridis" in note for note in image.notes)

@@ -55,6 +55,15 @@ def test_a_stack_is_averaged_and_a_frame_that_differs_is_told(tmp_path, name):
         np.testing.assert_allclose(image.scale, 5e-3)
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_few_frames_that_a_tiff_holds_as_if_they_were_colours_are_averaged(tmp_path, count):
+    few = STACK[:count].astype(np.float32)
+    tifffile.imwrite(tmp_path / "p.tif", few, photometric="rgb", planarconfig="separate")
+    image = read_image(tmp_path / "p.tif")
+    np.testing.assert_allclose(image.pixels, few.mean(0), rtol=1e-6)
+    assert f"the mean of {count} frames" in image.notes[0]
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
 def test_frames_that_are_alike_are_averaged_without_a_word_more(tmp_path, suffix):
     write(tmp_path / f"p{suffix}", STACK)
