@@ -33,6 +33,15 @@ def expected(
     return image
 
 
+def discs(places, strength, radius, shape=(256, 256), centre=(128.4, 126.7), peak=20.0):
+    """Electrons a pixel (H, W) of a convergent beam: flat discs, that of the beam the brightest."""
+    rows, columns = np.indices(shape).astype(float)
+    image = np.full(shape, 0.1)
+    for (x, y), s in zip([*places, centre], [*strength, 30.0], strict=True):
+        image += s * peak / (1 + np.exp((np.hypot(columns - x, rows - y) - radius) / 0.5))
+    return image
+
+
 def counted(image, seed=1) -> np.ndarray:
     """As a counting camera has it."""
     return np.random.default_rng(seed).poisson(image).astype(float)

@@ -220,7 +220,7 @@ def _skew(
 
     side = int(np.clip(4 * _SQUARE * width, 24, max(min(filtered.shape) // 4, 24)))
     if radius is None:
-        skew = _tiled(filtered, used, side, skewness, 0.8)
+        skew = tiled(filtered, used, side, skewness, 0.8)
     else:
         skew = _by_radius(filtered, used, radius, max(4.0, 4 * width), skewness, 1.5)
     return np.clip(skew, 0.0, 4.0)
@@ -259,16 +259,16 @@ def _by_radius(
 
 def level_anywhere(image: np.ndarray, measured: np.ndarray, side: int) -> np.ndarray:
     """(H, W) the median of squares, for images whose centre is not known."""
-    return _tiled(image, measured, side, lambda v: _quantile(np.sort(v), 0.5), 0.5)
+    return tiled(image, measured, side, lambda v: _quantile(np.sort(v), 0.5), 0.5)
 
 
 def _squares(values: np.ndarray, used: np.ndarray, width: float, tail: bool) -> np.ndarray:
     side = int(np.clip(_SQUARE * width, 12, max(min(values.shape) // 4, 12)))
     # Squared, that smoothing does not make it less where it varies.
-    return np.sqrt(_tiled(values, used, side, lambda v: _deviation(v, tail) ** 2, 0.8))
+    return np.sqrt(tiled(values, used, side, lambda v: _deviation(v, tail) ** 2, 0.8))
 
 
-def _tiled(
+def tiled(
     values: np.ndarray,
     used: np.ndarray,
     side: int,

@@ -8,6 +8,7 @@ import numpy as np
 from skimage.measure import block_reduce
 
 from dd2d_jax.images import pixel_values
+from dd2d_jax.images.background import Background
 from dd2d_jax.images.response import Tone
 from dd2d_jax.util.errors import PatternError
 
@@ -38,6 +39,7 @@ class Pixels:
         shape: of the image as it was.
         negative: whether it was turned over.
         notes: what the user should know.
+        under: background and noise, where they are known; else None.
     """
 
     image: np.ndarray
@@ -50,6 +52,7 @@ class Pixels:
     shape: tuple[int, ...]
     negative: bool
     notes: list[str]
+    under: Background | None = None
 
 
 def prepared(

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from dd2d_jax.images import background, peaks, pixel_values, response
+from dd2d_jax.images import background, discs, peaks, pixel_values, response
 from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import Centre, find_centre
 from dd2d_jax.images.grey_levels import Pixels, prepared, straightened
@@ -130,20 +130,25 @@ def find_spots(
             that does not fit the image, fewer than four spots above the noise, or spots without
             symmetry.
     """
-    options = (centre, width, threshold, max_radius, beam_stop, brightest, gamma)
-    if not pixel_values.light(np.asarray(image)):
-        return _found(prepared(image, mask), *options)
+    options = (threshold, max_radius, beam_stop, brightest, gamma)
     # A negative's beam stop and frame are brighter than all else, and may hide what it is.
     found, errors = [], []
-    for negative in (None, True):
+    for negative in (None, True) if pixel_values.light(np.asarray(image)) else (None,):
         try:
             pixels = prepared(image, mask, negative)
-            found.append(_found(pixels, *options))
         except PatternError as error:
             errors.append(error)
-        else:
-            if pixels.negative:
-                break
+            continue
+        ways = [(pixels, width)]
+        if width is None and (radius := discs.radius(pixels)):
+            ways.append((discs.summed(pixels, radius), discs.PEAK * radius * pixels.factor))
+        for one, wide in ways:
+            try:
+                found.append(_found(one, centre, wide, *options))
+            except PatternError as error:
+                errors.append(error)
+        if found and pixels.negative:
+            break
     if not found:
         raise errors[0]
     return max(found, key=lambda one: len(one.position))
@@ -288,7 +293,7 @@ def _anywhere(pixels: Pixels, width: float | None, threshold: float) -> tuple[Pe
     if hot.any():
         measured &= ~hot
         image[hot] = ndimage.median_filter(image, 5)[hot]
-    under = background.estimate(image, level, measured, width, None, pixels.gain)
+    under = pixels.under or background.estimate(image, level, measured, width, None, pixels.gain)
     residual = np.where(measured, image - under.level, 0.0)
     return peaks.find(residual, measured, under, width, threshold), width
 
@@ -306,13 +311,15 @@ def _around(
     rows, columns = np.indices(image.shape)
     radius = np.hypot(columns - centre[0], rows - centre[1])
     level = background.level_of(image, measured, radius, pixels.gain)
-    beam = background.beam_radius(level, radius)
-    if beam_stop:
+    beam = background.beam_radius(level, radius) if pixels.under is None else 0.0
+    if beam_stop and pixels.under is None:
         hidden = background.stopped(image, measured, level, radius, width, pixels.gain)
         if hidden.any():
             measured = measured & ~hidden
             level = background.level_of(image, measured, radius, pixels.gain)
-    under = background.estimate(image, level, measured, width, radius, pixels.gain)
+    under = pixels.under or background.estimate(
+        image, level, measured, width, radius, pixels.gain
+    )
     residual = np.where(measured, image - under.level, 0.0)
     found = peaks.find(residual, measured, under, width, threshold)
     away = np.linalg.norm(found.position - centre, axis=1)

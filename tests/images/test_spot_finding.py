@@ -339,7 +339,7 @@ def test_grey_levels_may_be_a_power_of_counts_unless_they_are_single_electrons(m
     shown = np.rint(255 * np.minimum(counts / counts.max(), 1) ** 0.7)
     export = find_spots(shown)
     assert export.power_error == 0.2
-    assert any("power of counts" in n or "gamma of" in n for n in export.notes)
+    assert any("power of the counts" in n or "gamma of" in n for n in export.notes)
     assert find_spots(shown, gamma=0.7).power_error is None
     assert find_spots(image).power_error is None
 

@@ -1,0 +1,146 @@
+"""Spots that are discs, as a convergent beam makes them (nanobeam diffraction, 4D-STEM).
+
+What lies in a disc about a point, less what lies around it, is a peak where the point is the disc's
+middle, narrow and as strong as the disc: such an image is searched like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+from scipy.signal import fftconvolve
+from skimage.feature import peak_local_max
+from skimage.measure import block_reduce
+
+from dd2d_jax.images import background
+from dd2d_jax.images.background import Background
+from dd2d_jax.images.grey_levels import Pixels
+
+# A peak's standard deviation, in radii of the disc.
+PEAK = 0.2
+# The ring around a disc that is subtracted, in radii.
+_RING = 1.15, 1.6
+# Radii are looked for in an image of so many pixels a side: from the least that is no spot like
+# any other up to this share of the image, in steps.
+_SIDE, _LEAST, _MOST, _STEP = 256, 4.5, 0.1, 1.1
+# So many of the strongest tell the radius, and of so many that stand this far above the noise the
+# flatness is looked at.
+_TELL, _LOOKED, _ABOVE = 8, 40, 8.0
+# At a disc's rim it is nearly as bright as in its middle; a Gaussian has 0.58 there.
+# Noise is that of means over so many pixels: a scintillator's is not white.
+_MEANS = 2
+_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.15), 6
+
+
+def radius(pixels: Pixels) -> float | None:
+    """The radius of an image's discs, pixels; None where its spots are none."""
+    factor = -(-max(pixels.image.shape) // _SIDE)
+    image, share, full = (
+        block_reduce(x, factor, how)
+        for x, how in (
+            (pixels.image, np.mean), (pixels.measured * 1.0, np.min), (pixels.full, np.max),
+        )
+    )  # fmt: skip
+    measured = share > 0
+    strength, best = 0.0, None
+    steps = int(np.log(_MOST * min(image.shape) / _LEAST) / np.log(_STEP)) + 1
+    for r in _LEAST * _STEP ** np.arange(max(steps, 0)):
+        light, _ = _summed(image, measured, r)
+        reach = int(np.ceil(1.5 * r))
+        found = peak_local_max(
+            light, min_distance=reach, exclude_border=reach, num_peaks=_LOOKED
+        )
+        if len(found) <= _TELL:
+            break
+        # As a matched filter has it. The rim of a bright beam has maxima, too: the median.
+        told = np.median(light[tuple(found.T)][: _TELL + 1]) * r
+        if told > strength:
+            strength, best = told, (r, light, found)
+    if best is None or best[0] == _LEAST:
+        return None
+    r, light, found = best
+    away = _away(1.5 * r)
+    n = away.shape[0] // 2
+    rims = []
+    for row, column in found[light[tuple(found.T)] > _ABOVE * background.mad(light)]:
+        part = np.s_[row - n : row + n + 1, column - n : column + n + 1]
+        whole = image[part].shape == away.shape and measured[part].all()
+        if not whole or full[part][away < r].any():
+            continue
+        around = np.median(image[part][away > 1.2 * r])
+        inner = image[part][away < _INNER * r].mean() - around
+        rim = image[part][(away > _INNER * r) & (away < _RIM * r)].mean() - around
+        rims.append(rim / inner if inner > 0 else 0.0)
+    flat = len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]
+    return float(r * factor) if flat else None
+
+
+def summed(pixels: Pixels, radius: float) -> Pixels:
+    """An image whose discs have become peaks of a standard deviation of `PEAK` radii."""
+    # The flanks of a disc do not tell what its flat top was.
+    full = background.grown(pixels.full, radius)
+    note = (
+        f"the spots are discs of a radius of {radius * pixels.factor:.0f} pixels, as of a "
+        "convergent beam: they were summed over these"
+    )
+    image, around = _summed(pixels.image, pixels.measured, radius)
+    disc, ring = (np.pi * radius**2 * x for x in (1, _RING[1] ** 2 - _RING[0] ** 2))
+    if pixels.gain:  # few counts: as many as around, and one
+        white = pixels.gain * (around + pixels.gain / ring)
+    else:
+        white = _white(pixels.image, pixels.measured, radius)
+    variance = white * (1 / disc + 1 / ring)
+    under = Background(
+        np.zeros(image.shape), variance / background.passed(PEAK * radius) ** 2, 0.0
+    )
+    return dataclasses.replace(
+        pixels, image=image, full=full, gain=None, step=None, notes=[*pixels.notes, note],
+        under=under,
+    )  # fmt: skip
+
+
+def _white(image: np.ndarray, measured: np.ndarray, radius: float) -> np.ndarray:
+    """(H, W) variance of white noise that is as much as an image's in means over some pixels.
+
+    From differences between places nearby, of which few lie across a disc's rim.
+    """
+    smooth = ndimage.uniform_filter(image, _MEANS)
+    known = measured & np.roll(measured, 2 * _MEANS, 1)
+    apart = np.abs(smooth - np.roll(smooth, 2 * _MEANS, 1)) / np.sqrt(2)
+    side = int(np.clip(4 * radius, 24, max(min(image.shape) // 4, 24)))
+    typical = background.tiled(apart, known, side, lambda v: float(np.median(v)) ** 2, 0.8)
+    return (1.4826 * _MEANS) ** 2 * np.maximum(typical, 1e-12)
+
+
+def _summed(
+    image: np.ndarray, measured: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) mean in a disc about each pixel, less that in a ring around it, at least 0; and that
+    in the ring.
+    """
+    away = _away(_RING[1] * radius)
+    disc = np.clip(radius + 0.5 - away, 0, 1)
+    ring = np.clip(_RING[1] * radius + 0.5 - away, 0, 1) * np.clip(
+        away - _RING[0] * radius + 0.5, 0, 1
+    )
+    inside, whole = _mean(image, measured, disc)
+    around, some = _mean(image, measured, ring)
+    usable = (whole > 0.8) & (some > 0.3)
+    return np.where(usable, np.maximum(inside - around, 0), 0.0), np.maximum(around, 0)
+
+
+def _mean(
+    image: np.ndarray, measured: np.ndarray, kernel: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) means of the measured pixels under a kernel, and the share of it that was measured."""
+    share = fftconvolve(measured * 1.0, kernel / kernel.sum(), mode="same")
+    light = fftconvolve(np.where(measured, image, 0.0), kernel / kernel.sum(), mode="same")
+    return light / np.maximum(share, 1e-6), share
+
+
+def _away(reach: float) -> np.ndarray:
+    """(2n + 1, 2n + 1) distances from the middle, up to `reach` and a pixel along the axes."""
+    n = int(np.ceil(reach)) + 1
+    return np.hypot(*np.mgrid[-n : n + 1, -n : n + 1])

@@ -1,0 +1,48 @@
+"""Spots that are discs, as of a convergent beam, are summed over them and found like any others."""
+
+import drawn
+import numpy as np
+import pytest
+
+from dd2d_jax.images import discs
+from dd2d_jax.images.grey_levels import prepared
+from dd2d_jax.images.spot_finding import find_spots
+
+CENTRE = (128.4, 126.7)
+
+
+@pytest.mark.parametrize(("radius", "spacing"), [(7, 35), (9, 35), (12, 40), (15, 45)])
+def test_discs_are_found_and_their_intensities_are_those_of_the_discs(radius, spacing):
+    places, strength = drawn.lattice(centre=CENTRE, spacing=spacing)
+    image = drawn.counted(drawn.discs(places, strength, radius, centre=CENTRE))
+    assert discs.radius(prepared(image, None)) == pytest.approx(radius, rel=0.15)
+    spots = find_spots(image)
+    np.testing.assert_allclose(spots.centre, CENTRE, atol=0.5)
+    assert any("discs of a radius" in note for note in spots.notes)
+    away = np.linalg.norm(spots.position[:, None] - places, axis=-1)
+    assert (away.min(1) < 0.3 * radius).mean() > 0.95
+    # Those that the image's edge cuts are no whole discs.
+    inside = (np.abs(places - 128) < 128 - 1.5 * radius).all(1)
+    assert (away.min(0)[inside] < 0.3 * radius).all()
+    one = away.argmin(0)[inside]
+    assert np.std(np.log(spots.intensity[one] / strength[inside])) < 0.08
+
+
+def test_of_few_electrons_the_noise_is_not_taken_for_discs():
+    places, strength = drawn.lattice(centre=CENTRE, spacing=40)
+    image = drawn.counted(drawn.discs(places, strength, 12, centre=CENTRE, peak=0.3))
+    spots = find_spots(image)
+    away = np.linalg.norm(spots.position[:, None] - places, axis=-1)
+    assert len(spots.position) >= 12 and (away.min(1) < 0.3 * 12).mean() > 0.9
+
+
+@pytest.mark.parametrize("top", [np.inf, 120.0])
+@pytest.mark.parametrize("width", [1.6, 3.0, 6.0])
+def test_spots_that_are_no_discs_are_none_however_wide_or_saturated(width, top):
+    places, strength = drawn.lattice(centre=CENTRE, spacing=45)
+    image = drawn.expected(places, strength, centre=CENTRE, width=width)
+    assert discs.radius(prepared(np.minimum(drawn.counted(image), top), None)) is None
+
+
+def test_noise_has_no_discs():
+    assert discs.radius(prepared(drawn.counted(np.full((256, 256), 5.0)), None)) is None
