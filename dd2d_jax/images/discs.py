@@ -28,10 +28,11 @@ _SIDE, _LEAST, _MOST, _STEP = 256, 4.5, 0.1, 1.1
 # So many of the strongest tell the radius, and of so many that stand this far above the noise the
 # flatness is looked at.
 _TELL, _LOOKED, _ABOVE = 8, 40, 8.0
-# At a disc's rim it is nearly as bright as in its middle; a Gaussian has 0.58 there.
+# A disc is nearly as bright towards its rim as in its middle: beyond so much of the radius, and up
+# to so much. A Gaussian has 0.58 there.
+_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.15), 6
 # Noise is that of means over so many pixels: a scintillator's is not white.
 _MEANS = 2
-_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.15), 6
 
 
 def radius(pixels: Pixels) -> float | None:
@@ -61,20 +62,28 @@ def radius(pixels: Pixels) -> float | None:
     if best is None or best[0] == _LEAST:
         return None
     r, light, found = best
-    away = _away(1.5 * r)
-    n = away.shape[0] // 2
-    rims = []
-    for row, column in found[light[tuple(found.T)] > _ABOVE * background.mad(light)]:
-        part = np.s_[row - n : row + n + 1, column - n : column + n + 1]
-        whole = image[part].shape == away.shape and measured[part].all()
-        if not whole or full[part][away < r].any():
-            continue
-        around = np.median(image[part][away > 1.2 * r])
-        inner = image[part][away < _INNER * r].mean() - around
-        rim = image[part][(away > _INNER * r) & (away < _RIM * r)].mean() - around
-        rims.append(rim / inner if inner > 0 else 0.0)
+    bright = found[light[tuple(found.T)] > _ABOVE * background.mad(light)]
+    rims = _rims(image, measured & ~full, bright, r)
     flat = len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]
     return float(r * factor) if flat else None
+
+
+def _rims(
+    image: np.ndarray, usable: np.ndarray, places: np.ndarray, radius: float
+) -> list[float]:
+    """How bright spots at places (row, column) are towards their rim, relative to their middle."""
+    away = _away(_RING[1] * radius)
+    n = away.shape[0] // 2
+    rims = []
+    for row, column in places:
+        part = np.s_[row - n : row + n + 1, column - n : column + n + 1]
+        if image[part].shape != away.shape or not usable[part][away < radius].all():
+            continue
+        values = image[part] - np.median(image[part][away > _RING[0] * radius])
+        inner = values[away < _INNER * radius].mean()
+        rim = values[(away > _INNER * radius) & (away < _RIM * radius)].mean()
+        rims.append(rim / inner if inner > 0 else 0.0)
+    return rims
 
 
 def summed(pixels: Pixels, radius: float) -> Pixels:
