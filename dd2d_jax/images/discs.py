@@ -7,10 +7,10 @@ middle, narrow and as strong as the disc: such an image is searched like any oth
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
-from scipy.signal import fftconvolve
+from scipy import fft, ndimage
 from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
@@ -24,13 +24,13 @@ PEAK = 0.2
 _RING = 1.15, 1.6
 # Radii are looked for in an image of so many pixels a side: from the least that is no spot like
 # any other up to this share of the image, in steps.
-_SIDE, _LEAST, _MOST, _STEP = 256, 4.5, 0.1, 1.1
+_SIDE, _LEAST, _MOST, _STEP = 256, 4.5, 0.1, 1.15
 # So many of the strongest tell the radius, and of so many that stand this far above the noise the
 # flatness is looked at.
 _TELL, _LOOKED, _ABOVE = 8, 40, 8.0
 # A disc is nearly as bright towards its rim as in its middle: beyond so much of the radius, and up
 # to so much. A Gaussian has 0.58 there.
-_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.15), 6
+_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.25), 6
 # Noise is that of means over so many pixels: a scintillator's is not white.
 _MEANS = 2
 
@@ -45,10 +45,10 @@ def radius(pixels: Pixels) -> float | None:
         )
     )  # fmt: skip
     measured = share > 0
-    strength, best = 0.0, None
-    steps = int(np.log(_MOST * min(image.shape) / _LEAST) / np.log(_STEP)) + 1
-    for r in _LEAST * _STEP ** np.arange(max(steps, 0)):
-        light, _ = _summed(image, measured, r)
+    strength, best, most = 0.0, None, _MOST * min(image.shape)
+    summed = _summing(image, measured, most)
+    for r in np.exp(np.arange(np.log(_LEAST), np.log(most), np.log(_STEP))):
+        light, _ = summed(r)
         reach = int(np.ceil(1.5 * r))
         found = peak_local_max(
             light, min_distance=reach, exclude_border=reach, num_peaks=_LOOKED
@@ -59,7 +59,7 @@ def radius(pixels: Pixels) -> float | None:
         told = np.median(light[tuple(found.T)][: _TELL + 1]) * r
         if told > strength:
             strength, best = told, (r, light, found)
-    if best is None or best[0] == _LEAST:
+    if best is None or best[0] < _LEAST * 1.001:
         return None
     r, light, found = best
     bright = found[light[tuple(found.T)] > _ABOVE * background.mad(light)]
@@ -94,7 +94,7 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
         f"the spots are discs of a radius of {radius * pixels.factor:.0f} pixels, as of a "
         "convergent beam: they were summed over these"
     )
-    image, around = _summed(pixels.image, pixels.measured, radius)
+    image, around = _summing(pixels.image, pixels.measured, radius)(radius)
     disc, ring = (np.pi * radius**2 * x for x in (1, _RING[1] ** 2 - _RING[0] ** 2))
     if pixels.gain:  # few counts: as many as around, and one
         white = pixels.gain * (around + pixels.gain / ring)
@@ -123,30 +123,39 @@ def _white(image: np.ndarray, measured: np.ndarray, radius: float) -> np.ndarray
     return (1.4826 * _MEANS) ** 2 * np.maximum(typical, 1e-12)
 
 
-def _summed(
-    image: np.ndarray, measured: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) mean in a disc about each pixel, less that in a ring around it, at least 0; and that
-    in the ring.
+def _summing(
+    image: np.ndarray, measured: np.ndarray, most: float
+) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+    """What makes of a radius up to `most`, for each pixel of an image (H, W), the mean in a disc
+    about it less that in a ring around it, at least 0; and the mean in the ring.
     """
-    away = _away(_RING[1] * radius)
-    disc = np.clip(radius + 0.5 - away, 0, 1)
-    ring = np.clip(_RING[1] * radius + 0.5 - away, 0, 1) * np.clip(
-        away - _RING[0] * radius + 0.5, 0, 1
+    height, width = image.shape
+    reach = len(_away(_RING[1] * most)) // 2
+    shape = [fft.next_fast_len(n + 2 * reach, real=True) for n in image.shape]
+    light, share = (
+        fft.rfft2(x, shape) for x in (np.where(measured, image, 0.0), measured.astype(float))
     )
-    inside, whole = _mean(image, measured, disc)
-    around, some = _mean(image, measured, ring)
-    usable = (whole > 0.8) & (some > 0.3)
-    return np.where(usable, np.maximum(inside - around, 0), 0.0), np.maximum(around, 0)
 
+    def mean(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the measured pixels under it, and the share of it that was measured."""
+        n = len(kernel) // 2
+        there = fft.rfft2(kernel / kernel.sum(), shape)
+        total, seen = (
+            fft.irfft2(x * there, shape)[n : n + height, n : n + width] for x in (light, share)
+        )
+        return total / np.maximum(seen, 1e-6), seen
 
-def _mean(
-    image: np.ndarray, measured: np.ndarray, kernel: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) means of the measured pixels under a kernel, and the share of it that was measured."""
-    share = fftconvolve(measured * 1.0, kernel / kernel.sum(), mode="same")
-    light = fftconvolve(np.where(measured, image, 0.0), kernel / kernel.sum(), mode="same")
-    return light / np.maximum(share, 1e-6), share
+    def summed(radius: float) -> tuple[np.ndarray, np.ndarray]:
+        away = _away(_RING[1] * radius)
+        disc, inner, outer = (
+            np.clip(x * radius + 0.5 - away, 0, 1) for x in (1.0, *_RING)
+        )
+        inside, whole = mean(disc)
+        around, some = mean(outer - inner)
+        usable = (whole > 0.8) & (some > 0.3)
+        return np.where(usable, np.maximum(inside - around, 0), 0.0), np.maximum(around, 0)
+
+    return summed
 
 
 def _away(reach: float) -> np.ndarray:
