@@ -19,6 +19,8 @@ With --cameras also
 With --stacks of 3 to 9 layers of hexagonal crystals, each shifted by a third of the cell's
 diagonal against the one below, as in rhombohedral Bi2Se3: most rods of a layer's cell cancel.
 
+With --discs as of a convergent beam: spots are discs of 0.15 to 0.35 of their least distance.
+
 DIR/abtem holds the images and truth.csv; `told` is the scale that the program is told, up to 2 %
 off, in 1/angstrom per pixel.
 """
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--avoid", type=Path, help="truth.csv whose crystals are not taken")
     parser.add_argument("--stacks", action="store_true", help="of shifted layers")
+    parser.add_argument("--discs", action="store_true", help="spots are discs")
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=_USUAL)
     args = parser.parse_args()
     folder = args.out / "abtem"
@@ -101,7 +104,7 @@ def main() -> None:
         if exposed is None:
             continue
         number = len(truth) // len(args.cameras)
-        truth += _images(entry.uid, exposed, folder, number, args.cameras, random)
+        truth += _images(entry.uid, exposed, folder, number, args.cameras, random, args.discs)
         print(f"{number + 1} of {args.count}: {entry.uid}", flush=True)
     with (folder / "truth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, truth[0])
@@ -175,9 +178,12 @@ def _images(
     number: int,
     cameras: Sequence[str],
     random: np.random.Generator,
+    discs: bool = False,
 ) -> list[dict[str, Any]]:
     scale = random.uniform(0.0024, 0.0032)
-    electrons, stop = picture(exposed, scale, random)
+    least = float(np.linalg.norm(exposed.q, axis=1).min()) / scale
+    radius = least * random.uniform(0.15, 0.35) if discs else None
+    electrons, stop = picture(exposed, scale, random, radius)
     told = scale * (1 + random.uniform(-0.02, 0.02))
     rows = []
     for camera in cameras:
@@ -195,9 +201,12 @@ def _images(
 
 
 def picture(
-    exposed: Exposure, scale: float, random: np.random.Generator
+    exposed: Exposure, scale: float, random: np.random.Generator, disc: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Electrons' density (SIZE, SIZE), 1 in all behind the beam stop, and where that is."""
+    """Electrons' density (SIZE, SIZE), 1 in all behind the beam stop, and where that is.
+
+    `disc`: the radius of its spots, pixels; None for Gaussians.
+    """
     angle, stretch, axis = random.uniform(0, [2 * np.pi, 0.012, np.pi])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([1, random.choice([-1, 1])])
@@ -211,11 +220,16 @@ def picture(
     at = exposed.q @ turn.T @ ellipse.T / scale + centre
     spots = [*zip(at, exposed.intensity, [width] * len(at), strict=True)]
     for (px, py), value, wide in (*spots, (centre, 1 - total, 1.3 * width)):
+        reach = 6 * wide + (disc or 0)
         rows, columns = (
-            slice(max(int(p - 6 * wide) - 2, 0), max(int(p + 6 * wide) + 2, 0)) for p in (py, px)
+            slice(max(int(p - reach) - 2, 0), max(int(p + reach) + 2, 0)) for p in (py, px)
         )
-        far = (x[rows, columns] - px) ** 2 + (y[rows, columns] - py) ** 2
-        out[rows, columns] += value * np.exp(-far / (2 * wide**2)) / (2 * np.pi * wide**2)
+        far = np.hypot(x[rows, columns] - px, y[rows, columns] - py)
+        if disc is None:
+            shape = np.exp(-(far**2) / (2 * wide**2)) / (2 * np.pi * wide**2)
+        else:
+            shape = 1 / (1 + np.exp(np.minimum((far - disc) / 0.7, 500))) / (np.pi * disc**2)
+        out[rows, columns] += value * shape
     dx, dy = x - centre[0], y - centre[1]
     radius = np.hypot(dx, dy)
     halo = np.exp(-radius * scale / 0.12) + 0.15 * np.exp(-radius * scale / 0.4)

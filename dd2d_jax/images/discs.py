@@ -24,7 +24,7 @@ PEAK = 0.2
 _RING = 1.15, 1.6
 # Radii are looked for in an image of so many pixels a side: from the least that is no spot like
 # any other up to this share of the image, in steps.
-_SIDE, _LEAST, _MOST, _STEP = 256, 4.5, 0.1, 1.15
+_SIDE, _LEAST, _MOST, _STEP = 256, 3.0, 0.1, 1.15
 # So many of the strongest tell the radius, and of so many that stand this far above the noise the
 # flatness is looked at.
 _TELL, _LOOKED, _ABOVE = 8, 40, 8.0

@@ -151,7 +151,7 @@ def find_spots(
             break
     if not found:
         raise errors[0]
-    return max(found, key=lambda one: len(one.position))
+    return max(found, key=_symmetry)
 
 
 def _found(
@@ -388,24 +388,35 @@ def _enlarged(values: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.nda
 def _asymmetry(found: SpotList, least: float) -> str:
     """What is wrong where a smaller share of the strong spots has one opposite, else empty."""
     strong = np.argsort(-found.intensity)[:60]
-    opposite = 2 * found.centre - found.position[strong]
-    place = np.rint(opposite[:, ::-1]).astype(int)
-    inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
-    inside[inside] &= found.measured[tuple(place[inside].T)]
-    if inside.sum() < 3:
+    near, chance = _mates(found, strong)
+    if len(near) < 3:
         return ""
-    # Distortions of the camera grow with the distance from the centre.
-    distance, _ = cKDTree(found.position).query(opposite[inside])
-    away = np.linalg.norm(opposite[inside] - found.centre, axis=1)
-    near = np.maximum(2 * found.width, 0.03 * away)
-    spread = len(found.position) / np.prod([float(n) for n in found.measured.shape])
-    chance = 1 - np.exp(-np.pi * near**2 * spread)
     # Above what as many spots anywhere would give.
-    share = ((distance < near).mean() - chance.mean()) / max(1 - chance.mean(), 0.05)
+    share = (near.mean() - chance.mean()) / max(1 - chance.mean(), 0.05)
     if share >= least:
         return ""
     return (
-        f"this is not the diffraction pattern of a lattice: of its {inside.sum()} strongest spots "
-        f"only {(distance < near).mean():.0%} have a spot opposite them; if it is one, give "
+        f"this is not the diffraction pattern of a lattice: of its {len(near)} strongest spots "
+        f"only {near.mean():.0%} have a spot opposite them; if it is one, give "
         "--centre, or hide what does not belong to it with --mask"
     )
+
+
+def _symmetry(found: SpotList) -> float:
+    """How many spots have one opposite, beyond chance, less those that have none."""
+    near, chance = _mates(found, np.arange(len(found.position)))
+    return float((near - chance).sum() - (~near).sum())
+
+
+def _mates(found: SpotList, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of spots whose opposite lies on the image: whether one is there, and how likely by chance."""
+    opposite = 2 * found.centre - found.position[rows]
+    place = np.rint(opposite[:, ::-1]).astype(int)
+    inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
+    inside[inside] &= found.measured[tuple(place[inside].T)]
+    # Distortions of the camera grow with the distance from the centre.
+    distance, _ = cKDTree(found.position).query(opposite[inside])
+    away = np.linalg.norm(opposite[inside] - found.centre, axis=1)
+    reach = np.maximum(2 * found.width, 0.03 * away)
+    spread = len(found.position) / np.prod([float(n) for n in found.measured.shape])
+    return distance < reach, 1 - np.exp(-np.pi * reach**2 * spread)
