@@ -48,7 +48,7 @@ def radius(pixels: Pixels) -> float | None:
     strength, best, most = 0.0, None, _MOST * min(image.shape)
     summed = _summing(image, measured, most)
     for r in np.exp(np.arange(np.log(_LEAST), np.log(most), np.log(_STEP))):
-        light, _ = summed(r)
+        light, around = summed(r)
         reach = int(np.ceil(1.5 * r))
         found = peak_local_max(
             light, min_distance=reach, exclude_border=reach, num_peaks=_LOOKED
@@ -58,11 +58,13 @@ def radius(pixels: Pixels) -> float | None:
         # As a matched filter has it. The rim of a bright beam has maxima, too: the median.
         told = np.median(light[tuple(found.T)][: _TELL + 1]) * r
         if told > strength:
-            strength, best = told, (r, light, found)
+            strength, best = told, (r, light, around, found)
     if best is None or best[0] < _LEAST * 1.001:
         return None
-    r, light, found = best
-    bright = found[light[tuple(found.T)] > _ABOVE * background.mad(light)]
+    r, light, around, found = best
+    gain = pixels.gain and pixels.gain / factor**2
+    noise = np.sqrt(_variance(image, measured, r, around, gain))
+    bright = found[(light > _ABOVE * noise)[tuple(found.T)]]
     rims = _rims(image, measured & ~full, bright, r)
     flat = len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]
     return float(r * factor) if flat else None
@@ -95,12 +97,7 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
         "convergent beam: they were summed over these"
     )
     image, around = _summing(pixels.image, pixels.measured, radius)(radius)
-    disc, ring = (np.pi * radius**2 * x for x in (1, _RING[1] ** 2 - _RING[0] ** 2))
-    if pixels.gain:  # few counts: as many as around, and one
-        white = pixels.gain * (around + pixels.gain / ring)
-    else:
-        white = _white(pixels.image, pixels.measured, radius)
-    variance = white * (1 / disc + 1 / ring)
+    variance = _variance(pixels.image, pixels.measured, radius, around, pixels.gain)
     under = Background(
         np.zeros(image.shape), variance / background.passed(PEAK * radius) ** 2, 0.0
     )
@@ -110,17 +107,25 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
     )  # fmt: skip
 
 
-def _white(image: np.ndarray, measured: np.ndarray, radius: float) -> np.ndarray:
-    """(H, W) variance of white noise that is as much as an image's in means over some pixels.
-
-    From differences between places nearby, of which few lie across a disc's rim.
-    """
+def _variance(
+    image: np.ndarray,
+    measured: np.ndarray,
+    radius: float,
+    around: np.ndarray,
+    gain: float | None,
+) -> np.ndarray:
+    """(H, W) of the noise in an image that was summed over discs; `around` as `_summing` has it."""
+    disc, ring = (np.pi * radius**2 * x for x in (1, _RING[1] ** 2 - _RING[0] ** 2))
+    if gain:  # few counts: as many as around, and one
+        return gain * (around + gain / ring) * (1 / disc + 1 / ring)
+    # Differences between places nearby: few lie across a disc's rim.
     smooth = ndimage.uniform_filter(image, _MEANS)
     known = measured & np.roll(measured, 2 * _MEANS, 1)
     apart = np.abs(smooth - np.roll(smooth, 2 * _MEANS, 1)) / np.sqrt(2)
     side = int(np.clip(4 * radius, 24, max(min(image.shape) // 4, 24)))
     typical = background.tiled(apart, known, side, lambda v: float(np.median(v)) ** 2, 0.8)
-    return (1.4826 * _MEANS) ** 2 * np.maximum(typical, 1e-12)
+    white = (1.4826 * _MEANS) ** 2 * np.maximum(typical, 1e-12)
+    return white * (1 / disc + 1 / ring)
 
 
 def _summing(
