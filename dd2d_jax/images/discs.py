@@ -27,7 +27,9 @@ _RING = 1.15, 1.6
 _SIDE, _LEAST, _MOST, _STEP = 256, 3.0, 0.1, 1.15
 # So many of the strongest tell the radius, and of so many that stand this far above the noise the
 # flatness is looked at.
-_TELL, _LOOKED, _ABOVE = 8, 40, 8.0
+_TELL, _LOOKED, _ABOVE = 8, 40, 5.0
+# The share of the pixels that are not brighter than what is taken for the brightest.
+_TOP = 0.98
 # A disc is nearly as bright towards its rim as in its middle: beyond so much of the radius, and up
 # to so much. A Gaussian has 0.58 there.
 _INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.25), 6
@@ -45,6 +47,27 @@ def radius(pixels: Pixels) -> float | None:
         )
     )  # fmt: skip
     measured = share > 0
+    gain = pixels.gain and pixels.gain / factor**2
+    # Where the beam is far brighter than its discs, its rim would tell.
+    for top in (np.quantile(image[measured], _TOP), image.max()):
+        best = _likeliest(np.minimum(image, top), measured)
+        if best is None:
+            continue
+        r, light, around, found = best
+        noise = np.sqrt(_variance(image, measured, r, around, gain))
+        bright = found[(light > _ABOVE * noise)[tuple(found.T)]]
+        rims = _rims(image, measured & ~full, bright, r)
+        if len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]:
+            return float(r * factor)
+    return None
+
+
+def _likeliest(
+    image: np.ndarray, measured: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray] | None:
+    """The radius of discs that are strongest as a matched filter has it, what `_summing` makes of
+    it and the places (n, 2), row and column, of the maxima; None where there are too few.
+    """
     strength, best, most = 0.0, None, _MOST * min(image.shape)
     summed = _summing(image, measured, most)
     for r in np.exp(np.arange(np.log(_LEAST), np.log(most), np.log(_STEP))):
@@ -55,19 +78,11 @@ def radius(pixels: Pixels) -> float | None:
         )
         if len(found) <= _TELL:
             break
-        # As a matched filter has it. The rim of a bright beam has maxima, too: the median.
         told = np.median(light[tuple(found.T)][: _TELL + 1]) * r
         if told > strength:
-            strength, best = told, (r, light, around, found)
-    if best is None or best[0] < _LEAST * 1.001:
-        return None
-    r, light, around, found = best
-    gain = pixels.gain and pixels.gain / factor**2
-    noise = np.sqrt(_variance(image, measured, r, around, gain))
-    bright = found[(light > _ABOVE * noise)[tuple(found.T)]]
-    rims = _rims(image, measured & ~full, bright, r)
-    flat = len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]
-    return float(r * factor) if flat else None
+            strength, best = told, (float(r), light, around, found)
+    # The least may be any other spot.
+    return best if best is not None and best[0] > _LEAST * 1.001 else None
 
 
 def _rims(

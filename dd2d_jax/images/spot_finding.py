@@ -5,6 +5,7 @@ Coordinates are pixels (column, row) with the middle of the first pixel at (0, 0
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -32,6 +33,8 @@ _PAIRED = 0.4
 # Where they have not, noise may look like spots: so many of the brightest are tried alone, and then
 # so many of them have one opposite.
 _BRIGHTEST, _PAIRED_BRIGHTEST = (40, 20, 12), 0.7
+# Of discs so many more have one opposite than have none.
+_MATED = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +142,16 @@ def find_spots(
         except PatternError as error:
             errors.append(error)
             continue
-        ways = [(pixels, width)]
+        try:
+            found.append(_found(pixels, centre, width, *options))
+        except PatternError as error:
+            errors.append(error)
         if width is None and (radius := discs.radius(pixels)):
-            ways.append((discs.summed(pixels, radius), discs.PEAK * radius * pixels.factor))
-        for one, wide in ways:
-            try:
-                found.append(_found(one, centre, wide, *options))
-            except PatternError as error:
-                errors.append(error)
+            summed, wide = discs.summed(pixels, radius), discs.PEAK * radius * pixels.factor
+            with contextlib.suppress(PatternError):
+                one = _found(summed, centre, wide, *options)
+                # A photograph has round spots of light, too.
+                found += [one] * (_symmetry(one) > _MATED)
         if found and pixels.negative:
             break
     if not found:
