@@ -204,10 +204,7 @@ def log_probabilities(
     none = 1 / (1 + np.exp(-np.clip(log_odds_none, -300, 300)))
     # What cannot be leaves its probability to none, but for a little.
     there = possible(weighing, strain, mates)
-    most = np.where(there, 1.0, _AT_MOST)
-    # Intensities that only their mates excuse tell nothing: none is as likely as before.
-    excused = there & (weighing.r1 > _told()["limits"]["r1"])
-    kept = np.minimum(1 - none, np.where(excused, 1 - NONE, most))
+    kept = np.where(there, 1 - none, min(1 - none, _AT_MOST))
     lost = float((np.exp(share) * (1 - none - kept)).sum())
     return share + np.log(np.maximum(kept, 1e-300)), float(none + lost)
 
