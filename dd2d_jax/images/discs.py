@@ -16,7 +16,7 @@ from skimage.measure import block_reduce
 
 from dd2d_jax.images import background
 from dd2d_jax.images.background import Background
-from dd2d_jax.images.grey_levels import Pixels
+from dd2d_jax.images.grey_levels import MAY_BE_POWER, Pixels, averaged_down
 
 # A peak's standard deviation, in radii of the disc.
 PEAK = 0.2
@@ -40,13 +40,8 @@ _MEANS = 2
 def radius(pixels: Pixels) -> float | None:
     """The radius of an image's discs, pixels; None where its spots are none."""
     factor = -(-max(pixels.image.shape) // _SIDE)
-    image, share, full = (
-        block_reduce(x, factor, how)
-        for x, how in (
-            (pixels.image, np.mean), (pixels.measured * 1.0, np.min), (pixels.full, np.max),
-        )
-    )  # fmt: skip
-    measured = share > 0
+    image, measured = averaged_down(pixels.image, pixels.measured, factor)
+    full = block_reduce(pixels.full, factor, np.max)
     gain = pixels.gain and pixels.gain / factor**2
     # Where the beam is far brighter than its discs, its rim would tell.
     for top in (np.quantile(image[measured], _TOP), image.max()):
@@ -107,7 +102,10 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
     """An image whose discs have become peaks of a standard deviation of `PEAK` radii."""
     # The flanks of a disc do not tell what its flat top was.
     full = background.grown(pixels.full, radius)
-    note = (
+    notes = [*pixels.notes]
+    if pixels.step is not None and pixels.power_error is not None:
+        notes.append(MAY_BE_POWER)
+    notes.append(
         f"the spots are discs of a radius of {radius * pixels.factor:.0f} pixels, as of a "
         "convergent beam: they were summed over these"
     )
@@ -116,9 +114,10 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
     under = Background(
         np.zeros(image.shape), variance / background.passed(PEAK * radius) ** 2, 0.0
     )
+    # The search takes hot pixels out of what it is given.
     return dataclasses.replace(
-        pixels, image=image, full=full, gain=None, step=None, notes=[*pixels.notes, note],
-        under=under,
+        pixels, image=image, measured=pixels.measured.copy(), full=full, gain=None, step=None,
+        notes=notes, under=under,
     )  # fmt: skip
 
 

@@ -20,6 +20,11 @@ _FEW = 5
 _LEVELS = 3 * 256
 # The power of counts that the grey levels of an export are is known as well as that.
 _POWER_ERROR = 0.2
+# What the user should know of that.
+MAY_BE_POWER = (
+    "the image has few grey levels, like an export for the screen: they may be a power of the "
+    "counts, which is allowed for (--gamma 1 if they are counts); raw counts are better"
+)
 # A mask leaves at least so many pixels.
 _LEAST_PIXELS = 256
 
@@ -56,9 +61,15 @@ class Pixels:
 
 
 def prepared(
-    image: np.ndarray, mask: np.ndarray | None, negative: bool | None = None
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    negative: bool | None = None,
+    gamma: float | None = None,
 ) -> Pixels:
-    """Check an image, tell what of it is measured, turn negatives over, average it down."""
+    """Check an image, tell what of it is measured, turn negatives over, average it down.
+
+    `gamma`: the power of counts that its grey levels are, if it is told; then it is undone.
+    """
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16:
         raise PatternError(f"an image of shape {image.shape}; at least 16 x 16 pixels are needed")
@@ -80,13 +91,13 @@ def prepared(
     if np.ptp(image[measured]) == 0:
         raise PatternError(f"the image has no spots: every pixel is {image[measured][0]:g}")
     factor = -(-max(image.shape) // _SIDE)
-    small, good = _averaged(image, measured, factor)
+    small, good = averaged_down(image, measured, factor)
     notes = []
     if negative is None:
         negative = pixel_values.negative(small, good)
     if negative:
         image = np.where(measured, image[measured].max() - image, 0.0)
-        small, good = _averaged(image, measured, factor)
+        small, good = averaged_down(image, measured, factor)
         notes.append("the image is a negative, its spots are dark: it was inverted")
     levels = np.unique(image[measured])
     step = float(np.median(np.diff(levels)))
@@ -97,7 +108,7 @@ def prepared(
         written = pixel_values.writing(image, measured)
         if written.any():
             measured = measured & ~written
-            small, good = _averaged(image, measured, factor)
+            small, good = averaged_down(image, measured, factor)
             notes.append("white letters or lines on the image were left out")
     full = pixel_values.saturated(image, measured, levels)
     if full.mean() > 0.25:
@@ -110,7 +121,10 @@ def prepared(
     gain = 1 / factor**2 if few else None
     # Film darkens by no fixed power, whatever it was scanned with.
     power = _POWER_ERROR if negative or exported else None
-    return Pixels(small, good, full, gain, step, power, factor, image.shape, negative, notes)
+    made = Pixels(small, good, full, gain, step, power, factor, image.shape, negative, notes)
+    if gamma is None:
+        return made
+    return dataclasses.replace(straightened(made, Tone(gamma)), step=None, power_error=None)
 
 
 def straightened(pixels: Pixels, tone: Tone) -> Pixels:
@@ -126,7 +140,7 @@ def straightened(pixels: Pixels, tone: Tone) -> Pixels:
     return dataclasses.replace(pixels, image=tone.counts(pixels.image), gain=None)
 
 
-def _averaged(
+def averaged_down(
     image: np.ndarray, measured: np.ndarray, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means (h, w) of the measured pixels, and where most were measured."""

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, optimize
 from scipy.interpolate import BSpline
-from skimage.measure import block_reduce
 
 from dd2d_jax.images import background
 from dd2d_jax.images.calibration import Calibration
 from dd2d_jax.images.centre import symmetry_centre
 from dd2d_jax.images.distortion import Mapping
+from dd2d_jax.images.grey_levels import averaged_down
 from dd2d_jax.images.pixel_values import unmeasured
 from dd2d_jax.util.errors import PatternError
 
@@ -163,9 +163,7 @@ def _ring_centre(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
     9, 724 (2012)).
     """
     factor = -(-max(image.shape) // _SIDE)
-    share = block_reduce(measured * 1.0, factor, np.mean)
-    small = block_reduce(image * measured, factor, np.mean) / np.maximum(share, 1e-9)
-    good = share > 0.5
+    small, good = averaged_down(image, measured, factor)
     soft = np.sqrt(np.maximum(background.blurred(small, good, 1.5), 0))
     uneven = np.where(good, soft - background.blurred(soft, good, max(small.shape) / 25), 0)
     rows, columns = np.indices(small.shape)

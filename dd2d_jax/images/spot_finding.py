@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from dd2d_jax.images import background, discs, peaks, pixel_values, response
 from dd2d_jax.images.background import Background
 from dd2d_jax.images.centre import Centre, find_centre
-from dd2d_jax.images.grey_levels import Pixels, prepared, straightened
+from dd2d_jax.images.grey_levels import MAY_BE_POWER, Pixels, prepared, straightened
 from dd2d_jax.images.peaks import Peaks
 from dd2d_jax.util.errors import PatternError
 
@@ -133,12 +133,12 @@ def find_spots(
             that does not fit the image, fewer than four spots above the noise, or spots without
             symmetry.
     """
-    options = (threshold, max_radius, beam_stop, brightest, gamma)
+    options = (threshold, max_radius, beam_stop, brightest)
     # A negative's beam stop and frame are brighter than all else, and may hide what it is.
     found, errors = [], []
     for negative in (None, True) if pixel_values.light(np.asarray(image)) else (None,):
         try:
-            pixels = prepared(image, mask, negative)
+            pixels = prepared(image, mask, negative, gamma)
         except PatternError as error:
             errors.append(error)
             continue
@@ -167,13 +167,12 @@ def _found(
     max_radius: float | None,
     beam_stop: bool,
     brightest: int | None,
-    gamma: float | None,
 ) -> SpotList:
     """See `find_spots`."""
     if width is not None:
         width = width / pixels.factor
     middle = None if centre is None else averaged(np.asarray(centre, float), pixels.factor)
-    pixels, first, width = _linear(pixels, gamma, width, threshold)
+    pixels, first, width = _linear(pixels, width, threshold)
     reach = np.inf if max_radius is None else max_radius / pixels.factor
     unsymmetric = None
     for most in (None, *_BRIGHTEST) if brightest is None else (brightest,):
@@ -257,33 +256,28 @@ def _doubts(place: Centre, pixels: Pixels) -> list[str]:
 
 
 def _linear(
-    pixels: Pixels, gamma: float | None, width: float | None, threshold: float
+    pixels: Pixels, width: float | None, threshold: float
 ) -> tuple[Pixels, Peaks, float]:
     """Pixels in proportion to counts, their spots before the centre is known, and their width."""
-    if gamma is not None:
-        tone = response.Tone(gamma)
-        pixels = dataclasses.replace(straightened(pixels, tone), power_error=None)
     first, wide = _anywhere(pixels, width, threshold)
-    if gamma is not None or pixels.step is None or pixels.image.min() < 0:
+    if pixels.step is None or pixels.image.min() < 0:
         return pixels, first, wide
     tone = response.tone(pixels.image, pixels.step, first.position[first.spot], wide)
     if tone.sure and pixels.power_error is not None:
         pixels = dataclasses.replace(pixels, power_error=_TOLD)
     if tone.linear:
-        if pixels.power_error is not None:
-            pixels.notes.append(
-                "the image has few grey levels, like an export for the screen: they may be a power "
-                "of the counts, which is allowed for (--gamma 1 if they are counts); raw counts "
-                "are better"
-            )
-        return pixels, first, wide
-    pixels = straightened(pixels, tone)
-    scale = "on a logarithmic scale" if tone.logs else f"after a gamma of {tone.power:.2f}"
-    pixels.notes.append(
-        f"strong spots are wider than weak ones, as {scale}, which was undone (--gamma 1 leaves "
-        "the grey levels as they are); raw counts are better"
-    )
-    return pixels, *_anywhere(pixels, width, threshold)
+        note = MAY_BE_POWER if pixels.power_error is not None else None
+    else:
+        pixels = straightened(pixels, tone)
+        scale = "on a logarithmic scale" if tone.logs else f"after a gamma of {tone.power:.2f}"
+        note = (
+            f"strong spots are wider than weak ones, as {scale}, which was undone (--gamma 1 "
+            "leaves the grey levels as they are); raw counts are better"
+        )
+        first, wide = _anywhere(pixels, width, threshold)
+    if note:
+        pixels = dataclasses.replace(pixels, notes=[*pixels.notes, note])
+    return pixels, first, wide
 
 
 def _anywhere(pixels: Pixels, width: float | None, threshold: float) -> tuple[Peaks, float]:
@@ -312,19 +306,11 @@ def _around(
     beam_stop: bool,
 ) -> SpotList:
     """Spots above a background that is a function of the distance from the centre."""
-    image, measured = pixels.image, pixels.measured
-    rows, columns = np.indices(image.shape)
-    radius = np.hypot(columns - centre[0], rows - centre[1])
-    level = background.level_of(image, measured, radius, pixels.gain)
-    beam = background.beam_radius(level, radius) if pixels.under is None else 0.0
-    if beam_stop and pixels.under is None:
-        hidden = background.stopped(image, measured, level, radius, width, pixels.gain)
-        if hidden.any():
-            measured = measured & ~hidden
-            level = background.level_of(image, measured, radius, pixels.gain)
-    under = pixels.under or background.estimate(
-        image, level, measured, width, radius, pixels.gain
-    )
+    image = pixels.image
+    if pixels.under is None:
+        under, measured, beam = _surroundings(pixels, centre, width, beam_stop)
+    else:
+        under, measured, beam = pixels.under, pixels.measured, 0.0
     residual = np.where(measured, image - under.level, 0.0)
     found = peaks.find(residual, measured, under, width, threshold)
     away = np.linalg.norm(found.position - centre, axis=1)
@@ -350,6 +336,24 @@ def _around(
         power_error=pixels.power_error,
         notes=tuple(pixels.notes),
     )
+
+
+def _surroundings(
+    pixels: Pixels, centre: np.ndarray, width: float, beam_stop: bool
+) -> tuple[Background, np.ndarray, float]:
+    """Background and noise about a centre, the pixels that no stop hides, and the beam's radius."""
+    image, measured = pixels.image, pixels.measured
+    rows, columns = np.indices(image.shape)
+    radius = np.hypot(columns - centre[0], rows - centre[1])
+    level = background.level_of(image, measured, radius, pixels.gain)
+    beam = background.beam_radius(level, radius)
+    if beam_stop:
+        hidden = background.stopped(image, measured, level, radius, width, pixels.gain)
+        if hidden.any():
+            measured = measured & ~hidden
+            level = background.level_of(image, measured, radius, pixels.gain)
+    under = background.estimate(image, level, measured, width, radius, pixels.gain)
+    return under, measured, beam
 
 
 def _rows(found: SpotList, rows: np.ndarray) -> SpotList:

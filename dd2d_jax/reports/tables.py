@@ -172,8 +172,8 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         )
     hidden = len(found.candidates) - len(shown)
     if hidden:
-        one = ("candidates", "are") if hidden > 1 else ("candidate", "is")
-        lines.append("{} further {} of less than 0.1 % {} not shown (--all)".format(hidden, *one))
+        noun, verb = ("candidates", "are") if hidden > 1 else ("candidate", "is")
+        lines.append(f"{hidden} further {noun} of less than 0.1 % {verb} not shown (--all)")
     return lines + undetermined(shown)
 
 

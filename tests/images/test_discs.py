@@ -28,6 +28,19 @@ def test_discs_are_found_and_their_intensities_are_those_of_the_discs(radius, sp
     assert np.std(np.log(spots.intensity[one] / strength[inside])) < 0.08
 
 
+def test_a_gamma_is_undone_before_discs_are_summed():
+    places, strength = drawn.lattice(centre=CENTRE, spacing=40)
+    image = drawn.discs(places, strength, 9, centre=CENTRE, peak=300.0) + 300
+    shown = (drawn.counted(image) / image.max()) ** 0.5
+    spots = find_spots(shown, gamma=0.5)
+    assert any("discs of a radius" in note for note in spots.notes)
+    away = np.linalg.norm(spots.position[:, None] - places, axis=-1)
+    one = away.argmin(1)
+    true = (away.min(1) < 3) & (strength[one] > 0.2)
+    assert true.sum() > 20
+    assert np.std(np.log(spots.intensity[true] / strength[one[true]])) < 0.1
+
+
 def test_of_few_electrons_the_noise_is_not_taken_for_discs():
     places, strength = drawn.lattice(centre=CENTRE, spacing=40)
     image = drawn.counted(drawn.discs(places, strength, 12, centre=CENTRE, peak=0.3))
