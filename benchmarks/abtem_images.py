@@ -104,7 +104,7 @@ def main() -> None:
         if exposed is None:
             continue
         number = len(truth) // len(args.cameras)
-        truth += _images(entry.uid, exposed, folder, number, args.cameras, random, args.discs)
+        truth += images(entry.uid, exposed, folder, number, args.cameras, random, args.discs)
         print(f"{number + 1} of {args.count}: {entry.uid}", flush=True)
     with (folder / "truth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, truth[0])
@@ -171,7 +171,7 @@ def expose(
     return Exposure(q, mean[place[:, 0], place[:, 1]], energy, rms)
 
 
-def _images(
+def images(
     uid: str,
     exposed: Exposure,
     folder: Path,

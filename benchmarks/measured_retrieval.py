@@ -9,6 +9,7 @@ as $DD2D_SHARED_DATA does; LIBRARY is made from c2db.db by `dd2d index`. Kinds:
 - kinematic, multislice: the same crystals' exact spot lists by this program, with the atoms' own B,
   energy and true scale; library of C2DB
 - experiment: measured images, library of the package
+- flake: flakes of bulk crystals by `abtem_flakes.py`, images in `flakes/`, library of the package
 
 Each is asked for without elements, with them (`elements`), and with the crystal and its structural
 twins left out of the library (`absent`). What is stated should hold where one crystal in ten is
@@ -47,7 +48,9 @@ from dd2d_jax.util import cache  # noqa: E402
 from dd2d_jax.util.errors import PatternError  # noqa: E402
 from dd2d_jax.util.progress import progress  # noqa: E402
 
-KINDS = ("image", "kinematic", "multislice", "experiment")
+KINDS = ("image", "kinematic", "multislice", "experiment", "flake")
+# With the library of the package.
+OWN = ("experiment", "flake")
 MODES = ("all", "elements", "absent")
 # Image: scale in 1/angstrom per pixel, energy in keV where it is known, and which crystals of the
 # package's library are a right answer; a second lattice's where there is one.
@@ -84,7 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("DD2D_SHARED_DATA"))
     parser.add_argument("--c2db", type=Path, help="library of c2db.db, from dd2d index")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[:4])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--limit", type=int, help="patterns of each kind, spread over all")
     parser.add_argument(
@@ -94,8 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.data is None:
         parser.error("say with --data where the measured patterns are")
-    if args.c2db is None and set(args.kinds) - {"experiment"}:
-        parser.error("all kinds but experiment need --c2db")
+    if args.c2db is None and set(args.kinds) - set(OWN):
+        parser.error(f"all kinds but {' and '.join(OWN)} need --c2db")
     cache.keep_compilations()
     model = dd2d_jax.load()
     libraries = {False: Library.load(args.c2db) if args.c2db else None, True: Library.load()}
@@ -105,7 +108,7 @@ def main() -> None:
         if args.limit and args.limit < len(cases):
             places = np.linspace(0, len(cases) - 1, args.limit).astype(int)
             cases = [cases[i] for i in places]
-        library = libraries[kind == "experiment"]
+        library = libraries[kind in OWN]
         for case in progress(cases, len(cases), kind):
             rows += _asked(case, library, model, args.modes, args.spots)
     summary = _summary(rows)
@@ -122,14 +125,15 @@ def _cases(kind: str, data: Path) -> list[Case]:
             for name, (scale, energy, uids) in EXPERIMENT.items()
             if (folder / name).exists()
         ]
-    with (data / "abtem" / "truth.csv").open(newline="") as file:
+    folder = data / ("flakes" if kind == "flake" else "abtem")
+    with (folder / "truth.csv").open(newline="") as file:
         truth = list(csv.DictReader(file))
-    if kind == "image":
+    if kind in ("image", "flake"):
         return [
             Case(
-                kind, row["image"], f"{kind} {row['detector']} {float(row['dose']):.0e}",
-                data / "abtem" / row["image"], float(row["told"]), float(row["energy"]),
-                (row["uid"],),
+                kind, row["image"],
+                f"{row.get('kind', kind)} {row['detector']} {float(row['dose']):.0e}",
+                folder / row["image"], float(row["told"]), float(row["energy"]), (row["uid"],),
             )
             for row in truth
         ]  # fmt: skip

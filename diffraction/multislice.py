@@ -263,6 +263,47 @@ def beam_intensities(
     )
 
 
+@functools.partial(jax.jit, static_argnames="grid")
+def scattering_matrix(
+    crystal: Crystal,
+    radiation: Electrons,
+    b_iso: jax.Array,
+    beams: jax.Array,
+    band: float,
+    grid: tuple[int, int],
+) -> jax.Array:
+    """What a layer makes of each of M beams, from its first atom to its last, untilted.
+
+    Layers on each other multiply: a flake's wave is a product of these and of phases.
+
+    Args:
+        crystal: one, without batch axes.
+        radiation: one energy.
+        b_iso: angstrom^2, a number.
+        beams: (M, 2) h and k; those behind the last that count may be padded with any.
+        band, grid: see `multislice`.
+
+    Returns:
+        (M, M) complex amplitudes, at [i, j] of beam i if beam j comes in with one. Atoms are thin
+        sheets.
+    """
+    dtype = crystal.positions.dtype
+    tilt = jnp.zeros(2, dtype)
+    strength = interaction(radiation, tilt, dtype) / _area(crystal.lattice)
+    atoms = jnp.sum(crystal.numbers > 0)
+    b_iso = jnp.broadcast_to(jnp.asarray(b_iso, dtype), crystal.numbers.shape)
+    one = jnp.zeros(grid, jnp.result_type(dtype, jnp.complex64))
+
+    def column(beam):
+        incident = one.at[beam[0], beam[1]].set(1.0)
+        wave = exit_wave(
+            crystal, radiation, b_iso, tilt, strength, band, grid, atoms, incident
+        )
+        return wave[beams[:, 0], beams[:, 1]]
+
+    return jax.vmap(column, out_axes=1)(beams)
+
+
 def interaction(radiation: Electrons, tilt: jax.Array, dtype=jnp.float32) -> jax.Array:
     """gamma lambda / cos(tilt): phase in radians for 1/angstrom of projected potential.
 
@@ -285,8 +326,9 @@ def exit_wave(
     band: float,
     grid: tuple[int, int],
     thin: jax.Array | None = None,
+    incident: jax.Array | None = None,
 ) -> jax.Array:
-    """Amplitudes of the beams (h, k) behind one crystal, at [h, k]; the incident beam has one.
+    """Amplitudes of the beams (h, k) behind one crystal, at [h, k].
 
     The beam runs against z, so that the atoms highest in z come first.
 
@@ -298,6 +340,7 @@ def exit_wave(
         strength: phase that a scattering amplitude of 1 angstrom makes, `interaction` / area.
         band, grid: see `multislice`.
         thin: an atom is one sheet, and there are so many at most; None: it is three.
+        incident: `grid`, amplitudes before the first atom; None: the beam (0, 0) has one.
 
     Returns:
         `grid`, complex.
@@ -339,7 +382,9 @@ def exit_wave(
         wave = jnp.where(kept, wave * _turn(way * qz), 0.0)
         return jnp.fft.fft2(jnp.fft.ifft2(wave) * through), None
 
-    first = jnp.zeros(grid, jnp.result_type(dtype, jnp.complex64)).at[0, 0].set(1.0)
+    first = incident
+    if first is None:
+        first = jnp.zeros(grid, jnp.result_type(dtype, jnp.complex64)).at[0, 0].set(1.0)
     if thin is not None:
         return jax.lax.fori_loop(
             0, thin, lambda i, wave: pass_sheet(wave, [x[i] for x in sheets])[0], first

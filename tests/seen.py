@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.build import graphene, mx2
+from ase.spacegroup import crystal
 
 import diffraction as dx
 
@@ -54,6 +55,40 @@ WANTED = {
 }
 
 
+def bulk(space_group: int, cell: tuple[float, ...], sites: dict[str, list]) -> Atoms:
+    symbols = [symbol for symbol, some in sites.items() for _ in some]
+    places = [place for some in sites.values() for place in some]
+    return crystal(symbols, places, spacegroup=space_group, cellpar=cell)
+
+
+def upright(atoms: Atoms) -> Atoms:
+    """With the second axis of an orthorhombic crystal up."""
+    order = [2, 0, 1]
+    return Atoms(
+        atoms.symbols, cell=atoms.cell.lengths()[order], pbc=True,
+        scaled_positions=atoms.get_scaled_positions()[:, order],
+    )  # fmt: skip
+
+
+# Of the literature: a few bulk crystals, their layers upon each other along the third axis.
+BULK = {
+    "1H-MoS2": bulk(
+        194, (3.16, 3.16, 12.294, 90, 90, 120),
+        {"Mo": [(1 / 3, 2 / 3, 1 / 4)], "S": [(1 / 3, 2 / 3, 0.621)]},
+    ),
+    "graphene": bulk(
+        194, (2.461, 2.461, 6.708, 90, 90, 120), {"C": [(0, 0, 1 / 4), (1 / 3, 2 / 3, 1 / 4)]}
+    ),
+    "BN": bulk(
+        194, (2.504, 2.504, 6.661, 90, 90, 120),
+        {"B": [(1 / 3, 2 / 3, 1 / 4)], "N": [(1 / 3, 2 / 3, 3 / 4)]},
+    ),
+    "phosphorene": upright(
+        bulk(64, (3.3136, 10.478, 4.3763, 90, 90, 90), {"P": [(0, 0.10168, 0.08056)]})
+    ),
+}  # fmt: skip
+
+
 def simulated(atoms: Atoms, energy: float = 80.0, q_max: float = 1.25) -> dx.Pattern:
     """As the microscope sees the crystal in its own cell, not in the library's setting."""
     return dx.simulate(dx.Crystal.from_ase(atoms), dx.Electrons(energy), q_max, 0.5)
@@ -63,3 +98,10 @@ def turned(pattern: dx.Pattern, degrees: float, mirrored: bool = False) -> dx.Pa
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     turn = np.diag([1, -1 if mirrored else 1]) @ np.array([[c, s], [-s, c]])
     return dataclasses.replace(pattern, q=pattern.q @ jnp.asarray(turn, jnp.float32))
+
+
+def bulk_slab(name: str, cells: int) -> Atoms:
+    """So many cells of a bulk crystal on each other, in vacuum."""
+    out = BULK[name] * (1, 1, cells)
+    out.center(vacuum=8, axis=2)
+    return out

@@ -161,6 +161,8 @@ def _about(candidate: Candidate, found: Found) -> str:
         facts.append(f"with a weak {candidate.superlattice} superlattice")
     if candidate.stacked:
         facts.append("as a stack of shifted layers")
+    if candidate.flake:
+        facts.append(f"as {candidate.flake}")
     lines = [" · ".join(filter(None, facts)), not_in_library(found)]
     if candidate.undetermined:
         lines += undetermined([candidate])

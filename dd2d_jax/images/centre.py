@@ -26,7 +26,9 @@ _HALO, _BEAM = 0.3, 0.3
 # 0.02 and rounder than this there, by 0.25; 74 % of its spots have mates of like intensity. About
 # the Laue circle's centre at most 81 % have: where nearly all have, a halo that is rounder about
 # another point is a slope of the background.
-_ROUND, _ROUNDER, _FAR_ROUNDER, _SUPPORTED, _CERTAIN = 0.5, 0.12, 0.35, 0.6, 0.9
+_ROUND, _CERTAIN, _AS_ROUND = 0.5, 0.9, 0.05
+# By so much rounder than about the spots' own centre where at most this share has mates about that.
+_ROUNDER = (0.12, 0.6), (0.2, 0.7), (0.35, _CERTAIN)
 # A second centre that is as good but for this much leaves the first unsure.
 _UNSURE = 0.03
 # The halo is looked at in an image of so many pixels a side.
@@ -72,7 +74,7 @@ def find_centre(
         width: standard deviation of a spot, pixels.
     """
     own = symmetry_centre(np.where(measured, image, np.median(image[measured])))
-    halo = _Halo(image, measured)
+    halo = _Halo(image, measured, position, 4 * width)
     tried = [own]
     if len(position) >= 4:
         tried += list(_votes(position, intensity))
@@ -96,11 +98,13 @@ def find_centre(
     best = order[0]
     apart = np.linalg.norm(places - places[best], axis=1) > 4 * width + 2
     close = [i for i in order if apart[i] and scores[i, 0] > scores[best, 0] - _UNSURE]
-    roundest = int(np.argmax(roundness))
+    # Of those that are about as round the one that spots speak for.
+    round_ = roundness > roundness.max() - _AS_ROUND
+    roundest = int(np.argmax(np.where(round_, scores[:, 0], -np.inf)))
     more = roundness[roundest] - roundness[best]
     support = float(scores[best, 1])
-    if roundness[roundest] > _ROUND and more > _ROUNDER and support < _CERTAIN:
-        if more > _FAR_ROUNDER or support < _SUPPORTED:
+    if roundness[roundest] > _ROUND and more > _ROUNDER[0][0] and support < _CERTAIN:
+        if any(more > rounder and support < share for rounder, share in _ROUNDER):
             best, close = roundest, [best, *close]
         else:
             close = [roundest, *close]
@@ -158,22 +162,40 @@ def _paired(
     return place, for_, float((root * like * tested).sum() / (root * tested).sum())
 
 
+def _within(shape: tuple[int, ...], points: np.ndarray, radius: float) -> np.ndarray:
+    """(H, W) True within `radius` of points (K, 2)."""
+    away = np.ones(shape, bool)
+    if len(points):
+        columns, rows = np.rint(points).astype(int).T
+        away[np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)] = False
+        away = ndimage.distance_transform_edt(away) > radius
+    return ~away
+
+
 class _Halo:
     """How round an image without its spots is about a point."""
 
-    def __init__(self, image: np.ndarray, measured: np.ndarray) -> None:
+    def __init__(
+        self, image: np.ndarray, measured: np.ndarray, spots: np.ndarray, radius: float
+    ) -> None:
         self.side = max(-(-max(image.shape) // _SMALL), 1)
         filled = np.where(measured, image, np.nan)
+        noise = 0.0
         with np.errstate(all="ignore"):
             import warnings
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 small = block_reduce(filled, self.side, np.nanmedian, cval=np.nan)
+                if np.nanmedian(small) == np.nanmin(small):
+                    # Single electrons: most medians are 0, and means are to be without spots.
+                    filled = np.where(_within(image.shape, spots, radius), np.nan, filled)
+                    small = block_reduce(filled, self.side, np.nanmean, cval=np.nan)
+                    noise = 2 * float(np.nanmedian(np.abs(np.diff(small))))
         good = np.isfinite(small)
         values = small[good]
         floor, top = np.quantile(values, [0.02, 0.98]) if values.size else (0.0, 1.0)
-        scale = 0.02 * (top - floor) + 1e-30
+        scale = max(0.02 * (top - floor), noise) + 1e-30
         self.values = np.log1p(np.maximum(values - floor, 0) / scale)
         rows, columns = np.nonzero(good)
         self.places = np.stack([columns, rows], 1) * self.side + (self.side - 1) / 2

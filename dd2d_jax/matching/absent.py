@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -36,6 +37,10 @@ NONE = 0.1
 # crystals were absent: one in four of those that are no longer gets a wrong crystal above 90 %,
 # for one in 17 sure right answers and nearly the same log-loss (docs/retrieval.md).
 DOUBT = 0.4
+# Natural logarithm of the odds where a flake of several layers comes first: how well it fits does
+# not tell whether its crystal is in the library, as stacking, thickness and tilt make up for the
+# wrong elements (docs/retrieval.md).
+LOG_ODDS_OF_FLAKES = math.log(NONE / (1 - NONE)) + DOUBT
 # Strain and shear within which crystals count as of the pattern's cell.
 NEAR = 0.03, 0.01
 # What a crystal that fits as no true one ever did has at most.

@@ -10,6 +10,7 @@ kinematic.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.layers import flakes
 from dd2d_jax.matching.rerank import Query, Way, Weighing, best_of, put
 from dd2d_jax.spots import (
     Conditions,
@@ -48,6 +50,9 @@ _LEAST_B = 0.4
 _STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
 _WORK = 16e6
+# What each further layer adds to the relative errors of a flake's intensities: atoms' B differ, the
+# gaps between layers too, and flakes are bent.
+_EACH_LAYER = 0.015
 # Points along an axis: few sizes are compiled.
 _POINTS = np.array([24, 36, 48, 72, 96, 144, 192, 288, 384])
 # Beams that are read from a wave, and atoms, at least: few sizes are compiled.
@@ -130,7 +135,7 @@ def explain_dynamical(
         turned = np.repeat([[False], [True]], len(rows), 1)
         spots, few = jax.tree.map(lambda x: np.asarray(x)[rows], queries), crystals.take(rows)
         found = _explain(few, spots, conditions, hypotheses, b[rows], below, turned, lean)
-        way = Way(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
+        way = Way.single(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
         return best_of(_Tried(found, way), found.value, 2)
 
     count = len(crystals)
@@ -164,8 +169,9 @@ def explain_in_way(
 ) -> Explained:
     """How well n crystals, each seen in one way, explain a query; see `explain_dynamical`."""
     return _explain(
-        crystals, queries, conditions, hypotheses, b, way.below, way.turned[None], way.lean
-    )
+        crystals, queries, conditions, hypotheses, b, way.below, way.turned[None], way.lean,
+        way.layers, way.stacking,
+    )  # fmt: skip
 
 
 def _explain(
@@ -177,22 +183,43 @@ def _explain(
     below: np.ndarray,
     turned: np.ndarray,
     lean: np.ndarray,
+    layers: np.ndarray | None = None,
+    stacking: np.ndarray | None = None,
 ) -> Explained:
-    """Of n crystals in S senses, `turned` (S, n): S n rows; one multislice serves all senses."""
+    """Of n crystals in S senses, `turned` (S, n): S n rows; one multislice serves all senses.
+
+    `layers` and `stacking` (n,) as in `Way`; None: single layers.
+    """
     sides = crystals.take(np.arange(len(crystals)))
     sides.positions[below, :, 2] *= -1
     lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
+    single = np.ones(len(crystals), bool) if layers is None else layers == 1
+    flake = sides if single.all() else flakes(sides, layers, stacking)
 
     def squares(hk: np.ndarray) -> np.ndarray:
-        one = dynamical_squares(sides, hk[: len(sides)], conditions, b, lean)
+        one = dynamical_squares(flake, hk[: len(sides)], conditions, b, lean)
+        if layers is not None:
+            one = one / layers[:, None] ** 2
         mates = np.roll(one, one.shape[1] // 2, 1)
         return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
 
     every = np.tile(np.arange(len(crystals)), len(turned))
     spots = jax.tree.map(lambda x: np.asarray(x)[every], queries)
+    if not single.all():
+        spots = _less_exact(spots, layers[every])
+    # What a small tilt changes is known of single layers only.
+    about = np.where(single[:, None], lean, 0.0)
     return explain(
-        sides.take(every), spots, conditions, hypotheses, squares=squares, lean=lean[every]
+        sides.take(every), spots, conditions, hypotheses, squares=squares, lean=about[every]
     )
+
+
+def _less_exact(spots: Spots, layers: np.ndarray) -> Spots:
+    """Spots (n, T) of flakes, whose intensities are the less exact the more layers there are."""
+    intensity = np.asarray(spots.intensity)
+    sigma = 0.0 if spots.sigma is None else np.asarray(spots.sigma)
+    added = (_EACH_LAYER * (layers - 1))[:, None, None] * intensity
+    return dataclasses.replace(spots, sigma=np.hypot(sigma, added).astype(np.float32))
 
 
 class _Tried(NamedTuple):
@@ -246,7 +273,14 @@ def _band(reach: float) -> float:
 
 def _shapes(crystals: CrystalSet, reach: float) -> np.ndarray:
     """(n, 3) points along both axes that crystals are computed with, and atoms, or a few more."""
-    least = [dx.multislice_grid(one, _band(reach)) for one in np.asarray(crystals.lattice, float)]
-    points = _POINTS[np.minimum(np.searchsorted(_POINTS, least), len(_POINTS) - 1)]
     rooms = [power_of_two(int(n)) for n in atom_slots(crystals.numbers)]
-    return np.c_[np.maximum(points, least), rooms]
+    return np.c_[grid_points(crystals.lattice, _band(reach)), rooms]
+
+
+def grid_points(lattices: np.ndarray, band: float) -> np.ndarray:
+    """(n, 2) points along both axes of lattices (n, 2, 2), of few sizes, that hold all |g| up to
+    `band`, 1/angstrom.
+    """
+    least = [dx.multislice_grid(one, band) for one in np.asarray(lattices, float)]
+    points = _POINTS[np.minimum(np.searchsorted(_POINTS, least), len(_POINTS) - 1)]
+    return np.maximum(points, least)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import rich.console
 
     from dd2d_jax.images.measurement import Measured
+    from dd2d_jax.matching.layers import Flake
     from dd2d_jax.matching.next_tilt import NextTilt
     from dd2d_jax.matching.superlattice import Superlattice
 
@@ -60,6 +61,9 @@ class Candidate:
             superlattice; "" else.
         stacked: whether it is read as a stack of its layers, so shifted against each other that
             only some rods of its cell show spots, see `dd2d_jax.matching.stacks`.
+        flake: what it is as a flake of several layers, where it explains the pattern better so than
+            as a single one; None else. `r_factor` and `simulated` are then the flake's, and it is
+            not refined.
         power: of counts that the pattern's intensities are if this crystal made it, fitted where
             `dx.Pattern.power_error` says that they may be one; 1 else. `query` and what is compared
             with it are straightened.
@@ -94,6 +98,7 @@ class Candidate:
     entries: tuple[str, ...]
     superlattice: str
     stacked: bool = dataclasses.field(default=False, kw_only=True)
+    flake: Flake | None = dataclasses.field(default=None, kw_only=True)
     power: float = dataclasses.field(default=1.0, kw_only=True)
     simulated: np.ndarray
     query: Spots

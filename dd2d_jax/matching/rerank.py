@@ -145,11 +145,22 @@ class Way(NamedTuple):
         below: (n,) from below.
         turned: (n,) with -q for q.
         lean: (n, 2) at a tilt of the layer as it then lies, degrees.
+        layers: (n,) on each other. stacking: (n,) which of `layers.stackings`.
+        price: (n,) log-probability of that way among those of flakes; 0 of a single layer.
     """
 
     below: np.ndarray
     turned: np.ndarray
     lean: np.ndarray
+    layers: np.ndarray
+    stacking: np.ndarray
+    price: np.ndarray
+
+    @classmethod
+    def single(cls, below: np.ndarray, turned: np.ndarray, lean: np.ndarray) -> Way:
+        """Of single layers."""
+        one = np.ones(len(below), int)
+        return cls(below, turned, lean, one, 0 * one, np.zeros(len(below)))
 
 
 def best_of(tried: T, value: np.ndarray, times: int) -> T:
@@ -198,7 +209,7 @@ class Weighing(NamedTuple):
 
     def way_of(self, row: int) -> Way | None:
         """Of one crystal, if it was weighed by electrons that scatter more than once, too."""
-        if self.value[row] == self.once[row]:
+        if self.value[row] == self.once[row] and self.way.layers[row] == 1:
             return None
         return jax.tree.map(lambda x: x[[row]], self.way)
 
@@ -243,7 +254,7 @@ def weigh(
         some = jax.tree.map(lambda x: x[better], second)
         setting, found = put(first, near[better], some)
     once = np.zeros(len(crystals), bool)
-    way = Way(once, once, found.lean)
+    way = Way.single(once, once, found.lean)
     return Weighing(
         found.value, found.value, setting, found.r1, found.b, found.power, found.lean,
         found.stretch, found.shear, way,

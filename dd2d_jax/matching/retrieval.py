@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.data.duplicates import groups
 from dd2d_jax.images.patterns import as_pattern
 from dd2d_jax.lattices import indexed
@@ -21,11 +22,13 @@ from dd2d_jax.lattices.tilts import from_tilts, least_tilt, untilted
 from dd2d_jax.libraries.elements import allowed_rows, weights_of
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.candidates import candidate
+from dd2d_jax.matching.flakes import simulated
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
+from dd2d_jax.matching.layers import Flake, in_words, stackings
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.readings import Reading, for_others, none_of, weigh_readings
-from dd2d_jax.matching.rerank import Query
+from dd2d_jax.matching.rerank import Query, Way
 from dd2d_jax.matching.shared_scale import with_one_scale
 from dd2d_jax.matching.stacks import Stack, stacks
 from dd2d_jax.matching.superlattice import superlattices
@@ -300,10 +303,12 @@ def _candidates(
     queries, options = shown, {}
     if asked.tilts is not None:
         queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
-    as_they_are = chosen.mixed | (not asked.refine)
+    piled = _flakes(chosen, rows, weighed)
+    as_they_are = chosen.mixed | (not asked.refine) | [flake is not None for flake in piled]
     fits = {}
     if as_they_are.any():
-        fits[True] = r_factors(chosen, queries, view.conditions, **options)
+        told = _as_flakes(chosen, rows, weighed, shown.hk, view.conditions)
+        fits[True] = r_factors(chosen, queries, view.conditions, told=told, **options)
     if not as_they_are.all():
         stage(f"refining {int((~as_they_are).sum())} candidates")
         # Another one stands in for each that is not refined.
@@ -321,6 +326,7 @@ def _candidates(
             float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
             superlattice=name if smaller[i] else "", stacked=stacked, power=float(power[i]),
+            flake=piled[i],
         )  # fmt: skip
 
     found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]
@@ -335,9 +341,41 @@ def _candidates(
 def _tell_unrefined(found: Sequence[Found]) -> None:
     """Give notice of candidates that are not refined."""
     mixed = [c.uid for one in found for c in one if "occupancies" in c.structure.arrays]
-    if mixed:
-        names = ", ".join(printable(uid) for uid in dict.fromkeys(mixed))
-        warnings.warn(f"not refined, as their sites are mixed: {names}", Notice, stacklevel=3)
+    piled = [c.uid for one in found for c in one if c.flake]
+    for why, uids in (("their sites are mixed", mixed), ("they are flakes of layers", piled)):
+        if uids:
+            names = ", ".join(printable(uid) for uid in dict.fromkeys(uids))
+            warnings.warn(f"not refined, as {why}: {names}", Notice, stacklevel=3)
+
+
+def _flakes(crystals: CrystalSet, rows: Sequence[int], weighed: Weighed) -> list[Flake | None]:
+    """What rows of those weighed, these crystals, are as flakes; None of single layers."""
+    out: list[Flake | None] = []
+    for lattice, row in zip(crystals.lattice, rows, strict=True):
+        layers, stacking, lean = (
+            x[row] for x in (weighed.way.layers, weighed.way.stacking, weighed.way.lean)
+        )
+        how = in_words(stackings(lattice)[stacking])
+        tilt = float(lean[0]), float(lean[1])
+        out.append(Flake(int(layers), how, tilt) if layers > 1 else None)
+    return out
+
+
+def _as_flakes(
+    crystals: CrystalSet,
+    rows: Sequence[int],
+    weighed: Weighed,
+    hk: np.ndarray,
+    conditions: Conditions,
+) -> np.ndarray:
+    """Intensities (n, T, 2) of those that are flakes, NaN of single layers."""
+    way, b = jax.tree.map(lambda x: x[rows], (weighed.way, weighed.b))
+    out = np.full(hk.shape, np.nan)
+    some = np.flatnonzero(way.layers > 1)
+    if len(some):
+        its = jax.tree.map(lambda x: x[some], way)
+        out[some] = simulated(crystals.take(some), hk[some], conditions, b[some], its)
+    return out
 
 
 def _parents(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
@@ -357,11 +395,13 @@ def _by_network(asked: _Asked, view: _View) -> Weighed:
     library = asked.library
     rows, cosines = library.search(view.embedded, asked.k, asked.allowed)
     similarity, unknown = cosines.max(0), np.full(len(rows), np.nan)
+    off = np.zeros(len(rows), bool)
     # The same settings come again for every power.
     setting = cosines.argmax(0) % len(view.query.found)
     return Weighed(
-        rows, library.crystals.take(rows), similarity, setting, np.ones(len(rows)), similarity,
-        unknown, similarity, float("nan"),
+        rows, library.crystals.take(rows), similarity, setting, np.ones(len(rows)),
+        np.zeros(len(rows)), Way.single(off, off, np.zeros((len(rows), 2))), similarity, unknown,
+        similarity, float("nan"),
     )  # fmt: skip
 
 

@@ -7,12 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.absent import (
+    LOG_ODDS_OF_FLAKES,
     NEAR,
     NONE,
     features,
@@ -23,9 +25,10 @@ from dd2d_jax.matching.absent import (
     nearly,
 )
 from dd2d_jax.matching.dynamical import weigh_again
+from dd2d_jax.matching.flakes import weigh_flakes
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis, powers
 from dd2d_jax.matching.isotypes import log_isotypes
-from dd2d_jax.matching.rerank import Query, Weighing, log_none, weigh
+from dd2d_jax.matching.rerank import Query, Way, Weighing, log_none, weigh
 from dd2d_jax.matching.shortlist import Shortlist, shortlist
 from dd2d_jax.networks.trained import Model
 from dd2d_jax.spots import Conditions
@@ -43,6 +46,7 @@ class Weighed(NamedTuple):
         similarity: (m,) the network's largest cosine.
         setting: (m,) in which each fits the pattern best.
         power: (m,) of counts that the intensities are if it made the pattern.
+        b: (m,) beyond the conditions', angstrom^2. way: in which each is seen, see `rerank.Way`.
         value: (m,) log-probability of the pattern for each, less that for none of the library's.
         probability: (m,) of each.
         odds: (m,) natural logarithm of the probability of each over that of none of them.
@@ -54,6 +58,8 @@ class Weighed(NamedTuple):
     similarity: np.ndarray
     setting: np.ndarray
     power: np.ndarray
+    b: np.ndarray
+    way: Way
     value: np.ndarray
     probability: np.ndarray
     odds: np.ndarray
@@ -149,6 +155,9 @@ def weigh_twice(once: Once) -> Once:
         once.weighing, once.prior, once.short.crystals, once.query, once.conditions,
         once.hypotheses,
     )  # fmt: skip
+    weighing = weigh_flakes(
+        weighing, once.prior, once.short.crystals, once.query, once.conditions, once.hypotheses
+    )
     return once._replace(weighing=weighing)
 
 
@@ -171,10 +180,12 @@ def weighed(once: Once) -> Weighed:
         )  # fmt: skip
     strain = hypotheses[0].stretch
     formula = short.crystals.formula
-    about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
-    log_p, none = log_probabilities(
-        weighing, prior, log_odds(about, restricted), strain, likeness(query)[1]
-    )
+    if weighing.way.layers[first] > 1 and not restricted:
+        odds_none = LOG_ODDS_OF_FLAKES
+    else:
+        about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
+        odds_none = log_odds(about, restricted)
+    log_p, none = log_probabilities(weighing, prior, odds_none, strain, likeness(query)[1])
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))
@@ -182,6 +193,7 @@ def weighed(once: Once) -> Weighed:
     value = odds - prior + math.log(NONE / (1 - NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        weighing.setting[order], weighing.power[order], value[order], np.exp(log_p[order]),
+        weighing.setting[order], weighing.power[order], weighing.b[order],
+        jax.tree.map(lambda x: x[order], weighing.way), value[order], np.exp(log_p[order]),
         odds[order], none,
     )  # fmt: skip

@@ -127,13 +127,21 @@ def r_factors(
     conditions: Conditions,
     tilts: np.ndarray | Sequence | None = None,
     sigma: np.ndarray | Sequence[np.ndarray] | None = None,
+    told: np.ndarray | None = None,
 ) -> Fit:
-    """Simulate n candidates as they are at their queries' spots; arguments as of `fit`."""
+    """Simulate n candidates as they are at their queries' spots; arguments as of `fit`.
+
+    `told` (n, T, 2): intensities that stand in for the simulated ones where they are not NaN.
+    """
     seen = stacked(queries, sigma)
     batch = crystals.crystal
     tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     intensity = _simulated(batch, seen["hk"], conditions, tilt)
-    r, wr, intensity = _agreement(seen, np.asarray(intensity))
+    intensity = np.asarray(intensity)
+    if told is not None and np.isfinite(told).any():
+        told = told.reshape(intensity.shape)
+        intensity = np.where(np.isfinite(told), told, intensity)
+    r, wr, intensity = _agreement(seen, intensity)
     b_iso = np.full(len(crystals), conditions.b_iso)
     return Fit(batch, _like(intensity, queries), r, r, wr, wr, b_iso)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dd2d_jax.crystals.cell import cell
@@ -87,6 +88,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "entries": list(candidate.entries),
         "superlattice": candidate.superlattice,
         "stacked": candidate.stacked,
+        "flake": None if candidate.flake is None else dataclasses.asdict(candidate.flake),
         "score": finite(candidate.score),
         "log_evidence": finite(candidate.log_evidence),
         "probability": finite(candidate.probability),

@@ -69,4 +69,6 @@ def _name(candidate: Candidate) -> str:
     over = candidate.superlattice
     if candidate.stacked:
         return f"{name}, as a stack of shifted layers"
+    if candidate.flake:
+        return f"{name}, as a flake of about {candidate.flake.layers} layers"
     return f"{name} with a weak {over} superlattice" if over else name

@@ -226,6 +226,8 @@ def _further(candidate: Candidate) -> list[str]:
         out.append(f"with a weak {candidate.superlattice} superlattice")
     if candidate.stacked:
         out.append("as a stack of shifted layers, which show only some of their cell's spots")
+    if candidate.flake:
+        out.append(f"as {candidate.flake}")
     if len(candidate.entries) > 1:
         out.append(f"{len(candidate.entries)} entries: {', '.join(candidate.entries)}")
     return out

@@ -111,6 +111,7 @@ def _cells(rank: int, candidate: Candidate) -> dict[str, str]:
     count = len(candidate.entries)
     over = f", {candidate.superlattice} superlattice" if candidate.superlattice else ""
     over += ", shifted layers" if candidate.stacked else ""
+    over += f", {candidate.flake.layers} layers" if candidate.flake else ""
     return {
         "": str(rank),
         "uid": printable(candidate.uid),
@@ -170,6 +171,9 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
             "shifted layers: read as a stack of layers, each shifted against the next, which show "
             "only some of their cell's spots"
         )
+    for rank, one in enumerate(shown[:1], 1):
+        if one.flake:
+            lines.append(f"{rank}: {one.flake}")
     hidden = len(found.candidates) - len(shown)
     if hidden:
         noun, verb = ("candidates", "are") if hidden > 1 else ("candidate", "is")

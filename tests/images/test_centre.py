@@ -50,6 +50,21 @@ def test_the_halo_tells_the_centre_of_a_thick_tilted_flake(laue):
     assert any("the centre is uncertain" in note for note in spots.notes)
 
 
+@pytest.mark.parametrize("laue", [(130.0, -60.0), (70.0, 110.0), (-20.0, -90.0)])
+def test_a_halo_of_single_electrons_tells_it_too(laue):
+    centre, shape = np.array([390.0, 371.0]), (768, 768)
+    places, strength = drawn.lattice(shape, centre, spacing=118.0)
+    away = np.linalg.norm(places - centre + laue, axis=1)
+    strength = strength * (4 * np.exp(-((away / 200.0) ** 2)) + 0.05)
+    image = drawn.expected(places, strength, shape, centre, width=2.0, peak=40.0, halo=0.0)
+    rows, columns = np.indices(shape)
+    halo = np.exp(-np.hypot(columns - centre[0], rows - centre[1]) / 120)
+    image = drawn.counted(image - 1.98 + 2.0 * halo)
+    assert np.median(image) == 0
+    found = find_centre(image, np.ones(shape, bool), places, strength, 2.0)
+    np.testing.assert_allclose(found.place, centre, atol=1.5)
+
+
 @LAUE
 def test_where_the_halo_is_weak_the_centre_of_a_thick_tilted_flake_is_doubted(laue):
     spots = find_spots(tilted_flake(laue, halo=60.0))

@@ -28,7 +28,7 @@ def weighing(value: list[float], **other: list[float]) -> Weighing:
     names = ("b", "power", "lean", "stretch", "shear")
     fields = {"r1": zeros + 0.05, **dict.fromkeys(names, zeros)}
     fields |= {name: np.array(values) for name, values in other.items()}
-    way = Way(zeros > 0, zeros > 0, zeros)
+    way = Way.single(zeros > 0, zeros > 0, zeros)
     return Weighing(np.array(value), np.array(value), zeros.astype(int), **fields, way=way)
 
 

@@ -122,7 +122,7 @@ def test_a_layer_is_tried_at_its_tilt_though_it_is_far_behind_untilted(heavy):
     none = np.zeros((1, 2))
     # What is perfect untilted stands for a rival that explains the pattern better so.
     rival, _, _ = explain_dynamical(one, upright, CONDITIONS, kinds, kinematic.b, none)
-    flat = Way(np.zeros(1, bool), np.zeros(1, bool), none)
+    flat = Way.single(np.zeros(1, bool), np.zeros(1, bool), none)
     untilted = explain_in_way(one, tilted, CONDITIONS, kinds, kinematic.b, flat).value
     assert 8 < rival[0] - untilted[0] < 20
     both = jax.tree.map(lambda *x: np.concatenate(x), upright, tilted)
@@ -148,7 +148,7 @@ def test_a_layer_whose_sides_differ_is_tried_from_both_though_it_is_far_behind_f
     spots = jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], 2, 0), query.whole)
     told = crystals, spots, fast, measured(), before.b
     above = [
-        explain_in_way(*told, Way(np.zeros(2, bool), np.full(2, turned), flat)).value
+        explain_in_way(*told, Way.single(np.zeros(2, bool), np.full(2, turned), flat)).value
         for turned in (False, True)
     ]
     behind = np.diff(np.max(above, axis=0))[0]
@@ -177,7 +177,7 @@ def test_an_isotype_that_the_library_lacks_explains_its_own_multislice(heavy):
     wrong = dataclasses.replace(heavy.take([0]), numbers=np.array([[72, 52, 34]]))
     assert (exchanged(wrong.numbers[0], ()) == heavy.numbers[0]).all(1).any()
     told = wrong, 0, query, CONDITIONS, measured(), ()
-    way = Way(np.zeros(1, bool), np.zeros(1, bool), np.zeros((1, 2)))
+    way = Way.single(np.zeros(1, bool), np.zeros(1, bool), np.zeros((1, 2)))
     assert log_isotypes(*told, way=way) > log_isotypes(*told) + 10
 
 

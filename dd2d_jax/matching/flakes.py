@@ -1,0 +1,333 @@
+"""Known crystals weighed again as flakes of several layers.
+
+What is exfoliated has a few layers, or some dozens, as often as one. The waves of all layers add up
+as they lie on each other (`layers.stackings`), and a tilt of a degree then changes intensities
+several times, those of Friedel mates differently. A single layer explains nothing of this.
+
+A layer's scattering matrix tells what it makes of each beam. A flake is a product of these and of
+phases: of the way to the next layer, tilted, and of its shift. So one pass through 20 layers gives
+the intensities of flakes of any number of them, at many tilts at once. In each layer the tilt is
+left out; what fits best is then weighed by the multislice of all atoms.
+
+Only crystals that are known to have been made are weighed so: what is hypothetical has no flakes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffraction as dx
+from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.matching.dynamical import dynamical_squares, explain_in_way, grid_points
+from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.layers import GAP, flakes, spacing, stackings, turned
+from dd2d_jax.matching.rerank import Query, Way, Weighing, put
+from dd2d_jax.spots import (
+    Conditions,
+    Spots,
+    atom_slots,
+    cut_to,
+    power_of_two,
+    slots,
+    straightened,
+    strongest,
+)
+from diffraction.kinematic import ewald_qz
+from diffraction.multislice import scattering_matrix
+
+# Known crystals that are weighed as flakes: so many of the likeliest of those whose cell fits, by
+# so many of the strain's standard deviations, and whose shear is not larger.
+_MOST, _STRAINS, _SHEAR = 24, 3.0, 0.03
+# Cells of bulk crystals' layers differ from those of single ones in strain and in shear, SnSe's by
+# 2 %.
+_BULK = 0.01
+# Where a flake comes first, differences in log-probability count for less by this factor: stacking,
+# thickness and tilt make up for other elements. Fitted, see docs/retrieval.md.
+_TEMPERATURE = 2.0
+# Layers of a flake, at most.
+LAYERS = 20
+# Flakes of a crystal that are weighed.
+_KEPT = 4
+# B of the scattering matrix, angstrom^2, and of what is compared beyond it.
+_B, _SOFTER = 0.8, (-0.6, 0.0, 1.0, 2.0)
+# What is compared is this power of intensities: weak spots count, too.
+_ROOT = 0.25
+# Pairs of spots that are compared; beams reach this much further than they do, 1/angstrom, and
+# there are at least and at most so many.
+_PAIRS, _BEYOND, _LEAST, _ROOM = 64, 0.4, 128, 512
+# Tilts that are tried first, degrees; then about the best ones, ever closer.
+_COARSE = np.linspace(-2, 2, 9)
+_CLOSER, _ABOUT = (0.2, 0.08, 0.04), np.arange(-2, 3)
+# Ways (stacking and sense of q) of a crystal that are looked at closely.
+_WAYS = 6
+# Likenesses of the same flake differ by less.
+_SAME = 1e-5
+# A tilt's components are normal, degrees; two tilts are told apart if they differ by this, divided
+# by the number of layers.
+_TILT, _TOLD = 1.0, 1.0
+
+
+class Fitting(NamedTuple):
+    """The flakes of a crystal that fit a pattern, the best first: m of them.
+
+    Attributes:
+        likeness: (m,) cosine of the amplitudes. way: (m,) in which each is seen.
+    """
+
+    likeness: np.ndarray
+    way: Way
+
+
+def weigh_flakes(
+    weighing: Weighing,
+    log_prior: np.ndarray,
+    crystals: CrystalSet,
+    query: Query,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+) -> Weighing:
+    """What was weighed as single layers, known crystals as flakes of several, too.
+
+    Args: as of `dynamical.weigh_again`, whose result `weighing` is.
+    """
+    near = (
+        np.asarray(crystals.known, bool)
+        & ~crystals.mixed
+        & (np.abs(weighing.stretch) < _STRAINS * hypotheses[0].stretch)
+        & (weighing.shear < _SHEAR)
+    )
+    some = np.flatnonzero(near)
+    some = some[np.argsort(-(weighing.value + log_prior)[some], kind="stable")[:_MOST]]
+    if not isinstance(conditions.radiation, dx.Electrons) or not len(some):
+        return weighing
+    rows, ways = [], []
+    for row in some:
+        spots = jax.tree.map(lambda x, row=row: np.asarray(x)[weighing.setting[row]], query.whole)
+        spots = straightened(spots, weighing.power[row])
+        found = search(crystals.take([row]), spots, conditions)
+        if found is not None:
+            rows += [row] * len(found.likeness)
+            ways.append(found.way)
+    if not rows:
+        return weighing
+    rows, way = np.array(rows), jax.tree.map(lambda *x: np.concatenate(x), *ways)
+    spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[rows]], query.whole)
+    warmer = np.full(len(rows), _B - conditions.b_iso)
+    wider = [
+        dataclasses.replace(
+            h, stretch=math.hypot(h.stretch, _BULK), shear=math.hypot(h.shear, _BULK)
+        )
+        for h in hypotheses
+    ]
+    found = explain_in_way(crystals.take(rows), spots, conditions, wider, warmer, way)
+    each = found.value + way.price
+    value, once, r1 = weighing.value.copy(), weighing.once.copy(), weighing.r1.copy()
+    b, its = weighing.b.copy(), weighing.way
+    for row in np.unique(rows):
+        mine = np.flatnonzero(rows == row)
+        best = mine[each[mine].argmax()]
+        as_flake = np.logaddexp.reduce(each[mine])
+        if as_flake > value[row]:
+            r1[row] = found.r1[best]
+            its = put(its, np.array([row]), jax.tree.map(lambda x, i=best: x[[i]], way))
+            b[row] = found.b[best]
+        # The price is the flakes' prior: where none fits, nothing changes.
+        value[row] = np.logaddexp(value[row], as_flake)
+        if its.layers[row] > 1:
+            # `absent` learnt what multiple scattering in a single layer is worth.
+            once[row] = value[row]
+    first = int(np.argmax(value + log_prior))
+    if its.layers[first] > 1:
+        value = value[first] + (value - value[first]) / _TEMPERATURE
+        once[its.layers > 1] = value[its.layers > 1]
+    return weighing._replace(value=value, once=once, r1=r1, b=b, way=its)
+
+
+def simulated(
+    crystals: CrystalSet, hk: np.ndarray, conditions: Conditions, b: np.ndarray, way: Way
+) -> np.ndarray:
+    """Intensities (n, T, 2) of n flakes at rods hk (n, T, 2) and -hk, as they were weighed: with
+    `b` (n,) beyond the conditions', angstrom^2.
+    """
+    both = np.concatenate([hk, -hk], 1)
+    warmer = np.full(len(crystals), _B - conditions.b_iso)
+    pile = flakes(crystals, way.layers, way.stacking)
+    squares = dynamical_squares(pile, both, conditions, warmer, way.lean)
+    q = np.einsum("nkj,njd->nkd", both, np.linalg.inv(crystals.lattice).swapaxes(1, 2))
+    found = squares * np.exp(-0.5 * b[:, None] * (q**2).sum(-1))
+    pairs = np.stack(np.split(found, 2, 1), -1)
+    return np.where(way.turned[:, None, None], pairs[..., ::-1], pairs)
+
+
+def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting | None:
+    """Stackings, numbers of layers and tilts of one crystal that fit best.
+
+    Args:
+        crystal: one.
+        spots: (T,) of a pattern, in the crystal's setting.
+        conditions: electrons.
+
+    Returns:
+        None where its cell is too large.
+    """
+    spots = strongest(spots, _PAIRS)
+    lattice = np.asarray(crystal.lattice[0], float)
+    hk = np.concatenate([spots.hk, -spots.hk])
+    squared = ((hk @ np.linalg.inv(lattice).T) ** 2).sum(-1)
+    reach = float(np.sqrt(squared.max())) + _BEYOND
+    beams = dx.reflections(lattice, reach)
+    beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
+    if len(beams) > _ROOM:
+        return None
+    place = {tuple(x): i for i, x in enumerate(beams.tolist())}
+    told = _Told(
+        _matrices(crystal, beams, reach, conditions),
+        slots(beams[None], _size(beams))[0],
+        (slots(beams[None], _size(beams))[0] @ np.linalg.inv(lattice).T).astype(np.float32),
+        np.array([place[tuple(x)] for x in hk.tolist()]),
+        squared.astype(np.float32),
+        *_observed(spots),
+        np.float32(spacing(crystal)[0]),
+        np.float32(conditions.radiation.wavelength),
+    )
+    every = stackings(lattice)
+    grid = _grid(_COARSE)
+    like = np.asarray(_likeness(told, _how(every), np.tile(grid, (len(every), 1, 1))))
+    # Each stacking in both senses of q.
+    which, sense = _different(like[:, 1:].max((1, 2)))
+    tilts = grid[like[which, 1:, :, sense].max(1).argmax(-1)]
+    some, ways = _how([every[i] for i in which]), np.arange(len(which))
+    for step in _CLOSER:
+        near = tilts[:, None] + step * _grid(_ABOUT)
+        like = np.asarray(_likeness(told, some, near.astype(np.float32)))[ways, 1:, :, sense]
+        tilts = near[ways, like.max(1).argmax(-1)]
+    layers = 2 + like.max(2).argmax(-1)
+    likeness = like.max((1, 2))
+    best = np.argsort(-likeness, kind="stable")[:_KEPT]
+    # Each stacking and sense as likely, numbers of layers evenly on a logarithmic scale.
+    narrow = np.minimum(_TOLD / (layers * _TILT), 1.0) ** 2
+    price = (
+        np.log(narrow) - 0.5 * (tilts**2).sum(-1) / _TILT**2
+        - np.log(2 * len(every) * np.log(LAYERS))
+    )  # fmt: skip
+    way = Way(np.zeros(len(ways), bool), sense == 1, tilts, layers, which, price)
+    return Fitting(likeness[best], jax.tree.map(lambda x: x[best], way))
+
+
+def _different(tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stackings and senses of q, (m,) each, that fit best, of (S, 2) likenesses.
+
+    Those of equal likeness are the same flake: many layers look the same after a turn.
+    """
+    order = np.argsort(-tops, axis=None, kind="stable")
+    new = np.diff(tops.ravel()[order], prepend=np.inf) < -_SAME
+    return np.unravel_index(order[new][:_WAYS], tops.shape)
+
+
+class _Told(NamedTuple):
+    """What flakes of one crystal are compared with; M beams, K rods.
+
+    Attributes:
+        matrices: (2, M, M) of the layer and of the turned one, 0 for padding.
+        hk: (M, 2) of the beams, the direct one first. q: (M, 2) 1/angstrom.
+        rods: (K,) beams that are compared. squared: (K,) their |q|^2.
+        amplitude: (2, K) observed, in both senses of q. measured: (2, K) 1 where there is one.
+        step: from layer to layer, angstrom. wavelength: angstrom.
+    """
+
+    matrices: jax.Array
+    hk: jax.Array
+    q: jax.Array
+    rods: jax.Array
+    squared: jax.Array
+    amplitude: jax.Array
+    measured: jax.Array
+    step: jax.Array
+    wavelength: jax.Array
+
+
+def _matrices(
+    crystal: CrystalSet, beams: np.ndarray, reach: float, conditions: Conditions
+) -> np.ndarray:
+    count, room = len(beams), _size(beams)
+    band = max(2 * reach, 2.5)
+    grid = tuple(grid_points(crystal.lattice, band)[0].tolist())
+    atoms = power_of_two(max(int(atom_slots(crystal.numbers).max()), 16))
+    out = np.zeros((2, room, room), np.complex64)
+    padded = slots(beams[None], room)[0]
+    for i, one in enumerate((crystal, turned(crystal))):
+        layer = jax.tree.map(lambda x: x[0], cut_to(one, np.zeros(1, int), atoms))
+        found = scattering_matrix(layer, conditions.radiation, _B, padded, float(band), grid)
+        out[i, :count, :count] = np.asarray(found)[:count, :count]
+    return out
+
+
+def _size(beams: np.ndarray) -> int:
+    """Room for beams: few sizes are compiled."""
+    return power_of_two(max(len(beams), _LEAST))
+
+
+def _observed(spots: Spots) -> tuple[np.ndarray, np.ndarray]:
+    """`_Told.amplitude` and `_Told.measured`."""
+    intensity = np.maximum(np.asarray(spots.intensity, np.float32), 0) ** _ROOT
+    measured = np.asarray(spots.measured, np.float32)
+    amplitude, measured = (
+        np.stack([np.concatenate([x[:, 0], x[:, 1]]), np.concatenate([x[:, 1], x[:, 0]])])
+        for x in (intensity * measured, measured)
+    )
+    return amplitude, measured
+
+
+def _grid(along: np.ndarray) -> np.ndarray:
+    """(n^2, 2) float32."""
+    return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2).astype(np.float32)
+
+
+def _how(every: Sequence[tuple]) -> tuple[np.ndarray, ...]:
+    turns, further, shift = zip(*every, strict=True)
+    return np.array(turns), np.array(further), np.array(shift, np.float32)
+
+
+@jax.jit
+def _likeness(told: _Told, how: tuple[jax.Array, ...], tilts: jax.Array) -> jax.Array:
+    """Cosines (S, LAYERS, T, 2) of the amplitudes of flakes of 1, 2, ... layers in S stackings
+    `how`, each at tilts (S, T, 2), in both senses of q; the best of those with different B.
+    """
+    straight = jnp.nan_to_num(ewald_qz(told.q, told.wavelength))
+    soft = jnp.exp(-_ROOT * jnp.array(_SOFTER)[:, None] * told.squared / 2)
+    whole = jnp.sum(told.amplitude**2, -1)
+
+    def of(turns, further, shift, tilts):
+        qz = ewald_qz(jnp.broadcast_to(told.q, (len(tilts), *told.q.shape)), told.wavelength, tilts)
+        way = (jnp.nan_to_num(qz) - straight) * told.step + straight * GAP
+        between = _turned(way).T
+        aside = told.hk.astype(jnp.float32) @ shift
+
+        def pass_layer(wave, number):
+            odd = number % 2
+            phase = _turned(aside * jnp.where(further, number, odd))[:, None]
+            matrix = told.matrices[jnp.where(turns, odd, 0)]
+            wave = phase * (matrix @ (jnp.conj(phase) * wave))
+            amplitude = jnp.abs(wave[told.rods]) ** (2 * _ROOT)
+            product = jnp.einsum("rk,bk,kt->btr", told.amplitude, soft, amplitude)
+            size = jnp.einsum("rk,bk,kt->btr", told.measured, soft**2, amplitude**2)
+            cosine = product / jnp.sqrt(size * whole + 1e-30)
+            return wave * between, cosine.max(0)
+
+        first = jnp.zeros((len(told.hk), len(tilts)), jnp.complex64).at[0].set(1.0)
+        return jax.lax.scan(pass_layer, first, jnp.arange(LAYERS))[1]
+
+    return jax.lax.map(lambda x: of(*x), (*how, tilts))
+
+
+def _turned(turns: jax.Array) -> jax.Array:
+    """exp(-2 pi i turns)."""
+    angle = 2 * jnp.pi * turns
+    return jax.lax.complex(jnp.cos(angle), -jnp.sin(angle))
