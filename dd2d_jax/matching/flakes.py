@@ -34,6 +34,7 @@ from dd2d_jax.spots import (
     Spots,
     atom_slots,
     cut_to,
+    filled,
     power_of_two,
     slots,
     straightened,
@@ -200,24 +201,26 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     every = stackings(lattice)
     grid = _grid(_COARSE)
     like = np.asarray(_likeness(told, _how(every), np.tile(grid, (len(every), 1, 1))))
-    # Each stacking in both senses of q.
+    # Each stacking in both senses of q; the last one again, so that one size is compiled.
     which, sense = _different(like[:, 1:].max((1, 2)))
+    count = len(which)
+    which, sense = filled(which, _WAYS), filled(sense, _WAYS)
     tilts = grid[like[which, 1:, :, sense].max(1).argmax(-1)]
-    some, ways = _how([every[i] for i in which]), np.arange(len(which))
+    some, ways = _how([every[i] for i in which]), np.arange(_WAYS)
     for step in _CLOSER:
         near = tilts[:, None] + step * _grid(_ABOUT)
         like = np.asarray(_likeness(told, some, near.astype(np.float32)))[ways, 1:, :, sense]
         tilts = near[ways, like.max(1).argmax(-1)]
     layers = 2 + like.max(2).argmax(-1)
     likeness = like.max((1, 2))
-    best = np.argsort(-likeness, kind="stable")[:_KEPT]
+    best = np.argsort(-likeness[:count], kind="stable")[:_KEPT]
     # Each stacking and sense as likely, numbers of layers evenly on a logarithmic scale.
     narrow = np.minimum(_TOLD / (layers * _TILT), 1.0) ** 2
     price = (
         np.log(narrow) - 0.5 * (tilts**2).sum(-1) / _TILT**2
         - np.log(2 * len(every) * np.log(LAYERS))
     )  # fmt: skip
-    way = Way(np.zeros(len(ways), bool), sense == 1, tilts, layers, which, price)
+    way = Way(np.zeros(_WAYS, bool), sense == 1, tilts, layers, which, price)
     return Fitting(likeness[best], jax.tree.map(lambda x: x[best], way))
 
 

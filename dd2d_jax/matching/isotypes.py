@@ -65,7 +65,7 @@ def log_isotypes(
         spots = jax.tree.map(lambda x: np.broadcast_to(x, (len(best), *x.shape)), spots)
         every = jax.tree.map(lambda x: np.repeat(x, len(best), 0), way)
         again = explain_in_way(few.take(best), spots, conditions, hypotheses, found.b[best], every)
-        value = either(value[best], again.value + every.price)
+        value = either(value[best], again.value)
     return float(np.logaddexp.reduce(value))
 
 

@@ -209,7 +209,7 @@ class Weighing(NamedTuple):
 
     def way_of(self, row: int) -> Way | None:
         """Of one crystal, if it was weighed by electrons that scatter more than once, too."""
-        if self.value[row] == self.once[row] and self.way.layers[row] == 1:
+        if self.value[row] == self.once[row]:
             return None
         return jax.tree.map(lambda x: x[[row]], self.way)
 

@@ -163,29 +163,11 @@ def weigh_twice(once: Once) -> Once:
 
 def weighed(once: Once) -> Weighed:
     """Probabilities of the crystals, and of none of them."""
-    library, query, allowed, hypotheses = once.library, once.query, once.allowed, once.hypotheses
-    short, weighing, prior, tilts = once.short, once.weighing, once.prior, once.tilts
-    close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
-    near, size = nearly(np.where(allowed, once.log_prior, -np.inf), close)
-    any_kind = log_odds_of_any(weighing, prior, once.nothing, near, size)
-    first = int(np.argmax(weighing.value + prior))
-    setting = int(weighing.setting[first])
-    restricted = bool(allowed.mean() < _FEW)
-    isotypes = -np.inf
-    if not restricted:
-        known = set(library.crystals.formula[close[allowed[close]]])
-        isotypes = log_isotypes(
-            short.crystals.take([first]), setting, query, once.conditions, hypotheses, known,
-            None if tilts is None else tilts[setting], weighing.way_of(first),
-        )  # fmt: skip
-    strain = hypotheses[0].stretch
-    formula = short.crystals.formula
-    if weighing.way.layers[first] > 1 and not restricted:
-        odds_none = LOG_ODDS_OF_FLAKES
-    else:
-        about = features(weighing, prior, formula, query, near, any_kind, isotypes, strain)
-        odds_none = log_odds(about, restricted)
-    log_p, none = log_probabilities(weighing, prior, odds_none, strain, likeness(query)[1])
+    short, weighing, prior = once.short, once.weighing, once.prior
+    log_p, none = log_probabilities(
+        weighing, prior, _log_odds_of_none(once), once.hypotheses[0].stretch,
+        likeness(once.query)[1],
+    )  # fmt: skip
     # Also where they are too small for a number.
     order = np.argsort(-log_p, kind="stable")
     odds = log_p - math.log(max(none, 1e-300))
@@ -197,3 +179,29 @@ def weighed(once: Once) -> Weighed:
         jax.tree.map(lambda x: x[order], weighing.way), value[order], np.exp(log_p[order]),
         odds[order], none,
     )  # fmt: skip
+
+
+def _log_odds_of_none(once: Once) -> float:
+    """Natural logarithm of P(not in the library) / P(in it), by its first crystal."""
+    library, query, allowed, tilts = once.library, once.query, once.allowed, once.tilts
+    weighing, prior, crystals = once.weighing, once.prior, once.short.crystals
+    first = int(np.argmax(weighing.value + prior))
+    restricted = bool(allowed.mean() < _FEW)
+    if weighing.way.layers[first] > 1 and not restricted:
+        return LOG_ODDS_OF_FLAKES
+    close = library.cells.near(np.asarray(query.settings.lattice)[query.found], *NEAR)
+    near, size = nearly(np.where(allowed, once.log_prior, -np.inf), close)
+    any_kind = log_odds_of_any(weighing, prior, once.nothing, near, size)
+    isotypes = -np.inf
+    if not restricted:
+        setting = int(weighing.setting[first])
+        isotypes = log_isotypes(
+            crystals.take([first]), setting, query, once.conditions, once.hypotheses,
+            set(library.crystals.formula[close[allowed[close]]]),
+            None if tilts is None else tilts[setting], weighing.way_of(first),
+        )  # fmt: skip
+    about = features(
+        weighing, prior, crystals.formula, query, near, any_kind, isotypes,
+        once.hypotheses[0].stretch,
+    )  # fmt: skip
+    return log_odds(about, restricted)
