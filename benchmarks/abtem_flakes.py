@@ -14,13 +14,11 @@ DIR/flakes holds the images and truth.csv, where `uid` is the layer's name in th
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import abtem
 import numpy as np
-from abtem_images import expose, images
+from abtem_images import expose, images, new_folder, write_truth
 from ase import Atoms
 from ase.spacegroup import crystal
 
@@ -204,10 +202,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=BULK, default=list(BULK))
     args = parser.parse_args()
     folder = args.out / "flakes"
-    if folder.exists():
-        parser.error(f"{folder} exists; name a new folder with --out")
-    folder.mkdir(parents=True)
-    abtem.config.set({"device": "cpu", "diagnostics.progress_bar": False})
+    new_folder(parser, folder)
     random = np.random.default_rng(args.seed)
     truth: list[dict[str, Any]] = []
     for name in args.only:
@@ -223,10 +218,7 @@ def main() -> None:
             for row in images(label, exposed, folder, number, CAMERAS, random):
                 truth.append({**row, "uid": name.split()[0], "kind": kind, "layers": layers})
             print(f"{number + 1} of {2 * len(args.only)}: {name}, {layers} layers", flush=True)
-    with (folder / "truth.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, truth[0])
-        writer.writeheader()
-        writer.writerows(truth)
+    write_truth(folder, truth)
 
 
 def slab(bulk: Bulk, cells: int) -> Atoms:

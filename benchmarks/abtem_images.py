@@ -79,10 +79,7 @@ def main() -> None:
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=_USUAL)
     args = parser.parse_args()
     folder = args.out / "abtem"
-    if folder.exists():
-        parser.error(f"{folder} exists; name a new folder with --out")
-    folder.mkdir(parents=True)
-    abtem.config.set({"device": "cpu", "diagnostics.progress_bar": False})
+    new_folder(parser, folder)
     random = np.random.default_rng(args.seed)
     used = set()
     if args.avoid:
@@ -106,6 +103,19 @@ def main() -> None:
         number = len(truth) // len(args.cameras)
         truth += images(entry.uid, exposed, folder, number, args.cameras, random, args.discs)
         print(f"{number + 1} of {args.count}: {entry.uid}", flush=True)
+    write_truth(folder, truth)
+
+
+def new_folder(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Make the folder of the images, and have abTEM compute quietly."""
+    if folder.exists():
+        parser.error(f"{folder} exists; name a new folder with --out")
+    folder.mkdir(parents=True)
+    abtem.config.set({"device": "cpu", "diagnostics.progress_bar": False})
+
+
+def write_truth(folder: Path, truth: Sequence[dict[str, Any]]) -> None:
+    """What the images show, a row for each."""
     with (folder / "truth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, truth[0])
         writer.writeheader()

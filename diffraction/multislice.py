@@ -375,11 +375,11 @@ def exit_wave(
         square = jnp.einsum("abi,ij,abj->ab", q, u, q, precision="highest")
         f = f * jnp.exp(-2 * jnp.pi**2 * square)
         added, lost = jnp.einsum("ck,kab->cab", warm, shapes, precision="highest")
-        turns = _turn(h * place[0])[:, None] * _turn(k[:half] * place[1])
+        turns = turn(h * place[0])[:, None] * turn(k[:half] * place[1])
         both = share * strength * turns * jnp.stack([f + added, lost])
         phase, lost = jnp.fft.irfft2(both, grid)
         through = jnp.exp(-lost) * jax.lax.complex(jnp.cos(phase), jnp.sin(phase))
-        wave = jnp.where(kept, wave * _turn(way * qz), 0.0)
+        wave = jnp.where(kept, wave * turn(way * qz), 0.0)
         return jnp.fft.fft2(jnp.fft.ifft2(wave) * through), None
 
     first = incident
@@ -458,7 +458,7 @@ def _half_core(a, b, q_squared) -> jax.Array:
     return a * jnp.exp(-b * q_squared) * jax.lax.erf(jnp.pi * _CORE / jnp.sqrt(b)) / 2
 
 
-def _turn(turns: jax.Array) -> jax.Array:
+def turn(turns: jax.Array) -> jax.Array:
     """exp(-2 pi i turns)."""
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
     return jax.lax.complex(jnp.cos(angle), -jnp.sin(angle))

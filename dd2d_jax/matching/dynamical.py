@@ -134,7 +134,8 @@ def explain_dynamical(
         """Of crystals `rows` in the better sense of the scattering vectors."""
         turned = np.repeat([[False], [True]], len(rows), 1)
         spots, few = jax.tree.map(lambda x: np.asarray(x)[rows], queries), crystals.take(rows)
-        found = _explain(few, spots, conditions, hypotheses, b[rows], below, turned, lean)
+        way = Way.single(below, turned, lean)
+        found = _explain(few, spots, conditions, hypotheses, b[rows], way)
         way = Way.single(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
         return best_of(_Tried(found, way), found.value, 2)
 
@@ -168,10 +169,8 @@ def explain_in_way(
     way: Way,
 ) -> Explained:
     """How well n crystals, each seen in one way, explain a query; see `explain_dynamical`."""
-    return _explain(
-        crystals, queries, conditions, hypotheses, b, way.below, way.turned[None], way.lean,
-        way.layers, way.stacking,
-    )  # fmt: skip
+    way = way._replace(turned=way.turned[None])
+    return _explain(crystals, queries, conditions, hypotheses, b, way)
 
 
 def _explain(
@@ -180,26 +179,18 @@ def _explain(
     conditions: Conditions,
     hypotheses: Sequence[Hypothesis],
     b: np.ndarray,
-    below: np.ndarray,
-    turned: np.ndarray,
-    lean: np.ndarray,
-    layers: np.ndarray | None = None,
-    stacking: np.ndarray | None = None,
+    way: Way,
 ) -> Explained:
-    """Of n crystals in S senses, `turned` (S, n): S n rows; one multislice serves all senses.
-
-    `layers` and `stacking` (n,) as in `Way`; None: single layers.
-    """
+    """Of n crystals in S senses, `way.turned` (S, n): S n rows; one multislice serves them all."""
     sides = crystals.take(np.arange(len(crystals)))
-    sides.positions[below, :, 2] *= -1
-    lean = np.clip(np.nan_to_num(lean), -_STEEP, _STEEP)
-    single = np.ones(len(crystals), bool) if layers is None else layers == 1
-    flake = sides if single.all() else flakes(sides, layers, stacking)
+    sides.positions[way.below, :, 2] *= -1
+    lean = np.clip(np.nan_to_num(way.lean), -_STEEP, _STEEP)
+    turned, layers, single = way.turned, way.layers, way.layers == 1
+    pile = flakes(sides, layers, way.stacking)
 
     def squares(hk: np.ndarray) -> np.ndarray:
-        one = dynamical_squares(flake, hk[: len(sides)], conditions, b, lean)
-        if layers is not None:
-            one = one / layers[:, None] ** 2
+        one = dynamical_squares(pile, hk[: len(sides)], conditions, b, lean)
+        one = one / layers[:, None] ** 2
         mates = np.roll(one, one.shape[1] // 2, 1)
         return np.where(turned[..., None], mates, one).reshape(-1, one.shape[1])
 

@@ -41,7 +41,7 @@ from dd2d_jax.spots import (
     strongest,
 )
 from diffraction.kinematic import ewald_qz
-from diffraction.multislice import scattering_matrix
+from diffraction.multislice import scattering_matrix, turn
 
 # Known crystals that are weighed as flakes: so many of the likeliest of those whose cell fits, by
 # so many of the strain's standard deviations, and whose shear is not larger.
@@ -129,8 +129,7 @@ def weigh_flakes(
     ]
     found = explain_in_way(crystals.take(rows), spots, conditions, wider, warmer, way)
     each = found.value + way.price
-    value, once, r1 = weighing.value.copy(), weighing.once.copy(), weighing.r1.copy()
-    b, its = weighing.b.copy(), weighing.way
+    value, r1, b, its = weighing.value.copy(), weighing.r1.copy(), weighing.b.copy(), weighing.way
     for row in np.unique(rows):
         mine = np.flatnonzero(rows == row)
         best = mine[each[mine].argmax()]
@@ -141,13 +140,11 @@ def weigh_flakes(
             b[row] = found.b[best]
         # The price is the flakes' prior: where none fits, nothing changes.
         value[row] = np.logaddexp(value[row], as_flake)
-        if its.layers[row] > 1:
-            # `absent` learnt what multiple scattering in a single layer is worth.
-            once[row] = value[row]
     first = int(np.argmax(value + log_prior))
     if its.layers[first] > 1:
         value = value[first] + (value - value[first]) / _TEMPERATURE
-        once[its.layers > 1] = value[its.layers > 1]
+    # `absent` learnt what multiple scattering in a single layer is worth.
+    once = np.where(its.layers > 1, value, weighing.once)
     return weighing._replace(value=value, once=once, r1=r1, b=b, way=its)
 
 
@@ -188,10 +185,13 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     if len(beams) > _ROOM:
         return None
     place = {tuple(x): i for i, x in enumerate(beams.tolist())}
+    count = len(beams)
+    # Few sizes are compiled.
+    beams = slots(beams[None], power_of_two(max(count, _LEAST)))[0]
     told = _Told(
-        _matrices(crystal, beams, reach, conditions),
-        slots(beams[None], _size(beams))[0],
-        (slots(beams[None], _size(beams))[0] @ np.linalg.inv(lattice).T).astype(np.float32),
+        _matrices(crystal, beams, count, reach, conditions),
+        beams,
+        (beams @ np.linalg.inv(lattice).T).astype(np.float32),
         np.array([place[tuple(x)] for x in hk.tolist()]),
         squared.astype(np.float32),
         *_observed(spots),
@@ -203,17 +203,17 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     like = np.asarray(_likeness(told, _how(every), np.tile(grid, (len(every), 1, 1))))
     # Each stacking in both senses of q; the last one again, so that one size is compiled.
     which, sense = _different(like[:, 1:].max((1, 2)))
-    count = len(which)
+    ways = len(which)
     which, sense = filled(which, _WAYS), filled(sense, _WAYS)
     tilts = grid[like[which, 1:, :, sense].max(1).argmax(-1)]
-    some, ways = _how([every[i] for i in which]), np.arange(_WAYS)
+    some, each = _how([every[i] for i in which]), np.arange(_WAYS)
     for step in _CLOSER:
         near = tilts[:, None] + step * _grid(_ABOUT)
-        like = np.asarray(_likeness(told, some, near.astype(np.float32)))[ways, 1:, :, sense]
-        tilts = near[ways, like.max(1).argmax(-1)]
+        like = np.asarray(_likeness(told, some, near.astype(np.float32)))[each, 1:, :, sense]
+        tilts = near[each, like.max(1).argmax(-1)]
     layers = 2 + like.max(2).argmax(-1)
     likeness = like.max((1, 2))
-    best = np.argsort(-likeness[:count], kind="stable")[:_KEPT]
+    best = np.argsort(-likeness[:ways], kind="stable")[:_KEPT]
     # Each stacking and sense as likely, numbers of layers evenly on a logarithmic scale.
     narrow = np.minimum(_TOLD / (layers * _TILT), 1.0) ** 2
     price = (
@@ -257,24 +257,18 @@ class _Told(NamedTuple):
 
 
 def _matrices(
-    crystal: CrystalSet, beams: np.ndarray, reach: float, conditions: Conditions
+    crystal: CrystalSet, beams: np.ndarray, count: int, reach: float, conditions: Conditions
 ) -> np.ndarray:
-    count, room = len(beams), _size(beams)
+    """`_Told.matrices`, of beams (M, 2) of which `count` are no padding."""
     band = max(2 * reach, 2.5)
     grid = tuple(grid_points(crystal.lattice, band)[0].tolist())
     atoms = power_of_two(max(int(atom_slots(crystal.numbers).max()), 16))
-    out = np.zeros((2, room, room), np.complex64)
-    padded = slots(beams[None], room)[0]
+    out = np.zeros((2, len(beams), len(beams)), np.complex64)
     for i, one in enumerate((crystal, turned(crystal))):
         layer = jax.tree.map(lambda x: x[0], cut_to(one, np.zeros(1, int), atoms))
-        found = scattering_matrix(layer, conditions.radiation, _B, padded, float(band), grid)
+        found = scattering_matrix(layer, conditions.radiation, _B, beams, float(band), grid)
         out[i, :count, :count] = np.asarray(found)[:count, :count]
     return out
-
-
-def _size(beams: np.ndarray) -> int:
-    """Room for beams: few sizes are compiled."""
-    return power_of_two(max(len(beams), _LEAST))
 
 
 def _observed(spots: Spots) -> tuple[np.ndarray, np.ndarray]:
@@ -310,12 +304,12 @@ def _likeness(told: _Told, how: tuple[jax.Array, ...], tilts: jax.Array) -> jax.
     def of(turns, further, shift, tilts):
         qz = ewald_qz(jnp.broadcast_to(told.q, (len(tilts), *told.q.shape)), told.wavelength, tilts)
         way = (jnp.nan_to_num(qz) - straight) * told.step + straight * GAP
-        between = _turned(way).T
+        between = turn(way).T
         aside = told.hk.astype(jnp.float32) @ shift
 
         def pass_layer(wave, number):
             odd = number % 2
-            phase = _turned(aside * jnp.where(further, number, odd))[:, None]
+            phase = turn(aside * jnp.where(further, number, odd))[:, None]
             matrix = told.matrices[jnp.where(turns, odd, 0)]
             wave = phase * (matrix @ (jnp.conj(phase) * wave))
             amplitude = jnp.abs(wave[told.rods]) ** (2 * _ROOT)
@@ -328,9 +322,3 @@ def _likeness(told: _Told, how: tuple[jax.Array, ...], tilts: jax.Array) -> jax.
         return jax.lax.scan(pass_layer, first, jnp.arange(LAYERS))[1]
 
     return jax.lax.map(lambda x: of(*x), (*how, tilts))
-
-
-def _turned(turns: jax.Array) -> jax.Array:
-    """exp(-2 pi i turns)."""
-    angle = 2 * jnp.pi * turns
-    return jax.lax.complex(jnp.cos(angle), -jnp.sin(angle))

@@ -151,13 +151,8 @@ def weigh_twice(once: Once) -> Once:
     """The same, electrons that scatter more than once included, see `dynamical.weigh_again`."""
     if once.tilts is not None:
         return once
-    weighing = weigh_again(
-        once.weighing, once.prior, once.short.crystals, once.query, once.conditions,
-        once.hypotheses,
-    )  # fmt: skip
-    weighing = weigh_flakes(
-        weighing, once.prior, once.short.crystals, once.query, once.conditions, once.hypotheses
-    )
+    told = once.prior, once.short.crystals, once.query, once.conditions, once.hypotheses
+    weighing = weigh_flakes(weigh_again(once.weighing, *told), *told)
     return once._replace(weighing=weighing)
 
 
