@@ -44,8 +44,11 @@ _MOST, _WITHIN = 80, 40.0
 _CLOSE, _CLOSE_BELOW = 20.0, 40.0
 # Crystals that are computed at once.
 _BATCH = 8
-# Least B, angstrom^2, of the multislice: less needs a finer grid and changes little.
-_LEAST_B = 0.4
+# Least and largest B, angstrom^2, of the multislice: less needs a finer grid, and what more makes
+# weak is not seen; both change little.
+_LEAST_B, _MOST_B = 0.4, 10.0
+# Crystals whose cells differ more from the pattern's, in strain or shear, explain nothing of it.
+_FAR = 0.2
 # Tilts beyond are none that a fit about the normal can find, degrees.
 _STEEP = 5.0
 # Atoms times points of their grids, of all crystals together: more take longer than 2 s.
@@ -85,7 +88,8 @@ def weigh_again(
     value, r1 = weighing.value.copy(), weighing.r1.copy()
     total = value + log_prior
     some = np.argsort(-total, kind="stable")[:_MOST]
-    some = some[total[some] > total[some[0]] - _WITHIN]
+    far = np.maximum(np.abs(weighing.stretch), weighing.shear)[some] > _FAR
+    some = some[(total[some] > total[some[0]] - _WITHIN) & ~far]
     work = np.prod(_shapes(crystals.take(some), conditions.q_max), axis=1, dtype=float)
     some = some[np.cumsum(work) <= _WORK]
     if not len(some):
@@ -241,7 +245,7 @@ def dynamical_squares(
     q = np.einsum("nkj,njd->nkd", hk, np.linalg.inv(lattice).swapaxes(1, 2))
     squared = (q**2).sum(-1)
     reach = max(float(np.sqrt(squared.max())), float(conditions.q_max)) * 1.001
-    total = np.maximum(float(conditions.b_iso) + b, _LEAST_B)
+    total = np.clip(float(conditions.b_iso) + b, _LEAST_B, _MOST_B)
     shapes, band = _shapes(crystals, reach), _band(reach)
     beams = slots(hk, power_of_two(max(hk.shape[1], _BEAMS)))
     if beam_intensities._cache_size() > _PROGRAMS:

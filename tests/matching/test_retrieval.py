@@ -217,6 +217,16 @@ def test_k_beyond_rerank_is_filled(library, model):
     assert len(retrieve(simulated(WANTED["FeSe"]), library, model, k=9, rerank=2)) == 9
 
 
+def test_a_cell_far_from_all_in_a_library_is_in_none_of_it(model):
+    small = usable.from_atoms([(WANTED[name], {"uid": name}) for name in ("1H-MoS2", "graphene")])
+    places = np.random.default_rng(0).random((30, 2))
+    large = ase.Atoms("C30", cell=[20, 22.6, 20], pbc=(True, True, False))
+    large.set_scaled_positions(np.c_[places, np.full(30, 0.5)])
+    found = retrieve(simulated(large), Library.build(small, model), model)
+    assert 0.99 < found.none < 1
+    assert sum(c.probability for c in found) + found.none == pytest.approx(1, abs=1e-5)
+
+
 def test_elements_leave_only_crystals_made_of_them(library, model):
     pattern = simulated(WANTED["1H-MoS2"])
     for elements in (["Mo", "W", "S"], "Mo, W,S"):
