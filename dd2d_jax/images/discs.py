@@ -30,9 +30,9 @@ _SIDE, _LEAST, _MOST, _STEP = 256, 3.0, 0.1, 1.15
 _TELL, _LOOKED, _ABOVE = 8, 40, 5.0
 # The share of the pixels that are not brighter than what is taken for the brightest.
 _TOP = 0.98
-# A disc is nearly as bright towards its rim as in its middle: beyond so much of the radius, and up
-# to so much. A Gaussian has 0.58 there.
-_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, (0.7, 1.25), 6
+# A disc is nearly as bright towards its rim as in its middle, out of focus brighter: beyond so much
+# of the radius, and up to so much. A Gaussian has 0.58 there.
+_INNER, _RIM, _FLAT, _FEWEST = 0.5, 0.8, 0.7, 6
 # Noise is that of means over so many pixels: a scintillator's is not white.
 _MEANS = 2
 
@@ -52,7 +52,7 @@ def radius(pixels: Pixels) -> float | None:
         noise = np.sqrt(_variance(image, measured, r, around, gain))
         bright = found[(light > _ABOVE * noise)[tuple(found.T)]]
         rims = _rims(image, measured & ~full, bright, r)
-        if len(rims) >= _FEWEST and _FLAT[0] < np.median(rims) < _FLAT[1]:
+        if len(rims) >= _FEWEST and np.median(rims) > _FLAT:
             return float(r * factor)
     return None
 
@@ -94,7 +94,7 @@ def _rims(
         values = image[part] - np.median(image[part][away > _RING[0] * radius])
         inner = values[away < _INNER * radius].mean()
         rim = values[(away > _INNER * radius) & (away < _RIM * radius)].mean()
-        rims.append(rim / inner if inner > 0 else 0.0)
+        rims.append(rim / inner if inner > 0 else np.inf if rim > 0 else 0.0)
     return rims
 
 
@@ -107,7 +107,7 @@ def summed(pixels: Pixels, radius: float) -> Pixels:
         notes.append(MAY_BE_POWER)
     notes.append(
         f"the spots are discs of a radius of {radius * pixels.factor:.0f} pixels, as of a "
-        "convergent beam: they were summed over these"
+        "convergent beam or out of focus: they were summed over these"
     )
     image, around = _summing(pixels.image, pixels.measured, radius)(radius)
     variance = _variance(pixels.image, pixels.measured, radius, around, pixels.gain)

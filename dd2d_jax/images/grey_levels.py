@@ -40,7 +40,7 @@ class Pixels:
         gain: of few counts, else None.
         step: from one grey level of the image to the next where they are few and even, else None.
         power_error: of the intensities, as in `dx.Pattern`.
-        factor: pixels that were averaged in either direction.
+        factor: pixels that were averaged in either direction, a half where they were halved.
         shape: of the image as it was.
         negative: whether it was turned over.
         notes: what the user should know.
@@ -53,7 +53,7 @@ class Pixels:
     gain: float | None
     step: float | None
     power_error: float | None
-    factor: int
+    factor: float
     shape: tuple[int, ...]
     negative: bool
     notes: list[str]

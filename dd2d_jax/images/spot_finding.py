@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from skimage.measure import block_reduce
 
 from dd2d_jax.images import background, discs, peaks, pixel_values, response
 from dd2d_jax.images.background import Background
@@ -33,6 +34,10 @@ _PAIRED = 0.4
 # Where they have not, noise may look like spots: so many of the brightest are tried alone, and then
 # so many of them have one opposite.
 _BRIGHTEST, _PAIRED_BRIGHTEST = (40, 20, 12), 0.7
+# In images of so few pixels a side spots may be as narrow as this, pixels, and nearly touch each
+# other: they are searched with finer pixels, too. That is kept if so many times as many spots, and
+# so many more, have one opposite.
+_FEW, _NARROW, _BETTER = 300, 0.6, (1.3, 5.0)
 # Of discs so many more have one opposite than have none.
 _MATED = 2.5
 
@@ -46,14 +51,14 @@ class Searched:
         measured: (h, w) pixels that are used.
         under: background and noise.
         width: standard deviation of a spot, averaged pixels.
-        factor: pixels that were averaged in either direction.
+        factor: pixels that were averaged in either direction, a half where they were halved.
     """
 
     residual: np.ndarray
     measured: np.ndarray
     under: Background
     width: float
-    factor: int = 1
+    factor: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +147,18 @@ def find_spots(
         except PatternError as error:
             errors.append(error)
             continue
+        # The search takes hot pixels out of what it is given.
+        finer = [] if width else _finer(pixels)
         try:
             found.append(_found(pixels, centre, width, *options))
         except PatternError as error:
             errors.append(error)
+        share, more = _BETTER
+        least = share * max(map(_symmetry, found), default=0.0) + more
+        for one, wide in finer:
+            with contextlib.suppress(PatternError):
+                new = _found(one, centre, wide, *options)
+                found += [new] * (_symmetry(new) > least)
         if width is None and (radius := discs.radius(pixels)):
             summed, wide = discs.summed(pixels, radius), discs.PEAK * radius * pixels.factor
             with contextlib.suppress(PatternError):
@@ -157,6 +170,20 @@ def find_spots(
     if not found:
         raise errors[0]
     return max(found, key=_symmetry)
+
+
+def _finer(pixels: Pixels) -> list[tuple[Pixels, float | None]]:
+    """An image of few pixels with half as large ones, and the width of spots to look for."""
+    if max(pixels.image.shape) > _FEW:
+        return []
+    image = ndimage.zoom(pixels.image, 2, order=3, mode="nearest", grid_mode=True)
+    image = np.maximum(image, pixels.image.min())
+    measured, full = (x.repeat(2, 0).repeat(2, 1) for x in (pixels.measured, pixels.full))
+    one = dataclasses.replace(
+        pixels, image=image, measured=measured, full=full, gain=None, factor=pixels.factor / 2
+    )
+    other = dataclasses.replace(one, image=image.copy(), measured=measured.copy())
+    return [(one, None), (other, _NARROW)]
 
 
 def _found(
@@ -361,12 +388,12 @@ def _rows(found: SpotList, rows: np.ndarray) -> SpotList:
     return dataclasses.replace(found, **{name: getattr(found, name)[rows] for name in names})
 
 
-def averaged(position: np.ndarray, factor: int) -> np.ndarray:
+def averaged(position: np.ndarray, factor: float) -> np.ndarray:
     """Columns and rows (..., 2) of an image in pixels that are means of `factor` x `factor`."""
     return (position - (factor - 1) / 2) / factor
 
 
-def full_size(position: np.ndarray, factor: int) -> np.ndarray:
+def full_size(position: np.ndarray, factor: float) -> np.ndarray:
     """The reverse of `averaged`."""
     return position * factor + (factor - 1) / 2
 
@@ -390,7 +417,10 @@ def _full_size(found: SpotList, pixels: Pixels) -> SpotList:
     )
 
 
-def _enlarged(values: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.ndarray:
+def _enlarged(values: np.ndarray, factor: float, shape: tuple[int, ...]) -> np.ndarray:
+    if factor < 1:
+        return block_reduce(values, round(1 / factor), np.mean).astype(values.dtype)
+    factor = round(factor)
     return values.repeat(factor, 0).repeat(factor, 1)[: shape[0], : shape[1]]
 
 

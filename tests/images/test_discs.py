@@ -3,6 +3,7 @@
 import drawn
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dd2d_jax.images import discs
 from dd2d_jax.images.grey_levels import prepared
@@ -39,6 +40,21 @@ def test_a_gamma_is_undone_before_discs_are_summed():
     true = (away.min(1) < 3) & (strength[one] > 0.2)
     assert true.sum() > 20
     assert np.std(np.log(spots.intensity[true] / strength[one[true]])) < 0.1
+
+
+@pytest.mark.parametrize("radius", [6, 9])
+def test_spots_out_of_focus_that_have_become_rings_are_found_as_a_whole(radius):
+    places, strength = drawn.lattice(centre=CENTRE, spacing=36)
+    sharp = drawn.expected(places, strength, centre=CENTRE, width=1.0, peak=2e4)
+    y, x = np.mgrid[-radius - 3 : radius + 4, -radius - 3 : radius + 4]
+    ring = np.exp(-0.5 * (np.hypot(x, y) - radius) ** 2)
+    spots = find_spots(drawn.counted(ndimage.convolve(sharp, ring / ring.sum(), mode="nearest")))
+    away = np.linalg.norm(spots.position[:, None] - places, axis=-1)
+    assert (away.min(1) < 2).mean() > 0.9
+    inside = (np.abs(places - 128) < 128 - 2 * radius).all(1)
+    assert (away.min(0)[inside] < 2).all()
+    one = away.argmin(0)[inside]
+    assert np.std(np.log(spots.intensity[one] / strength[inside])) < 0.1
 
 
 def test_of_few_electrons_the_noise_is_not_taken_for_discs():

@@ -513,6 +513,25 @@ def test_specks_that_look_like_spots_do_not_hide_a_few_bright_ones(side, specks)
     assert any("looks like spots" in note for note in made.image.notes)
 
 
+@pytest.mark.parametrize("spacing", [6.5, 8.0, 10.0])
+def test_spots_a_pixel_wide_that_crowd_a_small_image_are_found(spacing):
+    shape, centre = (128, 128), (64.3, 62.8)
+    places, strength = drawn.lattice(shape, centre, spacing)
+    image = drawn.counted(drawn.expected(places, strength, shape, centre, 0.6, 3e4, 500.0))
+    spots = find_spots(image)
+    np.testing.assert_allclose(spots.centre, centre, atol=0.1)
+    assert spots.width < 0.8
+    strong = strength > 0.02
+    missed, wrong = drawn.matched(spots.position, places)
+    assert wrong < 0.02 * len(places)
+    assert drawn.matched(spots.position, places[strong])[0] < 0.05 * strong.sum()
+    away = np.linalg.norm(spots.position[:, None] - places, axis=-1)
+    one = away.argmin(1)
+    sure = (away.min(1) < 1) & (strength[one] > 0.1)
+    assert np.std(np.log(spots.intensity[sure] / strength[one[sure]])) < 0.15
+    assert spots.residual.shape == spots.measured.shape == spots.level.shape == shape
+
+
 def test_so_many_of_the_brightest_spots_alone_are_used():
     places, strength = drawn.lattice()
     image = drawn.counted(drawn.expected(places, strength))
