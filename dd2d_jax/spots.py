@@ -173,6 +173,11 @@ def strongest(spots: Spots, tokens: int) -> Spots:
     return _by_pair(lambda x: x[..., :tokens, :], spots)
 
 
+def picked(spots: Spots, pairs: np.ndarray) -> Spots:
+    """Some of the pairs, by their places."""
+    return _by_pair(lambda x: x[..., pairs, :], spots)
+
+
 def sized(spots: Spots, tokens: int) -> Spots:
     """The first `tokens` pairs, filled up with padding where there are fewer; concrete."""
     short = max(tokens - spots.hk.shape[-2], 0)

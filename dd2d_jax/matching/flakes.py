@@ -35,10 +35,11 @@ from dd2d_jax.spots import (
     atom_slots,
     cut_to,
     filled,
+    picked,
     power_of_two,
+    sized,
     slots,
     straightened,
-    strongest,
 )
 from diffraction.kinematic import ewald_qz
 from diffraction.multislice import scattering_matrix, turn
@@ -60,9 +61,13 @@ _KEPT = 4
 _B, _SOFTER = 0.8, (-0.6, 0.0, 1.0, 2.0)
 # What is compared is this power of intensities: weak spots count, too.
 _ROOT = 0.25
-# Pairs of spots that are compared; beams reach this much further than they do, 1/angstrom, and
-# there are at least and at most so many.
+# Pairs of spots that are compared; beams reach this much further than they do, 1/angstrom. There
+# are at least and about at most so many beams: of large cells only inner spots are compared.
 _PAIRS, _BEYOND, _LEAST, _ROOM = 64, 0.4, 128, 512
+# Of these the inner ones serve where tilts are tried first.
+_INNER = 256
+# R1 below which a single layer leaves nothing to explain: no flake's was.
+_EXPLAINED = 0.005
 # Tilts that are tried first, degrees; then about the best ones, ever closer.
 _COARSE = np.linspace(-2, 2, 9)
 _CLOSER, _ABOUT = (0.2, 0.08, 0.04), np.arange(-2, 3)
@@ -98,26 +103,17 @@ def weigh_flakes(
 
     Args: as of `dynamical.weigh_again`, whose result `weighing` is.
     """
-    near = (
-        np.asarray(crystals.known, bool)
-        & ~crystals.mixed
-        & (np.abs(weighing.stretch) < _STRAINS * hypotheses[0].stretch)
-        & (weighing.shear < _SHEAR)
-    )
-    some = np.flatnonzero(near)
+    some = np.flatnonzero(may_be_flakes(weighing, log_prior, crystals, conditions, hypotheses))
     some = some[np.argsort(-(weighing.value + log_prior)[some], kind="stable")[:_MOST]]
-    if not isinstance(conditions.radiation, dx.Electrons) or not len(some):
+    if not len(some):
         return weighing
     rows, ways = [], []
     for row in some:
         spots = jax.tree.map(lambda x, row=row: np.asarray(x)[weighing.setting[row]], query.whole)
         spots = straightened(spots, weighing.power[row])
         found = search(crystals.take([row]), spots, conditions)
-        if found is not None:
-            rows += [row] * len(found.likeness)
-            ways.append(found.way)
-    if not rows:
-        return weighing
+        rows += [row] * len(found.likeness)
+        ways.append(found.way)
     rows, way = np.array(rows), jax.tree.map(lambda *x: np.concatenate(x), *ways)
     spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[rows]], query.whole)
     warmer = np.full(len(rows), _B - conditions.b_iso)
@@ -148,6 +144,28 @@ def weigh_flakes(
     return weighing._replace(value=value, once=once, r1=r1, b=b, way=its)
 
 
+def may_be_flakes(
+    weighing: Weighing,
+    log_prior: np.ndarray,
+    crystals: CrystalSet,
+    conditions: Conditions,
+    hypotheses: Sequence[Hypothesis],
+) -> np.ndarray:
+    """(n,) True for known crystals whose cell fits; none where a single layer explains all.
+
+    Args: as of `weigh_flakes`.
+    """
+    explained = weighing.r1[np.argmax(weighing.value + log_prior)] < _EXPLAINED
+    if explained or not isinstance(conditions.radiation, dx.Electrons):
+        return np.zeros(len(crystals), bool)
+    return (
+        np.asarray(crystals.known, bool)
+        & ~crystals.mixed
+        & (np.abs(weighing.stretch) < _STRAINS * math.hypot(hypotheses[0].stretch, _BULK))
+        & (weighing.shear < _SHEAR)
+    )
+
+
 def simulated(
     crystals: CrystalSet, hk: np.ndarray, conditions: Conditions, b: np.ndarray, way: Way
 ) -> np.ndarray:
@@ -164,32 +182,27 @@ def simulated(
     return np.where(way.turned[:, None, None], pairs[..., ::-1], pairs)
 
 
-def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting | None:
+def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting:
     """Stackings, numbers of layers and tilts of one crystal that fit best.
 
     Args:
         crystal: one.
         spots: (T,) of a pattern, in the crystal's setting.
         conditions: electrons.
-
-    Returns:
-        None where its cell is too large.
     """
-    spots = strongest(spots, _PAIRS)
     lattice = np.asarray(crystal.lattice[0], float)
+    spots = sized(picked(spots, _near(spots, lattice)), _PAIRS)
     hk = np.concatenate([spots.hk, -spots.hk])
     squared = ((hk @ np.linalg.inv(lattice).T) ** 2).sum(-1)
     reach = float(np.sqrt(squared.max())) + _BEYOND
     beams = dx.reflections(lattice, reach)
     beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
-    if len(beams) > _ROOM:
-        return None
     place = {tuple(x): i for i, x in enumerate(beams.tolist())}
     count = len(beams)
     # Few sizes are compiled.
     beams = slots(beams[None], power_of_two(max(count, _LEAST)))[0]
     told = _Told(
-        _matrices(crystal, beams, count, reach, conditions),
+        _matrices(crystal, beams, count, place, reach, conditions),
         beams,
         (beams @ np.linalg.inv(lattice).T).astype(np.float32),
         np.array([place[tuple(x)] for x in hk.tolist()]),
@@ -200,7 +213,7 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     )
     every = stackings(lattice)
     grid = _grid(_COARSE)
-    like = np.asarray(_likeness(told, _how(every), np.tile(grid, (len(every), 1, 1))))
+    like = np.asarray(_likeness(_inner(told), _how(every), np.tile(grid, (len(every), 1, 1))))
     # Each stacking in both senses of q; the last one again, so that one size is compiled.
     which, sense = _different(like[:, 1:].max((1, 2)))
     ways = len(which)
@@ -222,6 +235,13 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     )  # fmt: skip
     way = Way(np.zeros(_WAYS, bool), sense == 1, tilts, layers, which, price)
     return Fitting(likeness[best], jax.tree.map(lambda x: x[best], way))
+
+
+def _near(spots: Spots, lattice: np.ndarray) -> np.ndarray:
+    """Places of the pairs (T,) that are compared: beams that reach further are not too many."""
+    reach = np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice))))
+    q = np.linalg.norm(np.asarray(spots.hk) @ np.linalg.inv(lattice).T, axis=-1)
+    return np.flatnonzero(q < max(reach - _BEYOND, reach / 2))
 
 
 def _different(tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,19 +276,44 @@ class _Told(NamedTuple):
     wavelength: jax.Array
 
 
+def _inner(told: _Told) -> _Told:
+    """With the inner beams alone, and the spots that lie well among them."""
+    if len(told.hk) <= _INNER:
+        return told
+    near = np.sqrt(told.squared) < np.linalg.norm(told.q[_INNER - 1]) - _BEYOND
+    return told._replace(
+        matrices=told.matrices[:, :_INNER, :_INNER],
+        hk=told.hk[:_INNER],
+        q=told.q[:_INNER],
+        rods=np.where(near, told.rods, 0),
+        amplitude=told.amplitude * near,
+        measured=told.measured * near,
+    )
+
+
 def _matrices(
-    crystal: CrystalSet, beams: np.ndarray, count: int, reach: float, conditions: Conditions
+    crystal: CrystalSet,
+    beams: np.ndarray,
+    count: int,
+    place: dict[tuple[int, int], int],
+    reach: float,
+    conditions: Conditions,
 ) -> np.ndarray:
-    """`_Told.matrices`, of beams (M, 2) of which `count` are no padding."""
+    """`_Told.matrices`, of beams (M, 2) of which `count` are no padding; `place` of each."""
     band = max(2 * reach, 2.5)
     grid = tuple(grid_points(crystal.lattice, band)[0].tolist())
     atoms = power_of_two(max(int(atom_slots(crystal.numbers).max()), 16))
-    out = np.zeros((2, len(beams), len(beams)), np.complex64)
-    for i, one in enumerate((crystal, turned(crystal))):
-        layer = jax.tree.map(lambda x: x[0], cut_to(one, np.zeros(1, int), atoms))
-        found = scattering_matrix(layer, conditions.radiation, _B, beams, float(band), grid)
-        out[i, :count, :count] = np.asarray(found)[:count, :count]
-    return out
+    layer = jax.tree.map(lambda x: x[0], cut_to(crystal, np.zeros(1, int), atoms))
+    made = scattering_matrix(layer, conditions.radiation, _B, beams, float(band), grid)
+    own = np.zeros((len(beams),) * 2, np.complex64)
+    own[:count, :count] = np.asarray(made)[:count, :count]
+    # Turned about the origin, then shifted to where the turned layer lies.
+    there = (crystal.positions[0, 0] + turned(crystal).positions[0, 0])[:2]
+    phase = np.asarray(turn(beams @ np.linalg.solve(np.asarray(crystal.lattice[0]).T, there)))
+    opposite = np.arange(len(beams))
+    opposite[:count] = [place[-h, -k] for h, k in beams[:count].tolist()]
+    other = phase[:, None] * own[np.ix_(opposite, opposite)] * phase.conj()
+    return np.stack([own, other.astype(np.complex64)])
 
 
 def _observed(spots: Spots) -> tuple[np.ndarray, np.ndarray]:

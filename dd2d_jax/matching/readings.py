@@ -87,7 +87,12 @@ def weigh_readings(
     def weigh(once: Sequence[Once], layers: Sequence[Stack]) -> list[Reading]:
         total = np.array([one.total() for one in once])
         before = log_readings(total, above, once[0].query, layers)
-        kept = np.flatnonzero(before > before.max() - _FAR).tolist()
+        # What is far behind as a layer may be the likeliest as a flake.
+        kept = [
+            i
+            for i, one in enumerate(once)
+            if before[i] > before.max() - _FAR or one.may_be_flakes()
+        ]
         for i in kept:
             if i not in done:
                 again = weigh_twice(once[i])

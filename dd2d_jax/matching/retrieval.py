@@ -304,11 +304,14 @@ def _candidates(
     if asked.tilts is not None:
         queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
     piled = _flakes(chosen, rows, weighed)
-    as_they_are = chosen.mixed | (not asked.refine) | [flake is not None for flake in piled]
+    several = np.array([flake is not None for flake in piled], bool)
+    as_they_are = chosen.mixed | (not asked.refine) | several
     fits = {}
     if as_they_are.any():
         told = _as_flakes(chosen, rows, weighed, shown.hk, view.conditions)
-        fits[True] = r_factors(chosen, queries, view.conditions, told=told, **options)
+        same = r_factors(chosen, queries, view.conditions, told=told, **options)
+        b_iso = same.b_iso + np.where(several, weighed.b[rows], 0.0)
+        fits[True] = dataclasses.replace(same, b_iso=b_iso)
     if not as_they_are.all():
         stage(f"refining {int((~as_they_are).sum())} candidates")
         # Another one stands in for each that is not refined.

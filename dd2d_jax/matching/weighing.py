@@ -25,7 +25,7 @@ from dd2d_jax.matching.absent import (
     nearly,
 )
 from dd2d_jax.matching.dynamical import weigh_again
-from dd2d_jax.matching.flakes import weigh_flakes
+from dd2d_jax.matching.flakes import may_be_flakes, weigh_flakes
 from dd2d_jax.matching.hypotheses import TEMPERATURE, Hypothesis, powers
 from dd2d_jax.matching.isotypes import log_isotypes
 from dd2d_jax.matching.rerank import Query, Way, Weighing, log_none, weigh
@@ -99,6 +99,11 @@ class Once(NamedTuple):
     def prior(self) -> np.ndarray:
         """(m,) `log_prior` of the crystals."""
         return self.log_prior[self.short.rows]
+
+    def may_be_flakes(self) -> bool:
+        """Whether a crystal may explain as a flake what none does as a layer."""
+        told = self.weighing, self.prior, self.short.crystals, self.conditions, self.hypotheses
+        return self.tilts is None and bool(may_be_flakes(*told).any())
 
     def total(self) -> float:
         """Log-probability of the pattern over all crystals and none of them, at the temperature of

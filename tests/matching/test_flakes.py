@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from ase.build import mx2
 from seen import WANTED, bulk_slab, turned
 
 import diffraction as dx
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching import readings
 from dd2d_jax.matching.flakes import search, simulated
 from dd2d_jax.matching.layers import stackings
 from dd2d_jax.matching.rerank import Way
@@ -109,6 +111,29 @@ def test_a_single_layer_is_no_flake(library, model):
     assert found[0].uid == "1H-MoS2" and found[0].flake is None
 
 
+def test_a_reading_that_is_far_behind_as_a_layer_is_weighed_as_a_flake(model, monkeypatch):
+    """The weak spots of CrI3 may be a superlattice's, of a crystal with a cell of a third."""
+    layer = WANTED["CrI3"].copy()
+    layer.cell[2, 2] = np.ptp(layer.positions[:, 2]) + 3.0
+    pile = layer * (1, 1, 3)
+    pile.center(vacuum=8, axis=2)
+    pattern = dx.simulate(
+        dx.Crystal.from_ase(pile), dx.Electrons(80.0), 1.2, 0.5, (0.4, 0.2), method="multislice"
+    )
+    parent = mx2("CdI2", "1T", a=layer.cell.lengths()[0] / np.sqrt(3), thickness=3.4, vacuum=8)
+    count = []
+    whole = readings.weigh_twice
+    monkeypatch.setattr(readings, "weigh_twice", lambda once: count.append(once) or whole(once))
+    for known in (True, False):
+        told = {"uid": "CrI3", "known": known}, {"uid": "1T-CdI2", "known": known}
+        entries = list(zip((WANTED["CrI3"], parent), told, strict=True))
+        found = retrieve(
+            pattern, Library.build(usable.from_atoms(entries), model), model, energy=80.0
+        )
+        assert found[0].uid == "CrI3" and (found[0].flake is not None) == known
+        assert len(count) == (2 if known else 3)
+
+
 def test_a_flake_is_not_refined_and_this_is_told(library, model):
     with pytest.warns(UserWarning, match="they are flakes of layers: 1H-MoS2"):
         found = retrieve(
@@ -125,4 +150,6 @@ def test_what_is_shown_of_a_flake_is_its_pattern(library, model):
     o, c = (np.sqrt(np.asarray(x)[measured]) for x in (one.query.intensity, one.simulated))
     assert one.r_factor == pytest.approx(np.abs(o - c).sum() / o.sum(), rel=1e-3)
     assert f"about {one.flake.layers} layers" in str(one.flake)
+    # The pattern's B is 0.5.
+    assert one.b_iso == pytest.approx(0.5, abs=0.2)
     assert found.to_dict()["candidates"][0]["flake"]["layers"] == one.flake.layers
