@@ -161,7 +161,7 @@ def may_be_flakes(
     return (
         np.asarray(crystals.known, bool)
         & ~crystals.mixed
-        & (np.abs(weighing.stretch) < _STRAINS * math.hypot(hypotheses[0].stretch, _BULK))
+        & (np.abs(weighing.stretch) < _STRAINS * hypotheses[0].stretch)
         & (weighing.shear < _SHEAR)
     )
 

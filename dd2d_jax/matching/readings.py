@@ -87,12 +87,10 @@ def weigh_readings(
     def weigh(once: Sequence[Once], layers: Sequence[Stack]) -> list[Reading]:
         total = np.array([one.total() for one in once])
         before = log_readings(total, above, once[0].query, layers)
-        # What is far behind as a layer may be the likeliest as a flake.
-        kept = [
-            i
-            for i, one in enumerate(once)
-            if before[i] > before.max() - _FAR or one.may_be_flakes()
-        ]
+        likely = before > before.max() - _FAR
+        # Crystals of the whole cell that are far behind as layers may be likeliest as flakes.
+        likely[0] |= once[0].may_be_flakes()
+        kept = np.flatnonzero(likely).tolist()
         for i in kept:
             if i not in done:
                 again = weigh_twice(once[i])
