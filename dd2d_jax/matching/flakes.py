@@ -62,7 +62,7 @@ _B, _SOFTER = 0.8, (-0.6, 0.0, 1.0, 2.0)
 # What is compared is this power of intensities: weak spots count, too.
 _ROOT = 0.25
 # Pairs of spots that are compared; beams reach this much further than they do, 1/angstrom. There
-# are at least and about at most so many beams: of large cells only inner spots are compared.
+# are at least, and about at most, so many beams: of large cells only inner spots are compared.
 _PAIRS, _BEYOND, _LEAST, _ROOM = 64, 0.4, 128, 512
 # Of these the inner ones serve where tilts are tried first.
 _INNER = 256
@@ -191,10 +191,13 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
         conditions: electrons.
     """
     lattice = np.asarray(crystal.lattice[0], float)
-    spots = sized(picked(spots, _near(spots, lattice)), _PAIRS)
+    # As far as there is room for beams.
+    farthest = float(np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice)))))
+    q = np.linalg.norm(np.asarray(spots.hk) @ np.linalg.inv(lattice).T, axis=-1)
+    spots = sized(picked(spots, np.flatnonzero(q < _compared(farthest))), _PAIRS)
     hk = np.concatenate([spots.hk, -spots.hk])
     squared = ((hk @ np.linalg.inv(lattice).T) ** 2).sum(-1)
-    reach = float(np.sqrt(squared.max())) + _BEYOND
+    reach = min(float(np.sqrt(squared.max())) + _BEYOND, farthest)
     beams = dx.reflections(lattice, reach)
     beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
     place = {tuple(x): i for i, x in enumerate(beams.tolist())}
@@ -237,11 +240,9 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     return Fitting(likeness[best], jax.tree.map(lambda x: x[best], way))
 
 
-def _near(spots: Spots, lattice: np.ndarray) -> np.ndarray:
-    """Places of the pairs (T,) that are compared: beams that reach further are not too many."""
-    reach = np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice))))
-    q = np.linalg.norm(np.asarray(spots.hk) @ np.linalg.inv(lattice).T, axis=-1)
-    return np.flatnonzero(q < max(reach - _BEYOND, reach / 2))
+def _compared(reach: float) -> float:
+    """How far spots are compared where beams reach so far, 1/angstrom."""
+    return max(reach - _BEYOND, reach / 2)
 
 
 def _different(tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -280,7 +281,7 @@ def _inner(told: _Told) -> _Told:
     """With the inner beams alone, and the spots that lie well among them."""
     if len(told.hk) <= _INNER:
         return told
-    near = np.sqrt(told.squared) < np.linalg.norm(told.q[_INNER - 1]) - _BEYOND
+    near = np.sqrt(told.squared) < _compared(np.linalg.norm(told.q[_INNER - 1]))
     return told._replace(
         matrices=told.matrices[:, :_INNER, :_INNER],
         hk=told.hk[:_INNER],

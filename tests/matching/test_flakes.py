@@ -83,6 +83,19 @@ def test_stacking_layers_and_tilt_of_a_flake_are_found(stacking, layers, tilt, s
     assert told[best.stacking][:2] == told[stacking][:2]
 
 
+def test_of_large_cells_inner_spots_tell_the_flake():
+    vacancy = WANTED["1H-MoS2"] * (3, 3, 1)
+    del vacancy[-1]
+    one = usable.from_atoms([(vacancy, {"uid": "vacancy", "known": True})])
+    assert abs(np.linalg.det(one.lattice[0])) > 70
+    off = np.zeros(1, bool)
+    way = Way(off, off, np.array([(0.5, 0.7)]), np.array([6]), np.zeros(1, int), np.zeros(1))
+    found = search(one, pairs(one, way, 0.3), CONDITIONS)
+    assert found.likeness[0] > 0.99
+    assert abs(found.way.layers[0] - 6) <= 1
+    assert np.hypot(*found.way.lean[0]) == pytest.approx(np.hypot(0.5, 0.7), abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("name", "cells", "tilt"),
     [("1H-MoS2", 1, (0.5, 0.3)), ("1H-MoS2", 4, (0.4, -0.7))],
