@@ -110,7 +110,7 @@ def retrieve(
     if not 0 <= scale_error <= 3:
         raise ValueError(f"scale_error must be between 0 and 3, 0.02 for 2 %; got {scale_error}")
     if tilts is not None and scale_error > 0.05:
-        raise ValueError("several tilts need a known scale: scale_error must be at most 0.05")
+        raise ValueError("tilts need a known scale: scale_error must be at most 0.05")
     if propose and not rerank:
         raise ValueError("proposals are weighed by simulation: rerank must be at least 1")
     if not 0 <= strain <= 0.1:
