@@ -48,7 +48,8 @@ from dd2d_jax.util import cache  # noqa: E402
 from dd2d_jax.util.errors import PatternError  # noqa: E402
 from dd2d_jax.util.progress import progress  # noqa: E402
 
-KINDS = ("image", "kinematic", "multislice", "experiment", "flake")
+USUAL = ("image", "kinematic", "multislice", "experiment")
+KINDS = (*USUAL, "flake")
 # With the library of the package.
 OWN = ("experiment", "flake")
 MODES = ("all", "elements", "absent")
@@ -87,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("DD2D_SHARED_DATA"))
     parser.add_argument("--c2db", type=Path, help="library of c2db.db, from dd2d index")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[:4])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=USUAL)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--limit", type=int, help="patterns of each kind, spread over all")
     parser.add_argument(

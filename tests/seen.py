@@ -100,8 +100,8 @@ def turned(pattern: dx.Pattern, degrees: float, mirrored: bool = False) -> dx.Pa
     return dataclasses.replace(pattern, q=pattern.q @ jnp.asarray(turn, jnp.float32))
 
 
-def bulk_slab(name: str, cells: int) -> Atoms:
+def slab(crystal: Atoms, cells: int) -> Atoms:
     """So many cells of a bulk crystal on each other, in vacuum."""
-    out = BULK[name] * (1, 1, cells)
+    out = crystal * (1, 1, cells)
     out.center(vacuum=8, axis=2)
     return out

@@ -14,6 +14,7 @@ from skimage.feature import peak_local_max
 from skimage.measure import block_reduce
 
 from dd2d_jax.images.background import mad
+from dd2d_jax.images.pixel_values import within
 from dd2d_jax.lattices.origin import CHANCE, alike, weights
 
 # The strongest spots vote, and so many of the places with most votes are looked at.
@@ -162,16 +163,6 @@ def _paired(
     return place, for_, float((root * like * tested).sum() / (root * tested).sum())
 
 
-def _within(shape: tuple[int, ...], points: np.ndarray, radius: float) -> np.ndarray:
-    """(H, W) True within `radius` of points (K, 2)."""
-    away = np.ones(shape, bool)
-    if len(points):
-        columns, rows = np.rint(points).astype(int).T
-        away[np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)] = False
-        away = ndimage.distance_transform_edt(away) > radius
-    return ~away
-
-
 class _Halo:
     """How round an image without its spots is about a point."""
 
@@ -189,7 +180,7 @@ class _Halo:
                 small = block_reduce(filled, self.side, np.nanmedian, cval=np.nan)
                 if np.nanmedian(small) == np.nanmin(small):
                     # Single electrons: most medians are 0, and means are to be without spots.
-                    filled = np.where(_within(image.shape, spots, radius), np.nan, filled)
+                    filled = np.where(within(image.shape, spots, radius), np.nan, filled)
                     small = block_reduce(filled, self.side, np.nanmean, cval=np.nan)
                     noise = 2 * float(np.nanmedian(np.abs(np.diff(small))))
         good = np.isfinite(small)

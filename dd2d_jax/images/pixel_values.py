@@ -210,6 +210,16 @@ def between(values: np.ndarray, place: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(values, at, order=1, mode="nearest")
 
 
+def within(shape: tuple[int, ...], places: np.ndarray, radius: float) -> np.ndarray:
+    """(H, W) True for pixels within `radius` of any of the columns and rows (K, 2)."""
+    away = np.ones(shape, bool)
+    if not len(places):
+        return ~away
+    rows = np.rint(places)[:, ::-1].astype(int)
+    away[tuple(np.clip(rows, 0, np.array(shape) - 1).T)] = False
+    return ndimage.distance_transform_edt(away) <= radius
+
+
 def single(image: np.ndarray, measured: np.ndarray, width: float) -> np.ndarray:
     """(H, W) True for hot pixels: bright ones whose neighbours do not share the light of a spot.
 

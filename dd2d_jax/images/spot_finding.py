@@ -102,7 +102,7 @@ class SpotList:
 
         Where grey levels are no counts, or the image is a negative, not the image less `level`.
         """
-        return _enlarged(self.searched.residual, self.searched.factor, self.measured.shape)
+        return _resized(self.searched.residual, self.searched.factor, self.measured.shape)
 
 
 def find_spots(
@@ -148,23 +148,22 @@ def find_spots(
             errors.append(error)
             continue
         # The search takes hot pixels out of what it is given.
-        finer = [] if width else _finer(pixels)
+        finer = _finer(pixels) if width is None else []
         try:
             found.append(_found(pixels, centre, width, *options))
         except PatternError as error:
             errors.append(error)
         share, more = _BETTER
-        least = share * max(map(_symmetry, found), default=0.0) + more
-        for one, wide in finer:
+        better = share * max(map(_symmetry, found), default=0.0) + more
+        others = [(one, wide, better) for one, wide in finer]
+        if width is None and (radius := discs.radius(pixels)):
+            wide = discs.PEAK * radius * pixels.factor
+            # A photograph has round spots of light, too.
+            others.append((discs.summed(pixels, radius), wide, _MATED))
+        for one, wide, least in others:
             with contextlib.suppress(PatternError):
                 new = _found(one, centre, wide, *options)
                 found += [new] * (_symmetry(new) > least)
-        if width is None and (radius := discs.radius(pixels)):
-            summed, wide = discs.summed(pixels, radius), discs.PEAK * radius * pixels.factor
-            with contextlib.suppress(PatternError):
-                one = _found(summed, centre, wide, *options)
-                # A photograph has round spots of light, too.
-                found += [one] * (_symmetry(one) > _MATED)
         if found and pixels.negative:
             break
     if not found:
@@ -411,17 +410,18 @@ def _full_size(found: SpotList, pixels: Pixels) -> SpotList:
         centre=full_size(found.centre, factor),
         width=found.width * factor,
         rejected=full_size(found.rejected, factor),
-        measured=_enlarged(found.measured, factor, pixels.shape),
-        level=_enlarged(found.level, factor, pixels.shape),
+        measured=_resized(found.measured, factor, pixels.shape),
+        level=_resized(found.level, factor, pixels.shape),
         searched=dataclasses.replace(found.searched, factor=factor),
     )
 
 
-def _enlarged(values: np.ndarray, factor: float, shape: tuple[int, ...]) -> np.ndarray:
+def _resized(values: np.ndarray, factor: float, shape: tuple[int, ...]) -> np.ndarray:
+    """An image's values (h, w), of pixels as in `averaged`, in its own pixels, `shape`."""
     if factor < 1:
         return block_reduce(values, round(1 / factor), np.mean).astype(values.dtype)
-    factor = round(factor)
-    return values.repeat(factor, 0).repeat(factor, 1)[: shape[0], : shape[1]]
+    times = round(factor)
+    return values.repeat(times, 0).repeat(times, 1)[: shape[0], : shape[1]]
 
 
 def _asymmetry(found: SpotList, least: float) -> str:

@@ -17,7 +17,7 @@ from scipy.stats import norm
 
 from dd2d_jax.images import background, peaks
 from dd2d_jax.images.distortion import Mapping
-from dd2d_jax.images.pixel_values import between
+from dd2d_jax.images.pixel_values import between, within
 from dd2d_jax.images.spot_finding import SpotList, averaged, full_size
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.search import FRACTIONS, INDEX
@@ -70,11 +70,8 @@ class _Light:
         found, factor = spots.searched, spots.searched.factor
         noise = peaks.error(found.residual, found.under, found.width)
         height = ndimage.gaussian_filter(found.residual, found.width) / noise
-        far = np.ones(height.shape, bool)
-        known = np.concatenate([spots.position, spots.rejected])
-        whole = np.rint(averaged(known, factor))[:, ::-1].astype(int)
-        far[tuple(np.clip(whole, 0, np.array(far.shape) - 1).T)] = False
-        clear = found.measured & (ndimage.distance_transform_edt(far) > _CLEAR * found.width)
+        known = averaged(np.concatenate([spots.position, spots.rejected]), factor)
+        clear = found.measured & ~within(height.shape, known, _CLEAR * found.width)
         rows, columns = np.indices(clear.shape)
         middle = averaged(spots.centre, factor)
         clear &= np.hypot(columns - middle[0], rows - middle[1]) > _BEAM * found.width

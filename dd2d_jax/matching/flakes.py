@@ -193,21 +193,21 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
     lattice = np.asarray(crystal.lattice[0], float)
     # As far as there is room for beams.
     farthest = float(np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice)))))
-    q = np.linalg.norm(np.asarray(spots.hk) @ np.linalg.inv(lattice).T, axis=-1)
+    reciprocal = np.linalg.inv(lattice).T
+    q = np.linalg.norm(np.asarray(spots.hk) @ reciprocal, axis=-1)
     spots = sized(picked(spots, np.flatnonzero(q < _compared(farthest))), _PAIRS)
     hk = np.concatenate([spots.hk, -spots.hk])
-    squared = ((hk @ np.linalg.inv(lattice).T) ** 2).sum(-1)
+    squared = ((hk @ reciprocal) ** 2).sum(-1)
     reach = min(float(np.sqrt(squared.max())) + _BEYOND, farthest)
     beams = dx.reflections(lattice, reach)
     beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
     place = {tuple(x): i for i, x in enumerate(beams.tolist())}
-    count = len(beams)
     # Few sizes are compiled.
-    beams = slots(beams[None], power_of_two(max(count, _LEAST)))[0]
+    beams = slots(beams[None], power_of_two(max(len(beams), _LEAST)))[0]
     told = _Told(
-        _matrices(crystal, beams, count, place, reach, conditions),
+        _matrices(crystal, beams, place, reach, conditions),
         beams,
-        (beams @ np.linalg.inv(lattice).T).astype(np.float32),
+        (beams @ reciprocal).astype(np.float32),
         np.array([place[tuple(x)] for x in hk.tolist()]),
         squared.astype(np.float32),
         *_observed(spots),
@@ -295,18 +295,18 @@ def _inner(told: _Told) -> _Told:
 def _matrices(
     crystal: CrystalSet,
     beams: np.ndarray,
-    count: int,
     place: dict[tuple[int, int], int],
     reach: float,
     conditions: Conditions,
 ) -> np.ndarray:
-    """`_Told.matrices`, of beams (M, 2) of which `count` are no padding; `place` of each."""
+    """`_Told.matrices`, of beams (M, 2); `place` of each that is no padding."""
     band = max(2 * reach, 2.5)
     grid = tuple(grid_points(crystal.lattice, band)[0].tolist())
     atoms = power_of_two(max(int(atom_slots(crystal.numbers).max()), 16))
     layer = jax.tree.map(lambda x: x[0], cut_to(crystal, np.zeros(1, int), atoms))
     made = scattering_matrix(layer, conditions.radiation, _B, beams, float(band), grid)
     own = np.zeros((len(beams),) * 2, np.complex64)
+    count = len(place)
     own[:count, :count] = np.asarray(made)[:count, :count]
     # Turned about the origin, then shifted to where the turned layer lies.
     there = (crystal.positions[0, 0] + turned(crystal).positions[0, 0])[:2]

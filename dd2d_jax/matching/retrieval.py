@@ -304,11 +304,13 @@ def _candidates(
     if asked.tilts is not None:
         queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
     piled = _flakes(chosen, rows, weighed)
-    several = np.array([flake is not None for flake in piled], bool)
+    several = weighed.way.layers[rows] > 1
     as_they_are = chosen.mixed | (not asked.refine) | several
     fits = {}
     if as_they_are.any():
-        told = _as_flakes(chosen, rows, weighed, shown.hk, view.conditions)
+        told = None
+        if several.any():
+            told = _as_flakes(chosen, rows, weighed, shown.hk, view.conditions)
         same = r_factors(chosen, queries, view.conditions, told=told, **options)
         b_iso = same.b_iso + np.where(several, weighed.b[rows], 0.0)
         fits[True] = dataclasses.replace(same, b_iso=b_iso)
@@ -375,9 +377,8 @@ def _as_flakes(
     way, b = jax.tree.map(lambda x: x[rows], (weighed.way, weighed.b))
     out = np.full(hk.shape, np.nan)
     some = np.flatnonzero(way.layers > 1)
-    if len(some):
-        its = jax.tree.map(lambda x: x[some], way)
-        out[some] = simulated(crystals.take(some), hk[some], conditions, b[some], its)
+    its = jax.tree.map(lambda x: x[some], way)
+    out[some] = simulated(crystals.take(some), hk[some], conditions, b[some], its)
     return out
 
 

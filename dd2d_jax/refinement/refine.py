@@ -138,7 +138,7 @@ def r_factors(
     tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     intensity = _simulated(batch, seen["hk"], conditions, tilt)
     intensity = np.asarray(intensity)
-    if told is not None and np.isfinite(told).any():
+    if told is not None:
         told = told.reshape(intensity.shape)
         intensity = np.where(np.isfinite(told), told, intensity)
     r, wr, intensity = _agreement(seen, intensity)

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from ase import Atoms
 from ase.build import mx2
-from seen import WANTED, bulk_slab, turned
+from seen import BULK, WANTED, slab, turned
 
 import diffraction as dx
 from dd2d_jax.data import usable
@@ -23,9 +24,14 @@ from dd2d_jax.spots import Conditions, Spots, half_plane
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
 
 
-def seen(name: str, cells: int, tilt: tuple[float, float], energy: float = 80.0) -> dx.Pattern:
+MOS2 = BULK["1H-MoS2"]
+
+
+def seen(
+    bulk: Atoms, cells: int, tilt: tuple[float, float], energy: float = 80.0
+) -> dx.Pattern:
     """Spots of a bulk crystal's slab by the fine multislice, those that noise does not hide."""
-    crystal = dx.Crystal.from_ase(bulk_slab(name, cells))
+    crystal = dx.Crystal.from_ase(slab(bulk, cells))
     pattern = dx.simulate(crystal, dx.Electrons(energy), 1.2, 0.5, tilt, method="multislice")
     visible = pattern.intensity > 1e-3 * pattern.intensity.max()
     return dataclasses.replace(pattern, mask=pattern.mask & visible)
@@ -50,6 +56,14 @@ def crystals(known: bool):
     return usable.from_atoms(entries)
 
 
+def flake(layers: int, stacking: int, tilt: tuple[float, float], sense: bool = False) -> Way:
+    """The way in which one is seen."""
+    return Way(
+        np.zeros(1, bool), np.array([sense]), np.array([tilt]), np.array([layers]),
+        np.array([stacking]), np.zeros(1),
+    )  # fmt: skip
+
+
 def pairs(crystal, way: Way, b: float) -> Spots:
     """Every pair of one crystal's flake."""
     hk = half_plane(crystal.lattice, CONDITIONS.q_max)
@@ -68,10 +82,7 @@ def pairs(crystal, way: Way, b: float) -> Spots:
 def test_stacking_layers_and_tilt_of_a_flake_are_found(stacking, layers, tilt, sense):
     one = crystals(True)
     one = one.take(np.flatnonzero(one.uid == "1H-MoS2"))
-    way = Way(
-        np.zeros(1, bool), np.array([sense]), np.array([tilt]), np.array([layers]),
-        np.array([stacking]), np.zeros(1),
-    )  # fmt: skip
+    way = flake(layers, stacking, tilt, sense)
     found = search(one, pairs(one, way, 0.3), CONDITIONS)
     assert found.likeness[0] > 0.999
     best = jax.tree.map(lambda x: x[0], found.way)
@@ -88,9 +99,7 @@ def test_of_large_cells_inner_spots_tell_the_flake():
     del vacancy[-1]
     one = usable.from_atoms([(vacancy, {"uid": "vacancy", "known": True})])
     assert abs(np.linalg.det(one.lattice[0])) > 70
-    off = np.zeros(1, bool)
-    way = Way(off, off, np.array([(0.5, 0.7)]), np.array([6]), np.zeros(1, int), np.zeros(1))
-    found = search(one, pairs(one, way, 0.3), CONDITIONS)
+    found = search(one, pairs(one, flake(6, 0, (0.5, 0.7)), 0.3), CONDITIONS)
     assert found.likeness[0] > 0.99
     assert abs(found.way.layers[0] - 6) <= 1
     assert np.hypot(*found.way.lean[0]) == pytest.approx(np.hypot(0.5, 0.7), abs=0.2)
@@ -101,7 +110,7 @@ def test_of_large_cells_inner_spots_tell_the_flake():
     [("1H-MoS2", 1, (0.5, 0.3)), ("1H-MoS2", 4, (0.4, -0.7))],
 )
 def test_a_bulk_crystals_flake_is_found_as_its_layer(library, model, name, cells, tilt):
-    pattern = seen(name, cells, tilt)
+    pattern = seen(BULK[name], cells, tilt)
     found = retrieve(turned(pattern, 17), library, model, k=4, energy=80.0)
     assert found[0].uid == name
     assert found[0].probability > 0.4
@@ -128,15 +137,9 @@ def test_a_crystal_that_is_far_behind_as_a_layer_is_weighed_as_a_flake(model, mo
     """As single layers graphene and a superlattice are likelier than it: it may be left behind."""
     monkeypatch.setattr(readings, "_FAR", 1.0)
     layer = mx2("CdI2", "1T", a=4.26, thickness=3.4, vacuum=8)
-    pile = layer.copy()
-    pile.cell[2, 2] = 6.84
-    pile *= (1, 1, 16)
-    pile.center(vacuum=8, axis=2)
-    pattern = dx.simulate(
-        dx.Crystal.from_ase(pile), dx.Electrons(120.0), 1.2, 0.5, (0.8, 0.3), method="multislice"
-    )
-    visible = pattern.intensity > 1e-3 * pattern.intensity.max()
-    pattern = dataclasses.replace(pattern, mask=pattern.mask & visible)
+    bulk = layer.copy()
+    bulk.cell[2, 2] = 6.84
+    pattern = seen(bulk, 16, (0.8, 0.3), 120.0)
     found = {}
     for known in (True, False):
         told = [{"uid": uid, "known": known} for uid in ("1T-CdI2", "graphene")]
@@ -150,14 +153,14 @@ def test_a_crystal_that_is_far_behind_as_a_layer_is_weighed_as_a_flake(model, mo
 def test_a_flake_is_not_refined_and_this_is_told(library, model):
     with pytest.warns(UserWarning, match="they are flakes of layers: 1H-MoS2"):
         found = retrieve(
-            seen("1H-MoS2", 2, (0.4, 0.4)), library, model, k=1, refine=True, energy=80.0
+            seen(MOS2, 2, (0.4, 0.4)), library, model, k=1, refine=True, energy=80.0
         )
     assert found[0].flake is not None and found[0].cif is None
     assert found[0].r_before == found[0].r_factor
 
 
 def test_what_is_shown_of_a_flake_is_its_pattern(library, model):
-    found = retrieve(seen("1H-MoS2", 3, (0.4, -0.7)), library, model, k=2, energy=80.0)
+    found = retrieve(seen(MOS2, 3, (0.4, -0.7)), library, model, k=2, energy=80.0)
     one = found[0]
     measured = np.asarray(one.query.measured)
     o, c = (np.sqrt(np.asarray(x)[measured]) for x in (one.query.intensity, one.simulated))
