@@ -61,9 +61,9 @@ def bulk(space_group: int, cell: tuple[float, ...], sites: dict[str, list]) -> A
     return crystal(symbols, places, spacegroup=space_group, cellpar=cell)
 
 
-def upright(atoms: Atoms) -> Atoms:
-    """With the second axis of an orthorhombic crystal up."""
-    order = [2, 0, 1]
+def upright(atoms: Atoms, axis: int = 1) -> Atoms:
+    """With that axis of an orthorhombic crystal up."""
+    order = [(axis + 1) % 3, (axis + 2) % 3, axis]
     return Atoms(
         atoms.symbols, cell=atoms.cell.lengths()[order], pbc=True,
         scaled_positions=atoms.get_scaled_positions()[:, order],
@@ -87,6 +87,20 @@ BULK = {
         bulk(64, (3.3136, 10.478, 4.3763, 90, 90, 90), {"P": [(0, 0.10168, 0.08056)]})
     ),
 }  # fmt: skip
+
+
+# A crystal of polar layers, and one of them.
+POLAR_BULK = upright(
+    bulk(
+        62, (11.501, 4.153, 4.445, 90, 90, 90),
+        {"Sn": [(0.1180, 1 / 4, 0.1030)], "Se": [(0.8552, 1 / 4, 0.4818)]},
+    ),
+    axis=0,
+)  # fmt: skip
+POLAR = flat(
+    "Sn2Se2", 4.153, 4.445, 90,
+    [(0.25, 0.103, 1.518), (0.75, 0.603, -1.518), (0.75, 0.518, 1.210), (0.25, 0.018, -1.210)],
+)  # fmt: skip
 
 
 def simulated(atoms: Atoms, energy: float = 80.0, q_max: float = 1.25) -> dx.Pattern:

@@ -37,7 +37,8 @@ def add_index(commands: Any) -> None:
     parser.add_argument(
         "source",
         help="ASE database (a file, or postgresql://USER:PASSWORD@HOST/NAME), folder or file of "
-        "structures, DD2D JSON file, or a named source: prototypes, c2db, jarvis_2d, enumerate:N",
+        "structures, DD2D JSON file, or a named source: prototypes, bulk, c2db, jarvis_2d, "
+        "enumerate:N",
     )
     parser.add_argument(
         "directory", type=Path, help="a new folder for the library, or an unfinished one"

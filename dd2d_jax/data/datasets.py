@@ -5,15 +5,10 @@ counted by reason and reported. Lengths in angstrom.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dd2d_jax.data import sources
 from dd2d_jax.data.crystal_set import CrystalSet, concatenate, crystal_set
 from dd2d_jax.util import cache
-
-if TYPE_CHECKING:
-    pass
-
 
 NEEDS_PATH = ("ase_db", "files", "dd2d_json")
 
@@ -23,11 +18,12 @@ def load(
 ) -> CrystalSet:
     """A data set, prepared first where that has not been done for these very bytes.
 
-    source: `prototypes` (needs no file), `ase_db` (an ASE database), `files` (a folder of CIF,
-    POSCAR, XYZ or XSF files, or one of them), `dd2d_json` (the DD2D authors' format), `c2db` (the
-    official c2db.db, put into data_dir/downloads/manual, or at `path`), `jarvis_2d` (downloaded, 8
-    MB, or at `path`). Several are joined by "+", as in `prototypes+ase_db`; `path` is then for
-    those that need one. data_dir: by default $DD2D_DATA_DIR or ~/.cache/dd2d.
+    source: `prototypes` or `bulk` (made here, need no file), `ase_db` (an ASE database), `files` (a
+    folder of CIF, POSCAR, XYZ or XSF files, or one of them), `dd2d_json` (the DD2D authors'
+    format), `c2db` (the official c2db.db, put into data_dir/downloads/manual, or at `path`),
+    `jarvis_2d` (downloaded, 8 MB, or at `path`). Several are joined by "+", as in
+    `prototypes+ase_db`; `path` is then for those that need one. data_dir: by default
+    $DD2D_DATA_DIR or ~/.cache/dd2d.
 
     Raises ValueError for an unknown source, a missing path or data without one usable crystal, and
     FileNotFoundError where there is nothing at `path`.
@@ -42,10 +38,8 @@ def load(
         )
     if path is None and source in NEEDS_PATH:
         raise ValueError(f"source {source!r} needs a path; give path=")
-    if path is not None and source == "prototypes":
-        raise ValueError(
-            "source 'prototypes' takes no path; leave it out or choose ase_db or files"
-        )
+    if path is not None and source in sources.MADE_HERE:
+        raise ValueError(f"source {source!r} takes no path; leave it out or choose ase_db or files")
     if path is not None:
         path = Path(path).expanduser().resolve()
         if not path.exists():
@@ -63,7 +57,7 @@ def load(
 
 def read_source(source: str | Path, data_dir: str | None = None) -> CrystalSet:
     """Crystals from a path, whatever kind of file, or from a named data source."""
-    if str(source) in ("prototypes", "c2db", "jarvis_2d") and not Path(source).exists():
+    if str(source) in (*sources.MADE_HERE, "c2db", "jarvis_2d") and not Path(source).exists():
         return load(str(source), data_dir=data_dir)
     path = Path(source)
     if not path.exists():

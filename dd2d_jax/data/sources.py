@@ -136,8 +136,18 @@ def prototypes(path: Path | None = None) -> tuple[Iterator[Entry], None]:
     return generate(seed=0), None
 
 
+def bulk(path: Path | None = None) -> tuple[Iterator[Entry], int]:
+    """Layers of well-known bulk crystals as measured: no file is needed."""
+    from dd2d_jax.data.prototypes.reference import bulk_layers
+
+    layers = bulk_layers()
+    told = [{"uid": one.uid, "prototype": one.prototype, "known": True} for one in layers]
+    return iter([(one.atoms, info) for one, info in zip(layers, told, strict=True)]), len(layers)
+
+
 READERS: dict[str, Callable[..., tuple[Iterator[Entry], int | None]]] = {
     "prototypes": prototypes,
+    "bulk": bulk,
     "ase_db": ase_db,
     "files": files,
     "c2db": ase_db,
@@ -146,12 +156,16 @@ READERS: dict[str, Callable[..., tuple[Iterator[Entry], int | None]]] = {
 }
 
 
+# Sources that need no file.
+MADE_HERE = ("prototypes", "bulk")
+
+
 def fingerprint(source: str, path: Path | None) -> str:
     """12 hex digits that change with the bytes of the source and with the code that reads it."""
     here = Path(__file__).parent
     code = [here / "sources.py", here / "database.py"]
     code.append(here.parent / "crystals" / "structures.py")
-    if source == "prototypes":
+    if source in MADE_HERE:
         code += sorted(
             f for f in (here / "prototypes").rglob("*") if f.suffix in (".py", ".csv", ".json")
         )

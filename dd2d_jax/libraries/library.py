@@ -69,7 +69,7 @@ class Library:
 
         Args:
             source: an ASE database, a folder or file of structures, a DD2D JSON file, the name of
-                a data source ("prototypes", "c2db", "jarvis_2d"), or a CrystalSet.
+                a data source ("prototypes", "bulk", "c2db", "jarvis_2d"), or a CrystalSet.
             model: from `dd2d_jax.load`; None takes the weights in the package.
             data_dir: where prepared data sets are kept.
 

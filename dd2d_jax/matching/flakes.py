@@ -26,9 +26,19 @@ import numpy as np
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.dynamical import dynamical_squares, explain_in_way, grid_points
-from dd2d_jax.matching.hypotheses import Hypothesis
-from dd2d_jax.matching.layers import GAP, flakes, spacing, stackings, turned
-from dd2d_jax.matching.rerank import Query, Way, Weighing, put
+from dd2d_jax.matching.evidence import Explained
+from dd2d_jax.matching.hypotheses import Hypothesis, likely_powers
+from dd2d_jax.matching.layers import (
+    GAP,
+    SLIDE,
+    Stacking,
+    flakes,
+    slides,
+    spacing,
+    stackings,
+    turned,
+)
+from dd2d_jax.matching.rerank import Query, Way, Weighing, best_of, put
 from dd2d_jax.spots import (
     Conditions,
     Spots,
@@ -39,10 +49,15 @@ from dd2d_jax.spots import (
     power_of_two,
     sized,
     slots,
-    straightened,
 )
 from diffraction.kinematic import ewald_qz
 from diffraction.multislice import scattering_matrix, turn
+
+
+def _grid(along: np.ndarray) -> np.ndarray:
+    """(n^2, 2)."""
+    return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2).astype(np.float32)
+
 
 # Known crystals that are weighed as flakes: so many of the likeliest of those whose cell fits, by
 # so many of the strain's standard deviations, and whose shear is not larger.
@@ -68,11 +83,17 @@ _PAIRS, _BEYOND, _LEAST, _ROOM = 64, 0.4, 128, 512
 _INNER = 256
 # R1 below which a single layer leaves nothing to explain: no flake's was.
 _EXPLAINED = 0.005
-# Tilts that are tried first, degrees; then about the best ones, ever closer.
-_COARSE = np.linspace(-2, 2, 9)
-_CLOSER, _ABOUT = (0.2, 0.08, 0.04), np.arange(-2, 3)
-# Ways (stacking and sense of q) of a crystal that are looked at closely.
-_WAYS = 6
+# Tilts that are tried first, degrees, of so many stackings at once; then about the best ones, ever
+# closer, and shifts that symmetry leaves free likewise, angstrom.
+_COARSE = _grid(np.linspace(-2, 2, 9))
+_AT_ONCE = 8
+_CLOSER, _SLIDES, _ABOUT = (0.2, 0.08, 0.04), (0.2, 0.08, 0.03), _grid(np.arange(-2, 3))
+# Ways (stacking and sense of q) of a crystal that are looked at closely; where layers may slide, so
+# many before that at shifts and tilts between those tried first.
+_WAYS, _SLID = 6, 32
+# Flakes that are not behind by more have their tilt told by multislice: it is tried so far away,
+# divided by the number of layers, degrees.
+_CLOSE, _AROUND = 6.0, _grid(np.array([-0.4, 0.0, 0.4]))
 # Likenesses of the same flake differ by less.
 _SAME = 1e-5
 # A tilt's components are normal, degrees; two tilts are told apart if they differ by this, divided
@@ -110,22 +131,35 @@ def weigh_flakes(
     rows, ways = [], []
     for row in some:
         spots = jax.tree.map(lambda x, row=row: np.asarray(x)[weighing.setting[row]], query.whole)
-        spots = straightened(spots, weighing.power[row])
-        found = search(crystals.take([row]), spots, conditions)
+        found = search(crystals.take([row]), spots, conditions, likely_powers(hypotheses))
         rows += [row] * len(found.likeness)
         ways.append(found.way)
     rows, way = np.array(rows), jax.tree.map(lambda *x: np.concatenate(x), *ways)
-    spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[rows]], query.whole)
-    warmer = np.full(len(rows), _B - conditions.b_iso)
     wider = [
         dataclasses.replace(
             h, stretch=math.hypot(h.stretch, _BULK), shear=math.hypot(h.shear, _BULK)
         )
         for h in hypotheses
     ]
-    found = explain_in_way(crystals.take(rows), spots, conditions, wider, warmer, way)
+
+    def explained(rows: np.ndarray, way: Way) -> Explained:
+        spots = jax.tree.map(lambda x: np.asarray(x)[weighing.setting[rows]], query.whole)
+        warmer = np.full(len(rows), _B - conditions.b_iso)
+        return explain_in_way(crystals.take(rows), spots, conditions, wider, warmer, way)
+
+    found = explained(rows, way)
+    total = found.value + way.price + log_prior[rows]
+    first = [mine[total[mine].argmax()] for mine in (np.flatnonzero(rows == x) for x in some)]
+    near = np.array([i for i in first if total[i] > total.max() - _CLOSE])
+    about = _about(jax.tree.map(lambda x: x[near], way))
+    tried = explained(np.tile(rows[near], len(_AROUND)), about), about
+    better = best_of(tried, tried[0].value + about.price, len(_AROUND))
+    found, way = put((found, way), near, better)
     each = found.value + way.price
-    value, r1, b, its = weighing.value.copy(), weighing.r1.copy(), weighing.b.copy(), weighing.way
+    value, r1, b, power, its = (
+        weighing.value.copy(), weighing.r1.copy(), weighing.b.copy(), weighing.power.copy(),
+        weighing.way,
+    )  # fmt: skip
     for row in np.unique(rows):
         mine = np.flatnonzero(rows == row)
         best = mine[each[mine].argmax()]
@@ -133,7 +167,7 @@ def weigh_flakes(
         if as_flake > value[row]:
             r1[row] = found.r1[best]
             its = put(its, np.array([row]), jax.tree.map(lambda x, i=best: x[[i]], way))
-            b[row] = found.b[best]
+            b[row], power[row] = found.b[best], found.power[best]
         # The price is the flakes' prior: where none fits, nothing changes.
         value[row] = np.logaddexp(value[row], as_flake)
     first = int(np.argmax(value + log_prior))
@@ -141,7 +175,17 @@ def weigh_flakes(
         value = value[first] + (value - value[first]) / _TEMPERATURE
     # `absent` learnt what multiple scattering in a single layer is worth.
     once = np.where(its.layers > 1, value, weighing.once)
-    return weighing._replace(value=value, once=once, r1=r1, b=b, way=its)
+    return weighing._replace(value=value, once=once, r1=r1, b=b, power=power, way=its)
+
+
+def _about(way: Way) -> Way:
+    """Each of n ways at the tilts about its own, `_AROUND`: all n at one after another."""
+    count = len(_AROUND)
+    away = np.repeat(_AROUND, len(way.layers), 0) / np.tile(way.layers, count)[:, None]
+    every = jax.tree.map(lambda x: np.tile(x, (count, *[1] * (x.ndim - 1))), way)
+    lean = every.lean + away
+    likelier = 0.5 * ((every.lean**2).sum(-1) - (lean**2).sum(-1)) / _TILT**2
+    return every._replace(lean=lean, price=every.price + likelier)
 
 
 def may_be_flakes(
@@ -182,13 +226,19 @@ def simulated(
     return np.where(way.turned[:, None, None], pairs[..., ::-1], pairs)
 
 
-def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting:
+def search(
+    crystal: CrystalSet,
+    spots: Spots,
+    conditions: Conditions,
+    powers: Sequence[float] = (1.0,),
+) -> Fitting:
     """Stackings, numbers of layers and tilts of one crystal that fit best.
 
     Args:
         crystal: one.
         spots: (T,) of a pattern, in the crystal's setting.
         conditions: electrons.
+        powers: of counts that the intensities may be.
     """
     lattice = np.asarray(crystal.lattice[0], float)
     # As far as there is room for beams.
@@ -211,33 +261,99 @@ def search(crystal: CrystalSet, spots: Spots, conditions: Conditions) -> Fitting
         np.array([place[tuple(x)] for x in hk.tolist()]),
         squared.astype(np.float32),
         *_observed(spots),
+        np.array(powers, np.float32),
         np.float32(spacing(crystal)[0]),
         np.float32(conditions.radiation.wavelength),
     )
-    every = stackings(lattice)
-    grid = _grid(_COARSE)
-    like = np.asarray(_likeness(_inner(told), _how(every), np.tile(grid, (len(every), 1, 1))))
-    # Each stacking in both senses of q; the last one again, so that one size is compiled.
-    which, sense = _different(like[:, 1:].max((1, 2)))
-    ways = len(which)
-    which, sense = filled(which, _WAYS), filled(sense, _WAYS)
-    tilts = grid[like[which, 1:, :, sense].max(1).argmax(-1)]
-    some, each = _how([every[i] for i in which]), np.arange(_WAYS)
-    for step in _CLOSER:
-        near = tilts[:, None] + step * _grid(_ABOUT)
-        like = np.asarray(_likeness(told, some, near.astype(np.float32)))[each, 1:, :, sense]
-        tilts = near[each, like.max(1).argmax(-1)]
-    layers = 2 + like.max(2).argmax(-1)
-    likeness = like.max((1, 2))
+    every = stackings(crystal)
+    like, tilts = _first(told, every)
+    which, sense = _different(like)
+    some, tilts = jax.tree.map(lambda x: x[which], every), tilts[which, sense]
+    free = slides(crystal) / np.linalg.norm(lattice, axis=1)
+    if free.any():
+        some, sense, tilts = _slid(told, some, sense, tilts, free)
+    # The last one again, so that one size is compiled.
+    ways = min(len(sense), _WAYS)
+    some, sense, tilts = jax.tree.map(lambda x: filled(x, _WAYS), (some, sense, tilts))
+    like, some, tilts = _closer(told, some, sense, tilts, free)
+    layers, likeness = 2 + like.argmax(1), like.max(1)
     best = np.argsort(-likeness[:ways], kind="stable")[:_KEPT]
     # Each stacking and sense as likely, numbers of layers evenly on a logarithmic scale.
     narrow = np.minimum(_TOLD / (layers * _TILT), 1.0) ** 2
     price = (
         np.log(narrow) - 0.5 * (tilts**2).sum(-1) / _TILT**2
-        - np.log(2 * len(every) * np.log(LAYERS))
+        - np.log(2 * len(every.turned) * np.log(LAYERS))
     )  # fmt: skip
-    way = Way(np.zeros(_WAYS, bool), sense == 1, tilts, layers, which, price)
+    way = Way(np.zeros(_WAYS, bool), sense == 1, tilts, layers, some, price)
     return Fitting(likeness[best], jax.tree.map(lambda x: x[best], way))
+
+
+def _first(told: _Told, every: Stacking) -> tuple[np.ndarray, np.ndarray]:
+    """Likeness (S, 2) of flakes of S stackings in both senses of q and the tilt (S, 2, 2) of each,
+    of those on a coarse grid.
+    """
+    told, count = _inner(told), len(every.turned)
+    likeness, tilts = np.zeros((count, 2)), np.zeros((count, 2, 2))
+    for start in range(0, count, _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, count))
+        some = jax.tree.map(lambda x, rows=rows: x[filled(rows, _AT_ONCE)], every)
+        like = np.asarray(_likeness(told, *_everywhere(some, _COARSE)))[: len(rows), 1:]
+        likeness[rows] = like.max((1, 2))
+        tilts[rows] = _COARSE[like.max(1).argmax(1)]
+    return likeness, tilts
+
+
+def _slid(
+    told: _Told, stacking: Stacking, sense: np.ndarray, tilts: np.ndarray, free: np.ndarray
+) -> tuple[Stacking, np.ndarray, np.ndarray]:
+    """The first of stackings, the senses of q and tilts in which each is seen, at the best of
+    shifts and tilts half way to the next that were tried, and of these the likeliest.
+    """
+    stacking, sense, tilts = jax.tree.map(lambda x: filled(x, _SLID), (stacking, sense, tilts))
+    one = np.linspace(-SLIDE / 2, SLIDE / 2, 3 if free.all() else 5)
+    along = np.unique(_grid(one) * free, axis=0)
+    aside = _grid(np.array([-0.25, 0.0, 0.25]))
+    shifts = np.repeat(stacking.shift[:, None] + along, len(aside), 1)
+    near = np.tile(tilts[:, None] + aside, (1, len(along), 1))
+    where = stacking._replace(shift=shifts)
+    each = np.arange(_SLID)
+    like = np.asarray(_likeness(_inner(told), *_everywhere(where, near)))[each, 1:, :, sense].max(1)
+    best = like.argmax(1)
+    stacking = stacking._replace(shift=shifts[each, best])
+    first = np.argsort(-like.max(1), kind="stable")[:_WAYS]
+    return jax.tree.map(lambda x: x[first], (stacking, sense, near[each, best]))
+
+
+def _closer(
+    told: _Told, stacking: Stacking, sense: np.ndarray, tilts: np.ndarray, free: np.ndarray
+) -> tuple[np.ndarray, Stacking, np.ndarray]:
+    """Likeness (S, LAYERS - 1) of flakes of 2, 3, ... layers in S stackings, each in one sense of
+    q, at the best of shifts and tilts ever closer about theirs, and these.
+    """
+    each = np.arange(len(sense))
+
+    def likeness(stacking: Stacking, tilts: np.ndarray) -> np.ndarray:
+        return np.asarray(_likeness(told, *_everywhere(stacking, tilts)))[each, 1:, :, sense]
+
+    for step, slide in zip(_CLOSER, _SLIDES, strict=True):
+        near = tilts[:, None] + step * _ABOUT
+        like = likeness(stacking, near)
+        tilts = near[each, like.max(1).argmax(-1)]
+        if free.any():
+            there = stacking.shift[:, None] + slide * free * _ABOUT
+            like = likeness(stacking._replace(shift=there), tilts[:, None])
+            stacking = stacking._replace(shift=there[each, like.max(1).argmax(-1)])
+    return like.max(-1), stacking, tilts
+
+
+def _everywhere(stacking: Stacking, tilts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arguments of `_likeness`: each of S stackings at each of its T shifts and tilts."""
+    turns, further, shifts = stacking
+    shifts = shifts.reshape(len(turns), -1, 2)
+    tilts = np.broadcast_to(tilts, (len(turns), *np.shape(tilts)[-2:]))
+    shape = (len(turns), max(shifts.shape[1], tilts.shape[1]), 2)
+    shifts, tilts = (np.broadcast_to(x, shape).astype(np.float32) for x in (shifts, tilts))
+    return turns, further, shifts, tilts
 
 
 def _compared(reach: float) -> float:
@@ -252,7 +368,7 @@ def _different(tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.argsort(-tops, axis=None, kind="stable")
     new = np.diff(tops.ravel()[order], prepend=np.inf) < -_SAME
-    return np.unravel_index(order[new][:_WAYS], tops.shape)
+    return np.unravel_index(order[new], tops.shape)
 
 
 class _Told(NamedTuple):
@@ -263,6 +379,7 @@ class _Told(NamedTuple):
         hk: (M, 2) of the beams, the direct one first. q: (M, 2) 1/angstrom.
         rods: (K,) beams that are compared. squared: (K,) their |q|^2.
         amplitude: (2, K) observed, in both senses of q. measured: (2, K) 1 where there is one.
+        powers: (P,) of counts that the intensities may be.
         step: from layer to layer, angstrom. wavelength: angstrom.
     """
 
@@ -273,6 +390,7 @@ class _Told(NamedTuple):
     squared: jax.Array
     amplitude: jax.Array
     measured: jax.Array
+    powers: jax.Array
     step: jax.Array
     wavelength: jax.Array
 
@@ -328,43 +446,37 @@ def _observed(spots: Spots) -> tuple[np.ndarray, np.ndarray]:
     return amplitude, measured
 
 
-def _grid(along: np.ndarray) -> np.ndarray:
-    """(n^2, 2) float32."""
-    return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2).astype(np.float32)
-
-
-def _how(every: Sequence[tuple]) -> tuple[np.ndarray, ...]:
-    turns, further, shift = zip(*every, strict=True)
-    return np.array(turns), np.array(further), np.array(shift, np.float32)
-
-
 @jax.jit
-def _likeness(told: _Told, how: tuple[jax.Array, ...], tilts: jax.Array) -> jax.Array:
+def _likeness(
+    told: _Told, turns: jax.Array, further: jax.Array, shifts: jax.Array, tilts: jax.Array
+) -> jax.Array:
     """Cosines (S, LAYERS, T, 2) of the amplitudes of flakes of 1, 2, ... layers in S stackings
-    `how`, each at tilts (S, T, 2), in both senses of q; the best of those with different B.
+    (see `Stacking`), each with shifts (S, T, 2) and at tilts (S, T, 2), in both senses of q; the
+    best of those with different B and powers.
     """
     straight = jnp.nan_to_num(ewald_qz(told.q, told.wavelength))
-    soft = jnp.exp(-_ROOT * jnp.array(_SOFTER)[:, None] * told.squared / 2)
+    roots = _ROOT * told.powers
+    soft = jnp.exp(-roots[:, None, None] * jnp.array(_SOFTER)[:, None] * told.squared / 2)
     whole = jnp.sum(told.amplitude**2, -1)
 
-    def of(turns, further, shift, tilts):
+    def of(turns, further, shifts, tilts):
         qz = ewald_qz(jnp.broadcast_to(told.q, (len(tilts), *told.q.shape)), told.wavelength, tilts)
         way = (jnp.nan_to_num(qz) - straight) * told.step + straight * GAP
         between = turn(way).T
-        aside = told.hk.astype(jnp.float32) @ shift
+        aside = told.hk.astype(jnp.float32) @ shifts.T
 
         def pass_layer(wave, number):
             odd = number % 2
-            phase = turn(aside * jnp.where(further, number, odd))[:, None]
+            phase = turn(aside * jnp.where(further, number, odd))
             matrix = told.matrices[jnp.where(turns, odd, 0)]
             wave = phase * (matrix @ (jnp.conj(phase) * wave))
-            amplitude = jnp.abs(wave[told.rods]) ** (2 * _ROOT)
-            product = jnp.einsum("rk,bk,kt->btr", told.amplitude, soft, amplitude)
-            size = jnp.einsum("rk,bk,kt->btr", told.measured, soft**2, amplitude**2)
+            amplitude = jnp.abs(wave[told.rods]) ** (2 * roots[:, None, None])
+            product = jnp.einsum("rk,pbk,pkt->pbtr", told.amplitude, soft, amplitude)
+            size = jnp.einsum("rk,pbk,pkt->pbtr", told.measured, soft**2, amplitude**2)
             cosine = product / jnp.sqrt(size * whole + 1e-30)
-            return wave * between, cosine.max(0)
+            return wave * between, cosine.max((0, 1))
 
         first = jnp.zeros((len(told.hk), len(tilts)), jnp.complex64).at[0].set(1.0)
         return jax.lax.scan(pass_layer, first, jnp.arange(LAYERS))[1]
 
-    return jax.lax.map(lambda x: of(*x), (*how, tilts))
+    return jax.lax.map(lambda x: of(*x), (turns, further, shifts, tilts))

@@ -126,3 +126,9 @@ def measured(
 def powers(hypotheses: Sequence[Hypothesis]) -> tuple[float, ...]:
     """Powers of counts that the intensities may be, for which crystals are looked up."""
     return (1.0,) if hypotheses[0].power is None else _POWERS
+
+
+def likely_powers(hypotheses: Sequence[Hypothesis]) -> tuple[float, ...]:
+    """Powers of counts that the intensities may be: counts, and two within what is expected."""
+    error = hypotheses[0].power
+    return (1.0,) if error is None else tuple(max(1 - error * n, 0.3) for n in range(3))

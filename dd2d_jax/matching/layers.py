@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -16,17 +18,23 @@ GAP = 3.0
 
 
 class Stacking(NamedTuple):
-    """Where the next layer lies.
+    """Where the next layer lies, in each of n ways.
 
     Attributes:
-        turned: every second layer is turned by 180 degrees about its normal.
-        further: each layer is shifted against the one above it; False: every second one is.
-        shift: in parts of the cell.
+        turned: (n,) every second layer is turned by 180 degrees about its normal.
+        further: (n,) each layer is shifted against the one above it; False: every second one is.
+        shift: (n, 2) in parts of the cell.
     """
 
-    turned: bool
-    further: bool
-    shift: tuple[float, float]
+    turned: np.ndarray
+    further: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, *ways: tuple[bool, bool, tuple[float, float]]) -> Stacking:
+        """Those of single ways."""
+        turned, further, shift = zip(*ways, strict=True)
+        return cls(np.array(turned), np.array(further), np.array(shift, float))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,31 +59,78 @@ class Flake:
 
 
 _THIRDS = ((1 / 3, 2 / 3), (2 / 3, 1 / 3))
-_HALVES = ((1 / 2, 0.0), (0.0, 1 / 2), (1 / 2, 1 / 2))
 _ALONG = ((1 / 3, 0.0), (0.0, 1 / 3), (1 / 3, 1 / 3), (2 / 3, 0.0), (0.0, 2 / 3), (2 / 3, 2 / 3))
-_ON_TOP = (Stacking(False, False, (0.0, 0.0)),)
 # As in 1T crystals, in graphite, in 3R crystals, and in 2H ones and h-BN.
 _HEXAGONAL = (
-    *_ON_TOP,
-    *(Stacking(False, False, s) for s in _THIRDS),
-    *(Stacking(False, True, s) for s in _THIRDS),
-    *(Stacking(True, False, s) for s in ((0.0, 0.0), *_THIRDS)),
+    (False, False, (0.0, 0.0)),
+    *((False, False, s) for s in _THIRDS),
+    *((False, True, s) for s in _THIRDS),
+    *((True, False, s) for s in ((0.0, 0.0), *_THIRDS)),
 )
 # Layers of larger hexagonal cells make monoclinic crystals, too: CrI3, FePS3.
-_LARGE = (*_HEXAGONAL, *(Stacking(False, True, s) for s in _ALONG))
-# As in black phosphorus, and in SnSe and MoO3.
-_OTHER = tuple(
-    Stacking(turned, False, s) for turned in (False, True) for s in ((0.0, 0.0), *_HALVES)
-)
+_LARGE = (*_HEXAGONAL, *((False, True, s) for s in _ALONG))
 # angstrom.
 _LARGE_CELL = 5.5
+# Shifts along a free axis that are tried first are so far apart, angstrom.
+SLIDE = 0.8
+# Mirror images of a layer are as near as this, angstrom.
+_MIRRORED = 0.2
 
 
-def stackings(lattice: np.ndarray) -> tuple[Stacking, ...]:
-    """Those that layers with a canonical cell (2, 2), angstrom, may have; the first is on top."""
-    if not _hexagonal(lattice):
-        return _OTHER
-    return _LARGE if np.linalg.norm(lattice[0]) > _LARGE_CELL else _HEXAGONAL
+def stackings(crystal: CrystalSet) -> Stacking:
+    """Those that one layer, with a canonical cell, may have; the first is on top.
+
+    In hexagonal nets symmetry pins the shift. In others it does not along an axis without a mirror
+    or glide plane across it, as in SnSe and 1T'-MoTe2: a search begins from these shifts.
+    """
+    lattice = np.asarray(crystal.lattice[0], float)
+    if _hexagonal(lattice):
+        large = np.linalg.norm(lattice[0]) > _LARGE_CELL
+        return Stacking.of(*(_LARGE if large else _HEXAGONAL))
+    halves = [(x, y) for x in (0.0, 0.5) for y in (0.0, 0.5)]
+    free = []
+    for axis in np.flatnonzero(slides(crystal)):
+        count = 2 * math.ceil(np.linalg.norm(lattice[axis]) / (2 * SLIDE))
+        for part, other in itertools.product(np.arange(count) / count, (0.0, 0.5)):
+            where = (part, other) if axis == 0 else (other, part)
+            if where not in halves:
+                free.append(where)
+    return Stacking.of(
+        *((turned, False, part) for turned in (False, True) for part in (*halves, *free)),
+        *((turned, True, part) for turned in (False, True) for part in free if 0 in part),
+    )
+
+
+def slides(crystal: CrystalSet) -> np.ndarray:
+    """(2,) whether symmetry leaves one layer free along each axis of its cell."""
+    lattice = np.asarray(crystal.lattice[0], float)
+    if _hexagonal(lattice):
+        return np.zeros(2, bool)
+    there = np.asarray(crystal.numbers[0]) > 0
+    numbers, positions = crystal.numbers[0][there], np.asarray(crystal.positions[0][there], float)
+    parts = positions[:, :2] @ np.linalg.inv(lattice)
+    square = abs(lattice[0] @ lattice[1]) < 0.01 * np.linalg.det(lattice)
+    if not square:
+        return np.ones(2, bool)
+    return np.array([not _mirrored(numbers, parts, positions[:, 2], lattice, k) for k in range(2)])
+
+
+def _mirrored(
+    numbers: np.ndarray, parts: np.ndarray, z: np.ndarray, lattice: np.ndarray, axis: int
+) -> bool:
+    """Whether a layer, parts (N, 2) of a rectangular cell, has a mirror or glide plane across an
+    axis.
+    """
+    like = numbers[:, None] == numbers
+    for other, glide in itertools.product(parts[numbers == numbers[0]], (0.0, 0.5)):
+        image = parts + glide
+        image[:, axis] = parts[0, axis] + other[axis] - parts[:, axis]
+        apart = image[:, None] - parts
+        away = np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=-1)
+        away = np.where(like, np.hypot(away, z[:, None] - z), np.inf)
+        if away.min(1).max() < _MIRRORED:
+            return True
+    return False
 
 
 def _hexagonal(lattice: np.ndarray) -> bool:
@@ -83,18 +138,21 @@ def _hexagonal(lattice: np.ndarray) -> bool:
     return abs(a / b - 1) < 0.01 and abs(lattice[0] @ lattice[1] / (a * b) + 0.5) < 0.01
 
 
-def in_words(stacking: Stacking) -> str:
+def in_words(turned: bool, further: bool, shift: np.ndarray) -> str:
     """Such as "every second one turned by 180 degrees"."""
-    which = "each one" if stacking.further else "every second one"
-    shift = ", ".join(_share(x) for x in stacking.shift)
-    moved = f"shifted by ({shift})" if any(stacking.shift) else ""
-    if not stacking.turned:
+    which = "each one" if further else "every second one"
+    parts = ", ".join(_share(x) for x in shift)
+    moved = f"shifted by ({parts})" if np.any(shift) else ""
+    if not turned:
         return f"{which} {moved}" if moved else "each on top of the next"
-    return f"{which} turned by 180 degrees" + (f" and {moved}" if moved else "")
+    return "every second one turned by 180 degrees" + (
+        (f" and {which} {moved}" if further else f" and {moved}") if moved else ""
+    )
 
 
 def _share(x: float) -> str:
-    return str(Fraction(x).limit_denominator(3))
+    near = Fraction(x).limit_denominator(3)
+    return str(near) if abs(x - near) < 1e-6 else f"{x:.2f}"
 
 
 def spacing(crystals: CrystalSet) -> np.ndarray:
@@ -131,13 +189,13 @@ def _centre(positions: np.ndarray, numbers: np.ndarray, lattice: np.ndarray) -> 
     return middle[away.sum(-1).argmin()]
 
 
-def flakes(crystals: CrystalSet, layers: np.ndarray, stacking: np.ndarray) -> CrystalSet:
+def flakes(crystals: CrystalSet, layers: np.ndarray, stacking: Stacking) -> CrystalSet:
     """Flakes of n crystals, the first layer on top.
 
     Args:
         crystals: n layers, without mixed sites where there are several on each other.
         layers: (n,) in each.
-        stacking: (n,) which of `stackings`.
+        stacking: of each.
     """
     if (layers == 1).all():
         return crystals
@@ -145,15 +203,13 @@ def flakes(crystals: CrystalSet, layers: np.ndarray, stacking: np.ndarray) -> Cr
     own, other = (np.asarray(x.positions)[:, :room] for x in (crystals, turned(crystals)))
     step = spacing(crystals)
     number = np.arange(int(layers.max()))
-    how = [stackings(x)[s] for x, s in zip(crystals.lattice, stacking, strict=True)]
-    turns, further = (np.array([x[k] for x in how]) for k in range(2))
     odd = number % 2
-    times = np.where(further[:, None], number, odd)
-    aside = np.einsum("nd,nde->ne", [x.shift for x in how], np.asarray(crystals.lattice))
+    times = np.where(stacking.further[:, None], number, odd)
+    aside = np.einsum("nd,nde->ne", stacking.shift, np.asarray(crystals.lattice))
     moved = np.concatenate(
         [times[..., None] * aside[:, None], -(number * step[:, None])[..., None]], -1
     )
-    second = (turns[:, None] & (odd == 1))[..., None, None]
+    second = (stacking.turned[:, None] & (odd == 1))[..., None, None]
     positions = np.where(second, other[:, None], own[:, None]) + moved[:, :, None]
     there = (number < layers[:, None])[..., None]
     numbers = np.where(there, np.asarray(crystals.numbers)[:, None, :room], 0)

@@ -14,6 +14,7 @@ from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.lattice import canonical_spots
 from dd2d_jax.matching.evidence import SOFT, Explained, explain, with_unseen
 from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.layers import Stacking
 from dd2d_jax.matching.score import Table, score, strains
 from dd2d_jax.spots import (
     Conditions,
@@ -145,7 +146,7 @@ class Way(NamedTuple):
         below: (n,) from below.
         turned: (n,) with -q for q.
         lean: (n, 2) at a tilt of the layer as it then lies, degrees.
-        layers: (n,) on each other. stacking: (n,) which of `layers.stackings`.
+        layers: (n,) on each other. stacking: of each of n.
         price: (n,) log-probability of that way among those of flakes; 0 of a single layer.
     """
 
@@ -153,14 +154,15 @@ class Way(NamedTuple):
     turned: np.ndarray
     lean: np.ndarray
     layers: np.ndarray
-    stacking: np.ndarray
+    stacking: Stacking
     price: np.ndarray
 
     @classmethod
     def single(cls, below: np.ndarray, turned: np.ndarray, lean: np.ndarray) -> Way:
         """Of single layers."""
-        one = np.ones(len(below), int)
-        return cls(below, turned, lean, one, 0 * one, np.zeros(len(below)))
+        n = len(below)
+        on_top = Stacking(np.zeros(n, bool), np.zeros(n, bool), np.zeros((n, 2)))
+        return cls(below, turned, lean, np.ones(n, int), on_top, np.zeros(n))
 
 
 def best_of(tried: T, value: np.ndarray, times: int) -> T:

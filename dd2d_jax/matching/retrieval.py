@@ -25,7 +25,7 @@ from dd2d_jax.matching.candidates import candidate
 from dd2d_jax.matching.flakes import simulated
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
-from dd2d_jax.matching.layers import Flake, in_words, stackings
+from dd2d_jax.matching.layers import Flake, in_words
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.readings import Reading, for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query, Way
@@ -303,7 +303,7 @@ def _candidates(
     queries, options = shown, {}
     if asked.tilts is not None:
         queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
-    piled = _flakes(chosen, rows, weighed)
+    piled = _flakes(rows, weighed)
     several = weighed.way.layers[rows] > 1
     as_they_are = chosen.mixed | (not asked.refine) | several
     fits = {}
@@ -353,16 +353,14 @@ def _tell_unrefined(found: Sequence[Found]) -> None:
             warnings.warn(f"not refined, as {why}: {names}", Notice, stacklevel=3)
 
 
-def _flakes(crystals: CrystalSet, rows: Sequence[int], weighed: Weighed) -> list[Flake | None]:
-    """What rows of those weighed, these crystals, are as flakes; None of single layers."""
+def _flakes(rows: Sequence[int], weighed: Weighed) -> list[Flake | None]:
+    """What rows of those weighed are as flakes; None of single layers."""
     out: list[Flake | None] = []
-    for lattice, row in zip(crystals.lattice, rows, strict=True):
-        layers, stacking, lean = (
-            x[row] for x in (weighed.way.layers, weighed.way.stacking, weighed.way.lean)
-        )
-        how = in_words(stackings(lattice)[stacking])
-        tilt = float(lean[0]), float(lean[1])
-        out.append(Flake(int(layers), how, tilt) if layers > 1 else None)
+    for row in rows:
+        way = jax.tree.map(lambda x, row=row: x[row], weighed.way)
+        tilt = float(way.lean[0]), float(way.lean[1])
+        how = in_words(*way.stacking)
+        out.append(Flake(int(way.layers), how, tilt) if way.layers > 1 else None)
     return out
 
 

@@ -232,9 +232,10 @@ def test_the_authors_files_are_read(shared_data, tmp_path):
 @pytest.mark.parametrize(
     ("source", "path", "error", "match"),
     [
-        ("materials", None, ValueError, "choose one of prototypes, ase_db"),
+        ("materials", None, ValueError, "choose one of prototypes, bulk, ase_db"),
         ("ase_db", None, ValueError, "needs a path"),
         ("prototypes", "x.db", ValueError, "takes no path"),
+        ("bulk", "x.db", ValueError, "takes no path"),
         ("ase_db", "x.db", FileNotFoundError, "no such file"),
         ("ase_db", ".", ValueError, "needs a file"),
         ("ase_db", "text", ValueError, "not an ASE database"),

@@ -14,7 +14,7 @@ from ase.data import covalent_radii
 from paths import ROOT
 
 from dd2d_jax.data.prototypes import generate
-from dd2d_jax.data.prototypes.reference import references
+from dd2d_jax.data.prototypes.reference import bulk_layers, references
 from dd2d_jax.data.prototypes.relax import Radii, redecorate
 from dd2d_jax.data.prototypes.templates import TEMPLATES, build, plane_heights
 from dd2d_jax.data.prototypes.unique import Seen, distances
@@ -50,6 +50,28 @@ def test_the_package_holds_at_least_8000_of_30_prototypes_and_80_are_known():
     assert np.sum(crystals.known) >= 80
     made = [info["uid"] for _, info in islice(generate(seed=0), 1500)]
     assert list(crystals.uid[:1500]) == made
+
+
+def test_layers_of_bulk_crystals_are_known_ones_with_other_lattice_constants(known):
+    layers = bulk_layers()
+    for one in layers:
+        computed = known[one.uid.removesuffix("-bulk")]
+        assert one.roles == computed.roles and one.prototype == computed.prototype
+        assert one.atoms.get_chemical_symbols() == computed.atoms.get_chemical_symbols()
+        assert space_group(one.atoms) == space_group(computed.atoms)
+        ratio = one.atoms.cell.lengths()[:2] / computed.atoms.cell.lengths()[:2]
+        assert 0.015 < np.abs(ratio - 1).max() < 0.07
+    assert len({one.uid for one in layers}) == len(layers) >= 15
+
+
+def test_the_packages_library_holds_the_layers_of_bulk_crystals_after_the_others():
+    crystals = Library.load().crystals
+    layers = bulk_layers()
+    assert crystals.uid[-len(layers) :].tolist() == [one.uid for one in layers]
+    last = crystals.take(np.arange(len(crystals) - len(layers), len(crystals)))
+    assert last.known.all()
+    areas = [one.atoms.cell[0, 0] * one.atoms.cell[1, 1] for one in layers]
+    np.testing.assert_allclose(np.abs(np.linalg.det(last.lattice)), areas, rtol=1e-4)
 
 
 @pytest.mark.slow

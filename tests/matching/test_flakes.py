@@ -8,14 +8,14 @@ import pytest
 import tiny
 from ase import Atoms
 from ase.build import mx2
-from seen import BULK, WANTED, slab, turned
+from seen import BULK, POLAR, POLAR_BULK, WANTED, slab, turned
 
 import diffraction as dx
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching import readings
+from dd2d_jax.matching import flakes, readings
 from dd2d_jax.matching.flakes import search, simulated
-from dd2d_jax.matching.layers import stackings
+from dd2d_jax.matching.layers import Stacking, stackings
 from dd2d_jax.matching.rerank import Way
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
@@ -56,11 +56,14 @@ def crystals(known: bool):
     return usable.from_atoms(entries)
 
 
-def flake(layers: int, stacking: int, tilt: tuple[float, float], sense: bool = False) -> Way:
-    """The way in which one is seen."""
+def flake(
+    crystal, layers: int, stacking: int, tilt: tuple[float, float], sense: bool = False
+) -> Way:
+    """The way in which one of a crystal is seen."""
+    how = jax.tree.map(lambda x: x[[stacking]], stackings(crystal))
     return Way(
-        np.zeros(1, bool), np.array([sense]), np.array([tilt]), np.array([layers]),
-        np.array([stacking]), np.zeros(1),
+        np.zeros(1, bool), np.array([sense]), np.array([tilt]), np.array([layers]), how,
+        np.zeros(1),
     )  # fmt: skip
 
 
@@ -82,16 +85,16 @@ def pairs(crystal, way: Way, b: float) -> Spots:
 def test_stacking_layers_and_tilt_of_a_flake_are_found(stacking, layers, tilt, sense):
     one = crystals(True)
     one = one.take(np.flatnonzero(one.uid == "1H-MoS2"))
-    way = flake(layers, stacking, tilt, sense)
+    way = flake(one, layers, stacking, tilt, sense)
     found = search(one, pairs(one, way, 0.3), CONDITIONS)
     assert found.likeness[0] > 0.999
     best = jax.tree.map(lambda x: x[0], found.way)
     assert abs(best.layers - layers) <= 1
     # Mirror images are alike: the tilt is as large, its sense may be another.
     assert np.hypot(*best.lean) == pytest.approx(np.hypot(*tilt), abs=0.15)
-    assert best.stacking == stacking or sense != best.turned
-    told = stackings(one.lattice[0])
-    assert told[best.stacking][:2] == told[stacking][:2]
+    true = jax.tree.map(lambda x: x[0], way.stacking)
+    assert best.stacking[:2] == true[:2]
+    assert np.allclose(best.stacking.shift, true.shift) or sense != best.turned
 
 
 def test_of_large_cells_inner_spots_tell_the_flake():
@@ -99,7 +102,7 @@ def test_of_large_cells_inner_spots_tell_the_flake():
     del vacancy[-1]
     one = usable.from_atoms([(vacancy, {"uid": "vacancy", "known": True})])
     assert abs(np.linalg.det(one.lattice[0])) > 70
-    found = search(one, pairs(one, flake(6, 0, (0.5, 0.7)), 0.3), CONDITIONS)
+    found = search(one, pairs(one, flake(one, 6, 0, (0.5, 0.7)), 0.3), CONDITIONS)
     assert found.likeness[0] > 0.99
     assert abs(found.way.layers[0] - 6) <= 1
     assert np.hypot(*found.way.lean[0]) == pytest.approx(np.hypot(0.5, 0.7), abs=0.2)
@@ -122,6 +125,30 @@ def test_a_bulk_crystals_flake_is_found_as_its_layer(library, model, name, cells
     )
     assert all(c.flake is None for c in without)
     assert without[0].r_factor > 2 * found[0].r_factor
+
+
+def test_layers_slide_where_symmetry_lets_them(model, monkeypatch):
+    """Those of SnSe lie on each other as no mirror plane tells."""
+    others = [(WANTED[name], {"uid": name, "known": True}) for name in ("FeSe", "phosphorene")]
+    entries = [(POLAR, {"uid": "SnSe", "known": True}), *others]
+    library = Library.build(usable.from_atoms(entries), model)
+    pattern = turned(seen(POLAR_BULK, 2, (0.4, -0.6)), 23)
+    found = retrieve(pattern, library, model, k=1, energy=80.0)[0]
+    assert found.uid == "SnSe" and abs(found.flake.layers - 4) <= 1 and found.r_factor < 0.12
+    halves = Stacking.of(
+        *((turns, False, (x, y)) for turns in (False, True) for x in (0, 0.5) for y in (0, 0.5))
+    )
+    monkeypatch.setattr(flakes, "slides", lambda crystal: np.zeros(2, bool))
+    monkeypatch.setattr(flakes, "stackings", lambda crystal: halves)
+    assert retrieve(pattern, library, model, k=1, energy=80.0)[0].r_factor > 0.25
+
+
+def test_the_power_of_an_exports_intensities_is_found_with_the_flake(library, model):
+    pattern = seen(MOS2, 6, (0.4, -0.7))
+    exported = dataclasses.replace(pattern, intensity=pattern.intensity**0.7, power_error=0.2)
+    found = retrieve(exported, library, model, k=1, energy=80.0)[0]
+    assert found.uid == "1H-MoS2" and abs(found.flake.layers - 12) <= 1
+    assert found.power == pytest.approx(0.7, abs=0.05) and found.r_factor < 0.12
 
 
 def test_a_single_layer_is_no_flake(library, model):

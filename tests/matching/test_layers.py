@@ -2,15 +2,28 @@
 
 import numpy as np
 import pytest
-from seen import BULK, WANTED
+from seen import BULK, POLAR, WANTED
 
 from dd2d_jax.data import usable
 from dd2d_jax.data.crystal_set import CrystalSet
-from dd2d_jax.matching.layers import GAP, flakes, in_words, spacing, stackings, turned
+from dd2d_jax.matching.layers import (
+    GAP,
+    Stacking,
+    flakes,
+    in_words,
+    slides,
+    spacing,
+    stackings,
+    turned,
+)
 
 
 def layer(name: str) -> CrystalSet:
     return usable.from_atoms([(WANTED[name], {"uid": name})])
+
+
+def on_top(count: int) -> Stacking:
+    return Stacking.of(*[(False, False, (0.0, 0.0))] * count)
 
 
 def columns(numbers: np.ndarray, parts: np.ndarray) -> list[np.ndarray]:
@@ -32,25 +45,27 @@ def test_one_of_the_stackings_has_the_columns_of_atoms_of_the_bulk_crystal(name)
         parts = parts[:, ::-1]
     wanted = columns(whole.numbers, parts)
     found = []
-    for i in range(len(stackings(one.lattice[0]))):
-        two = flakes(one, np.array([2]), np.array([i]))
-        there = two.numbers[0] > 0
-        own = two.positions[0][there, :2] @ np.linalg.inv(one.lattice[0])
-        found += columns(two.numbers[0][there], own)
+    every = stackings(one)
+    count = len(every.turned)
+    two = flakes(one.take([0] * count), np.full(count, 2), every)
+    for numbers, positions in zip(two.numbers, two.positions, strict=True):
+        own = positions[numbers > 0, :2] @ np.linalg.inv(one.lattice[0])
+        found += columns(numbers[numbers > 0], own)
     assert any(np.abs(a - b).max() < 0.15 for a in found for b in wanted)
 
 
 def test_each_stacking_of_a_layer_is_another_crystal():
     one = layer("1H-MoS2")
-    count = len(stackings(one.lattice[0]))
-    three = flakes(one.take([0] * count), np.full(count, 3), np.arange(count))
+    every = stackings(one)
+    count = len(every.turned)
+    three = flakes(one.take([0] * count), np.full(count, 3), every)
     assert three.numbers.shape == (count, 9)
     places = three.positions[..., :2] @ np.linalg.inv(one.lattice[0]) % 1
     alike = [
         np.abs(a - b).max() < 1e-3 for i, a in enumerate(places) for b in places[:i]
     ]
     assert count == 8 and not any(alike)
-    words = [in_words(one) for one in stackings(one.lattice[0])]
+    words = [in_words(*one) for one in zip(*every, strict=True)]
     assert len(set(words)) == count
     assert words[0] == "each on top of the next"
     assert "every second one turned by 180 degrees and shifted by (1/3, 2/3)" in words
@@ -58,7 +73,7 @@ def test_each_stacking_of_a_layer_is_another_crystal():
 
 def test_flakes_have_their_layers_at_the_gaps_distance_the_first_on_top():
     one = layer("phosphorene")
-    made = flakes(one.take([0, 0]), np.array([4, 2]), np.array([0, 0]))
+    made = flakes(one.take([0, 0]), np.array([4, 2]), on_top(2))
     assert (made.numbers > 0).sum(1).tolist() == [16, 8]
     z = np.sort(made.positions[0, :, 2])[::-1].reshape(4, 4)
     np.testing.assert_allclose(z[:-1].min(1) - z[1:].max(1), GAP, atol=1e-4)
@@ -68,7 +83,7 @@ def test_flakes_have_their_layers_at_the_gaps_distance_the_first_on_top():
 
 def test_single_layers_stay_as_they_are():
     one = layer("BN")
-    assert flakes(one, np.array([1]), np.array([0])) is one
+    assert flakes(one, np.array([1]), on_top(1)) is one
 
 
 @pytest.mark.parametrize("name", WANTED)
@@ -94,7 +109,30 @@ def test_a_layer_turned_twice_is_itself_and_a_centred_one_turned_once(name):
 
 
 def test_layers_without_a_hexagonal_cell_are_moved_half_way():
-    assert {x.shift for x in stackings(layer("phosphorene").lattice[0])} == {
-        (0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)
-    }  # fmt: skip
-    assert len(stackings(layer("CrI3").lattice[0])) > len(stackings(layer("BN").lattice[0]))
+    halves = {(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)}
+    assert set(map(tuple, stackings(layer("phosphorene")).shift)) == halves
+    large, small = (len(stackings(layer(name)).turned) for name in ("CrI3", "BN"))
+    assert large > small
+
+
+def test_layers_may_slide_along_an_axis_that_no_plane_mirrors():
+    for name in ("1H-MoS2", "phosphorene", "FeSe"):
+        assert not slides(layer(name)).any()
+    polar = usable.from_atoms([(POLAR, {"uid": "SnSe"})])
+    long = int(np.linalg.norm(polar.lattice[0], axis=1).argmax())
+    assert slides(polar).tolist() == [long == 0, long == 1]
+    shifts = stackings(polar).shift
+    np.testing.assert_allclose(np.unique(shifts[:, long]), np.arange(6) / 6)
+    assert set(shifts[:, 1 - long]) == {0.0, 0.5}
+    assert slides(layer("ReSSe")).all()
+
+
+def test_a_stacking_in_words_says_what_is_turned_and_what_is_shifted():
+    assert in_words(False, False, (0.0, 0.0)) == "each on top of the next"
+    assert in_words(False, True, (1 / 3, 2 / 3)) == "each one shifted by (1/3, 2/3)"
+    assert in_words(True, False, (0.5, 0.29)) == (
+        "every second one turned by 180 degrees and shifted by (1/2, 0.29)"
+    )
+    assert in_words(True, True, (0.0, 0.07)) == (
+        "every second one turned by 180 degrees and each one shifted by (0, 0.07)"
+    )

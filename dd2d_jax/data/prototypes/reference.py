@@ -1,6 +1,6 @@
 """The crystals that are written down: known monolayers and the hypothetical starting points.
 
-Three tables stand beside this file:
+Four tables stand beside this file:
 
 - `known.csv`: known monolayers in terms of templates, in round numbers. The free coordinates of
   SnS, GeS, GeSe, CuI, AgBr, ScCl3, YCl3, VI3, CrSiTe3, CrGeTe3, CdPS3 and the FeOCl family follow
@@ -8,6 +8,9 @@ Three tables stand beside this file:
 - `hypothetical.csv`: starting geometries of prototypes that no known crystal here shows.
 - `low_symmetry.csv`: crystals listed site by site (role=element:u:v:z, fractions and angstrom),
   from 2DMatPedia, rounded and re-centred; `source` is the entry's name there.
+- `bulk.csv`: layers as they are in bulk crystals, measured, where a lattice constant of those in
+  `known.csv` differs by more than 1.5 %; `source` is who measured them. With "cell:" the
+  coordinates are those of `known.csv`. They are no part of `references`.
 
 2DMatPedia: Zhou et al., Sci. Data 6, 86, 2019; CC BY 4.0.
 """
@@ -72,9 +75,14 @@ def _from_sites(row: dict[str, str]) -> Reference:
     return Reference(row["uid"], row["prototype"], atoms, tuple(roles), known, row["explained"])
 
 
+def bulk_layers() -> list[Reference]:
+    """Layers of `bulk.csv`, as flakes of several have them."""
+    return [_from_template(row, known=True) for row in _rows("bulk.csv")]
+
+
 @functools.cache
 def references() -> tuple[Reference, ...]:
-    """All crystals of the three tables, the known ones first."""
+    """All crystals of the other three tables, the known ones first."""
     found = [_from_template(row, known=True) for row in _rows("known.csv")]
     found += [_from_template(row, known=False) for row in _rows("hypothetical.csv")]
     found += [_from_sites(row) for row in _rows("low_symmetry.csv")]
