@@ -307,11 +307,10 @@ def _slid(
     told: _Told, stacking: Stacking, sense: np.ndarray, tilts: np.ndarray, free: np.ndarray
 ) -> tuple[Stacking, np.ndarray, np.ndarray]:
     """The first of stackings, the senses of q and tilts in which each is seen, at the best of
-    shifts and tilts half way to the next that were tried, and of these the likeliest.
+    shifts and tilts between those that were tried, and of these the likeliest.
     """
     stacking, sense, tilts = jax.tree.map(lambda x: filled(x, _SLID), (stacking, sense, tilts))
-    one = np.linspace(-SLIDE / 2, SLIDE / 2, 3 if free.all() else 5)
-    along = np.unique(_grid(one) * free, axis=0)
+    along = np.unique(_grid(np.linspace(-SLIDE, SLIDE, 3) / 3) * free, axis=0)
     aside = _grid(np.array([-0.25, 0.0, 0.25]))
     shifts = np.repeat(stacking.shift[:, None] + along, len(aside), 1)
     near = np.tile(tilts[:, None] + aside, (1, len(along), 1))
@@ -331,6 +330,7 @@ def _closer(
     q, at the best of shifts and tilts ever closer about theirs, and these.
     """
     each = np.arange(len(sense))
+    along = np.unique(free * _ABOUT, axis=0)
 
     def likeness(stacking: Stacking, tilts: np.ndarray) -> np.ndarray:
         return np.asarray(_likeness(told, *_everywhere(stacking, tilts)))[each, 1:, :, sense]
@@ -340,7 +340,7 @@ def _closer(
         like = likeness(stacking, near)
         tilts = near[each, like.max(1).argmax(-1)]
         if free.any():
-            there = stacking.shift[:, None] + slide * free * _ABOUT
+            there = stacking.shift[:, None] + slide * along
             like = likeness(stacking._replace(shift=there), tilts[:, None])
             stacking = stacking._replace(shift=there[each, like.max(1).argmax(-1)])
     return like.max(-1), stacking, tilts

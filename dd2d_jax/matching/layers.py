@@ -97,7 +97,7 @@ def stackings(crystal: CrystalSet) -> Stacking:
                 free.append(where)
     return Stacking.of(
         *((turned, False, part) for turned in (False, True) for part in (*halves, *free)),
-        *((turned, True, part) for turned in (False, True) for part in free if 0 in part),
+        *((False, True, part) for part in free if 0 in part),
     )
 
 
@@ -109,8 +109,8 @@ def slides(crystal: CrystalSet) -> np.ndarray:
     there = np.asarray(crystal.numbers[0]) > 0
     numbers, positions = crystal.numbers[0][there], np.asarray(crystal.positions[0][there], float)
     parts = positions[:, :2] @ np.linalg.inv(lattice)
-    square = abs(lattice[0] @ lattice[1]) < 0.01 * np.linalg.det(lattice)
-    if not square:
+    rectangular = abs(lattice[0] @ lattice[1]) < 0.01 * np.linalg.det(lattice)
+    if not rectangular:
         return np.ones(2, bool)
     return np.array([not _mirrored(numbers, parts, positions[:, 2], lattice, k) for k in range(2)])
 
@@ -145,9 +145,7 @@ def in_words(turned: bool, further: bool, shift: np.ndarray) -> str:
     moved = f"shifted by ({parts})" if np.any(shift) else ""
     if not turned:
         return f"{which} {moved}" if moved else "each on top of the next"
-    return "every second one turned by 180 degrees" + (
-        (f" and {which} {moved}" if further else f" and {moved}") if moved else ""
-    )
+    return "every second one turned by 180 degrees" + (f" and {moved}" if moved else "")
 
 
 def _share(x: float) -> str:

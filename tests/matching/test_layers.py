@@ -133,6 +133,3 @@ def test_a_stacking_in_words_says_what_is_turned_and_what_is_shifted():
     assert in_words(True, False, (0.5, 0.29)) == (
         "every second one turned by 180 degrees and shifted by (1/2, 0.29)"
     )
-    assert in_words(True, True, (0.0, 0.07)) == (
-        "every second one turned by 180 degrees and each one shifted by (0, 0.07)"
-    )
