@@ -240,36 +240,12 @@ def search(
         conditions: electrons.
         powers: of counts that the intensities may be.
     """
-    lattice = np.asarray(crystal.lattice[0], float)
-    # As far as there is room for beams.
-    farthest = float(np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice)))))
-    reciprocal = np.linalg.inv(lattice).T
-    q = np.linalg.norm(np.asarray(spots.hk) @ reciprocal, axis=-1)
-    spots = sized(picked(spots, np.flatnonzero(q < _compared(farthest))), _PAIRS)
-    hk = np.concatenate([spots.hk, -spots.hk])
-    squared = ((hk @ reciprocal) ** 2).sum(-1)
-    reach = min(float(np.sqrt(squared.max())) + _BEYOND, farthest)
-    beams = dx.reflections(lattice, reach)
-    beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
-    place = {tuple(x): i for i, x in enumerate(beams.tolist())}
-    # Few sizes are compiled.
-    beams = slots(beams[None], power_of_two(max(len(beams), _LEAST)))[0]
-    told = _Told(
-        _matrices(crystal, beams, place, reach, conditions),
-        beams,
-        (beams @ reciprocal).astype(np.float32),
-        np.array([place[tuple(x)] for x in hk.tolist()]),
-        squared.astype(np.float32),
-        *_observed(spots),
-        np.array(powers, np.float32),
-        np.float32(spacing(crystal)[0]),
-        np.float32(conditions.radiation.wavelength),
-    )
+    told = _to_compare(crystal, spots, conditions, powers)
     every = stackings(crystal)
     like, tilts = _first(told, every)
     which, sense = _different(like)
     some, tilts = jax.tree.map(lambda x: x[which], every), tilts[which, sense]
-    free = slides(crystal) / np.linalg.norm(lattice, axis=1)
+    free = slides(crystal) / np.linalg.norm(crystal.lattice[0], axis=1)
     if free.any():
         some, sense, tilts = _slid(told, some, sense, tilts, free)
     # The last one again, so that one size is compiled.
@@ -354,6 +330,37 @@ def _everywhere(stacking: Stacking, tilts: np.ndarray) -> tuple[np.ndarray, ...]
     shape = (len(turns), max(shifts.shape[1], tilts.shape[1]), 2)
     shifts, tilts = (np.broadcast_to(x, shape).astype(np.float32) for x in (shifts, tilts))
     return turns, further, shifts, tilts
+
+
+def _to_compare(
+    crystal: CrystalSet, spots: Spots, conditions: Conditions, powers: Sequence[float]
+) -> _Told:
+    """Arguments as of `search`."""
+    lattice = np.asarray(crystal.lattice[0], float)
+    # As far as there is room for beams.
+    farthest = float(np.sqrt(0.95 * _ROOM / (np.pi * abs(np.linalg.det(lattice)))))
+    reciprocal = np.linalg.inv(lattice).T
+    q = np.linalg.norm(np.asarray(spots.hk) @ reciprocal, axis=-1)
+    spots = sized(picked(spots, np.flatnonzero(q < _compared(farthest))), _PAIRS)
+    hk = np.concatenate([spots.hk, -spots.hk])
+    squared = ((hk @ reciprocal) ** 2).sum(-1)
+    reach = min(float(np.sqrt(squared.max())) + _BEYOND, farthest)
+    beams = dx.reflections(lattice, reach)
+    beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
+    place = {tuple(x): i for i, x in enumerate(beams.tolist())}
+    # Few sizes are compiled.
+    beams = slots(beams[None], power_of_two(max(len(beams), _LEAST)))[0]
+    return _Told(
+        _matrices(crystal, beams, place, reach, conditions),
+        beams,
+        (beams @ reciprocal).astype(np.float32),
+        np.array([place[tuple(x)] for x in hk.tolist()]),
+        squared.astype(np.float32),
+        *_observed(spots),
+        np.array(powers, np.float32),
+        np.float32(spacing(crystal)[0]),
+        np.float32(conditions.radiation.wavelength),
+    )
 
 
 def _compared(reach: float) -> float:

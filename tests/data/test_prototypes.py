@@ -61,6 +61,9 @@ def test_layers_of_bulk_crystals_are_known_ones_with_other_lattice_constants(kno
         assert space_group(one.atoms) == space_group(computed.atoms)
         ratio = one.atoms.cell.lengths()[:2] / computed.atoms.cell.lengths()[:2]
         assert 0.015 < np.abs(ratio - 1).max() < 0.07
+        # Each atom's bond to its nearest neighbour.
+        bonds = [np.sort(all_distances(x.atoms).min((1, 2))) for x in (one, computed)]
+        np.testing.assert_allclose(*bonds, rtol=0.05)
     assert len({one.uid for one in layers}) == len(layers) >= 15
 
 
