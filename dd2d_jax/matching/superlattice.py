@@ -63,7 +63,8 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
     """Parent cells all of whose further spots are weak, at most three; [] where there is none.
 
     Those that tell strong and weak spots apart best, of as high a symmetry as the lattice first:
-    spots of a class that the parent itself shows weakly look like satellites, too.
+    spots of a class that the parent itself shows weakly look like satellites, too. So the one that
+    keeps most spots is always among them: cells of its own strong spots tell them apart better.
     """
     found = []
     symmetry = len(settings(indexed.lattice))
@@ -71,14 +72,19 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
         if _is_parent(indexed, matrix, main):
             lattice = np.linalg.inv(matrix) @ indexed.lattice
             whole = len(settings(reduce(lattice) @ lattice)) >= symmetry
-            found.append((whole, _apart(indexed.intensity, main), matrix))
+            found.append((whole, _apart(indexed.intensity, main), int(main.sum()), matrix))
     found.sort(key=lambda one: one[:2], reverse=True)
-    matrices = [matrix for _, _, matrix in found]
+    matrices = [matrix for *_, matrix in found]
     if indexed.parent is not None:
         # What the lattice's own search found goes first.
         others = [m for m in matrices if not _same(m, indexed.parent)]
         matrices = [indexed.parent, *others]
-    return [_superlattice(indexed, matrix) for matrix in matrices[:_TRIED]]
+    first = matrices[:_TRIED]
+    if found:
+        *_, fullest = max(found, key=lambda one: one[2])
+        if not any(_same(fullest, m) for m in first):
+            first[-1] = fullest
+    return [_superlattice(indexed, matrix) for matrix in first]
 
 
 def mains(indexed: Indexed, matrices: np.ndarray) -> list[Superlattice]:

@@ -9,6 +9,7 @@ from ase.build import mx2
 
 import diffraction as dx
 from dd2d_jax.lattices.lattice import find
+from dd2d_jax.matching import superlattice
 from dd2d_jax.matching.rerank import Query, log_none
 from dd2d_jax.matching.superlattice import log_satellites, superlattices
 
@@ -75,6 +76,27 @@ def test_few_spots_and_false_ones_that_double_the_cell_do_not_hide_the_crystals_
     assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * area, rel=0.01)
     areas = [abs(np.linalg.det(one.parent.lattice)) for one in superlattices(indexed)]
     assert np.abs(np.array(areas) / area - 1).min() < 0.01
+
+
+def test_of_nested_parents_the_one_that_keeps_most_spots_is_weighed(monkeypatch):
+    """Cells of its own strong spots tell strong and weak ones apart better."""
+    crystal = pattern(MATRICES["3 x 3"], 0.01)
+    indexed = find(crystal)
+    q, intensity = np.asarray(crystal.q), np.asarray(crystal.intensity)
+    # False spots double the cell along one axis.
+    places = indexed.hk[::5] + np.array([0.5, 0])
+    more = places @ np.linalg.inv(indexed.lattice).T
+    seen = dx.Pattern(
+        jnp.asarray(np.concatenate([q, more]), jnp.float32),
+        jnp.asarray(np.append(intensity, np.full(len(more), 0.002)), jnp.float32),
+        jnp.zeros((len(q) + len(more), 2), jnp.int32), jnp.ones(len(q) + len(more), bool),
+    )  # fmt: skip
+    doubled = dataclasses.replace(find(seen), parent=None)
+    area = abs(np.linalg.det(indexed.lattice))
+    assert abs(np.linalg.det(doubled.lattice)) == pytest.approx(2 * area, rel=0.01)
+    monkeypatch.setattr(superlattice, "_TRIED", 2)
+    found = [abs(np.linalg.det(one.parent.lattice)) for one in superlattices(doubled)]
+    assert found == pytest.approx([area / 4.5, area], rel=0.01)
 
 
 def test_weak_satellites_are_likelier_as_such_than_as_spots_like_the_others():
