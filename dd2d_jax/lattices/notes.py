@@ -41,6 +41,19 @@ def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
             f"{100 * bulge:+.1f} % radially at its outermost spot; the lattice is "
             "that of the straightened pattern (calibrate the camera to be sure)"
         )
+    lines += of_cells(found)
+    elsewhere = spots - len(found.q)
+    if found.explained < 0.5:
+        lines.append(
+            f"{elsewhere} of {spots} spots are not on this lattice, with "
+            f"{100 * (1 - found.strength):.0f} % of the intensity"
+        )
+    return tuple(lines)
+
+
+def of_cells(found: Indexed) -> list[str]:
+    """Notes of other cells and of a superlattice."""
+    lines = []
     if found.alternatives:
         sizes = [np.linalg.norm(c, axis=1) for c in found.alternatives]
         cells = ", ".join(f"{a:.2f} x {b:.2f} A" for a, b in sizes[:3])
@@ -51,13 +64,7 @@ def notes(found: Indexed, spots: int, other: Rival | None) -> tuple[str, ...]:
             f"{int(found.satellites.sum())} weak spots are those of a superlattice, "
             f"{round(abs(np.linalg.det(found.parent)))} times the main cell of {a:.3f} x {b:.3f} A"
         )
-    elsewhere = spots - len(found.q)
-    if found.explained < 0.5:
-        lines.append(
-            f"{elsewhere} of {spots} spots are not on this lattice, with "
-            f"{100 * (1 - found.strength):.0f} % of the intensity"
-        )
-    return tuple(lines)
+    return lines
 
 
 def notes_of_all(found: Sequence[Indexed]) -> list[str]:

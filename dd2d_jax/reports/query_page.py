@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dd2d_jax.crystals.cell import cell
+from dd2d_jax.lattices.lattice import reduce
+from dd2d_jax.lattices.notes import of_cells
 from dd2d_jax.reports import query_drawings as drawings
 from dd2d_jax.reports import tables
 from dd2d_jax.reports.comparison import FAINT, Family, Predicted, families, predict
@@ -164,16 +166,26 @@ def _measured_cell(found: Found) -> str:
 
 
 def _further_cells(found: Found) -> str:
-    """What else is said of the measured cell: notes, and a superlattice that only retrieval saw."""
-    lines = list(found.indexed.notes)
-    if found.superlattice is not None and found.indexed.parent is None:
-        a, b, gamma = cell(found.superlattice.parent.lattice)
-        lines.insert(
-            0,
-            f"{found.superlattice.satellites} of its spots are weak satellites: the cell is a "
-            f"{found.superlattice.name} superlattice of a main cell {a:.3f} × {b:.3f} Å, "
-            f"{gamma:.1f}°",
+    """What else is said of the measured cell: a superlattice, other cells, further notes."""
+    indexed, lines = found.indexed, []
+    satellites, main, name = 0, indexed.main, "superlattice"
+    if found.superlattice is not None:
+        satellites, main = found.superlattice.satellites, found.superlattice.parent.lattice
+        name = f"{found.superlattice.name} superlattice"
+    elif indexed.satellites is not None:
+        satellites, main = int(indexed.satellites.sum()), reduce(main) @ main
+    if satellites:
+        a, b, gamma = cell(main)
+        lines.append(
+            f"{satellites} of its spots are weak satellites: the cell is a {name} of a main cell "
+            f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°"
         )
+    if indexed.alternatives:
+        cells = (f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°" for a, b, gamma in
+                 map(cell, indexed.alternatives))  # fmt: skip
+        lines.append(f"Other cells that the spots do not rule out: {'; '.join(cells)}")
+    told = of_cells(indexed)
+    lines += [note for note in indexed.notes if note not in told]
     return " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
 
 

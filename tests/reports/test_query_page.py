@@ -19,7 +19,6 @@ from dd2d_jax.images.measurement import measure
 from dd2d_jax.images.readers import Image
 from dd2d_jax.lattices import lattice
 from dd2d_jax.lattices.notes import notes
-from dd2d_jax.matching.superlattice import Superlattice
 from dd2d_jax.reports import query_page
 from dd2d_jax.reports.query_page import DRAWN, page
 
@@ -54,27 +53,31 @@ def test_an_angle_of_nearly_nothing_has_no_sign():
     assert "a lies at 0.00 ±" in words(page(dataclasses.replace(found, indexed=turned)))
 
 
-def test_superlattice_and_notes_of_the_lattice_are_sentences_and_told_once():
+def test_a_superlattice_and_other_cells_are_told():
     found = make_found(count=1)
     satellites = np.arange(len(found.indexed.q)) % 3 > 0
-    seen = dataclasses.replace(
+    indexed = dataclasses.replace(
         found.indexed, parent=3 * np.eye(2, dtype=int), satellites=satellites,
-        alternatives=(np.diag([4.0, 5.0]),),
+        alternatives=(np.diag([4.0, 5.0]),), notes=("the beam is off the centre",),
     )  # fmt: skip
-    parent = dataclasses.replace(seen, lattice=seen.main, parent=None, satellites=None)
-    above = Superlattice("3 x 3", parent, int(satellites.sum()), seen.parent)
-    seen = dataclasses.replace(seen, notes=notes(seen, len(seen.q), None))
-    assert len(seen.notes) == 2
+    text = words(page(dataclasses.replace(found, indexed=indexed)))
+    assert f"{satellites.sum()} of its spots are weak satellites" in text
+    assert "superlattice of a main cell 1.060 × 1.060 Å, 120.0°" in text
+    assert "do not rule out: 4.000 × 5.000 Å, 90.0°. The beam is off the centre." in text
+
+
+def test_cells_that_the_lattices_notes_tell_too_are_told_once():
+    found = make_found(count=1)
+    seen = dataclasses.replace(
+        found.indexed, parent=3 * np.eye(2, dtype=int), alternatives=(np.diag([4.0, 5.0]),),
+        satellites=np.arange(len(found.indexed.q)) % 3 > 0,
+    )  # fmt: skip
+    seen = dataclasses.replace(seen, notes=(*notes(seen, len(seen.q), None), "a doubt"))
+    assert len(seen.notes) == 3
     text = words(page(dataclasses.replace(found, indexed=seen)))
     told = text[text.index("The uncertainties") : text.index("Probability that no crystal")]
-    assert "The spots do not rule out other cells: 4.00 x 5.00 A." in told
-    assert f"{satellites.sum()} weak spots are those of a superlattice, 9 times the main" in told
-    assert told.count("superlattice") == 1
-    alone = dataclasses.replace(seen, parent=None, satellites=None, notes=())
-    text = words(page(dataclasses.replace(found, indexed=alone, superlattice=above)))
-    told = text[text.index("The uncertainties") : text.index("Probability that no crystal")]
-    assert f"{satellites.sum()} of its spots are weak satellites: the cell is a 3 x 3" in told
-    assert "superlattice of a main cell 1.060 × 1.060 Å, 120.0°." in told
+    assert told.count("superlattice") == told.count("do not rule out") == 1
+    assert told.rstrip().endswith("A doubt.")
 
 
 def test_structures_are_in_the_page_as_files_to_save():
