@@ -136,13 +136,11 @@ def prototypes(path: Path | None = None) -> tuple[Iterator[Entry], None]:
     return generate(seed=0), None
 
 
-def bulk(path: Path | None = None) -> tuple[Iterator[Entry], int]:
+def bulk(path: Path | None = None) -> tuple[Iterator[Entry], None]:
     """Layers of well-known bulk crystals as measured: no file is needed."""
-    from dd2d_jax.data.prototypes.reference import bulk_layers
+    from dd2d_jax.data.prototypes import generate_bulk
 
-    layers = bulk_layers()
-    told = [{"uid": one.uid, "prototype": one.prototype, "known": True} for one in layers]
-    return iter([(one.atoms, info) for one, info in zip(layers, told, strict=True)]), len(layers)
+    return generate_bulk(), None
 
 
 READERS: dict[str, Callable[..., tuple[Iterator[Entry], int | None]]] = {
@@ -154,9 +152,7 @@ READERS: dict[str, Callable[..., tuple[Iterator[Entry], int | None]]] = {
     "jarvis_2d": jarvis_2d,
     "dd2d_json": dd2d_json,
 }
-
-
-# Sources that need no file.
+# Those that need no file.
 MADE_HERE = ("prototypes", "bulk")
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dd2d_jax.crystals.symmetry import operations
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.spots import atom_slots
 
@@ -73,64 +74,50 @@ _LARGE = (*_HEXAGONAL, *((False, True, s) for s in _ALONG))
 _LARGE_CELL = 5.5
 # Shifts along a free axis that are tried first are so far apart, angstrom.
 SLIDE = 0.8
-# Mirror images of a layer are as near as this, angstrom.
+# Planes mirror a layer to within this, angstrom.
 _MIRRORED = 0.2
 
 
-def stackings(crystal: CrystalSet) -> Stacking:
-    """Those that one layer, with a canonical cell, may have; the first is on top.
+def stackings(lattice: np.ndarray, free: np.ndarray) -> Stacking:
+    """Those that layers with a canonical cell (2, 2), angstrom, may have; the first is on top.
 
-    In hexagonal nets symmetry pins the shift. In others it does not along an axis without a mirror
-    or glide plane across it, as in SnSe and 1T'-MoTe2: a search begins from these shifts.
+    In hexagonal nets symmetry pins the shift, in others not along a `free` axis (see `slides`),
+    as in SnSe and 1T'-MoTe2: a search begins from these shifts.
     """
-    lattice = np.asarray(crystal.lattice[0], float)
     if _hexagonal(lattice):
         large = np.linalg.norm(lattice[0]) > _LARGE_CELL
         return Stacking.of(*(_LARGE if large else _HEXAGONAL))
     halves = [(x, y) for x in (0.0, 0.5) for y in (0.0, 0.5)]
-    free = []
-    for axis in np.flatnonzero(slides(crystal)):
+    others = []
+    for axis in np.flatnonzero(free):
         count = 2 * math.ceil(np.linalg.norm(lattice[axis]) / (2 * SLIDE))
         for part, other in itertools.product(np.arange(count) / count, (0.0, 0.5)):
             where = (part, other) if axis == 0 else (other, part)
             if where not in halves:
-                free.append(where)
+                others.append(where)
     return Stacking.of(
-        *((turned, False, part) for turned in (False, True) for part in (*halves, *free)),
-        *((False, True, part) for part in free if 0 in part),
+        *((turned, False, part) for turned in (False, True) for part in (*halves, *others)),
+        *((False, True, part) for part in others if 0 in part),
     )
 
 
 def slides(crystal: CrystalSet) -> np.ndarray:
-    """(2,) whether symmetry leaves one layer free along each axis of its cell."""
+    """(2,) whether one layer may lie anywhere along each axis of its cell.
+
+    It may where no mirror or glide plane is across the axis; in hexagonal nets symmetry pins it.
+    """
     lattice = np.asarray(crystal.lattice[0], float)
     if _hexagonal(lattice):
         return np.zeros(2, bool)
-    there = np.asarray(crystal.numbers[0]) > 0
-    numbers, positions = crystal.numbers[0][there], np.asarray(crystal.positions[0][there], float)
-    parts = positions[:, :2] @ np.linalg.inv(lattice)
     rectangular = abs(lattice[0] @ lattice[1]) < 0.01 * np.linalg.det(lattice)
     if not rectangular:
         return np.ones(2, bool)
-    return np.array([not _mirrored(numbers, parts, positions[:, 2], lattice, k) for k in range(2)])
-
-
-def _mirrored(
-    numbers: np.ndarray, parts: np.ndarray, z: np.ndarray, lattice: np.ndarray, axis: int
-) -> bool:
-    """Whether a layer, parts (N, 2) of a rectangular cell, has a mirror or glide plane across an
-    axis.
-    """
-    like = numbers[:, None] == numbers
-    for other, glide in itertools.product(parts[numbers == numbers[0]], (0.0, 0.5)):
-        image = parts + glide
-        image[:, axis] = parts[0, axis] + other[axis] - parts[:, axis]
-        apart = image[:, None] - parts
-        away = np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=-1)
-        away = np.where(like, np.hypot(away, z[:, None] - z), np.inf)
-        if away.min(1).max() < _MIRRORED:
-            return True
-    return False
+    there = np.asarray(crystal.numbers[0]) > 0
+    positions = np.asarray(crystal.positions[0][there], float)
+    rotations, _ = operations(lattice, positions, crystal.numbers[0][there], _MIRRORED)
+    along = lattice / np.linalg.norm(lattice, axis=1)[:, None]
+    mirrors = np.eye(3) - np.pad(2 * along[:, :, None] * along[:, None], ((0, 0), (0, 1), (0, 1)))
+    return ~np.array([np.abs(rotations - one).max((1, 2)).min() < 0.05 for one in mirrors])
 
 
 def _hexagonal(lattice: np.ndarray) -> bool:

@@ -13,9 +13,10 @@ from seen import BULK, POLAR, POLAR_BULK, WANTED, slab, turned
 import diffraction as dx
 from dd2d_jax.data import usable
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching import flakes, readings
-from dd2d_jax.matching.flakes import search, simulated
-from dd2d_jax.matching.layers import Stacking, stackings
+from dd2d_jax.matching import flake_search, readings
+from dd2d_jax.matching.flake_search import search
+from dd2d_jax.matching.flakes import simulated
+from dd2d_jax.matching.layers import Stacking, slides, stackings
 from dd2d_jax.matching.rerank import Way
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
@@ -60,7 +61,8 @@ def flake(
     crystal, layers: int, stacking: int, tilt: tuple[float, float], sense: bool = False
 ) -> Way:
     """The way in which one of a crystal is seen."""
-    how = jax.tree.map(lambda x: x[[stacking]], stackings(crystal))
+    every = stackings(crystal.lattice[0], slides(crystal))
+    how = jax.tree.map(lambda x: x[[stacking]], every)
     return Way(
         np.zeros(1, bool), np.array([sense]), np.array([tilt]), np.array([layers]), how,
         np.zeros(1),
@@ -138,8 +140,8 @@ def test_layers_slide_where_symmetry_lets_them(model, monkeypatch):
     halves = Stacking.of(
         *((turns, False, (x, y)) for turns in (False, True) for x in (0, 0.5) for y in (0, 0.5))
     )
-    monkeypatch.setattr(flakes, "slides", lambda crystal: np.zeros(2, bool))
-    monkeypatch.setattr(flakes, "stackings", lambda crystal: halves)
+    monkeypatch.setattr(flake_search, "slides", lambda crystal: np.zeros(2, bool))
+    monkeypatch.setattr(flake_search, "stackings", lambda lattice, free: halves)
     assert retrieve(pattern, library, model, k=1, energy=80.0)[0].r_factor > 0.25
 
 

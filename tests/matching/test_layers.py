@@ -22,6 +22,10 @@ def layer(name: str) -> CrystalSet:
     return usable.from_atoms([(WANTED[name], {"uid": name})])
 
 
+def ways(one: CrystalSet) -> Stacking:
+    return stackings(one.lattice[0], slides(one))
+
+
 def on_top(count: int) -> Stacking:
     return Stacking.of(*[(False, False, (0.0, 0.0))] * count)
 
@@ -45,7 +49,7 @@ def test_one_of_the_stackings_has_the_columns_of_atoms_of_the_bulk_crystal(name)
         parts = parts[:, ::-1]
     wanted = columns(whole.numbers, parts)
     found = []
-    every = stackings(one)
+    every = ways(one)
     count = len(every.turned)
     two = flakes(one.take([0] * count), np.full(count, 2), every)
     for numbers, positions in zip(two.numbers, two.positions, strict=True):
@@ -56,7 +60,7 @@ def test_one_of_the_stackings_has_the_columns_of_atoms_of_the_bulk_crystal(name)
 
 def test_each_stacking_of_a_layer_is_another_crystal():
     one = layer("1H-MoS2")
-    every = stackings(one)
+    every = ways(one)
     count = len(every.turned)
     three = flakes(one.take([0] * count), np.full(count, 3), every)
     assert three.numbers.shape == (count, 9)
@@ -110,8 +114,8 @@ def test_a_layer_turned_twice_is_itself_and_a_centred_one_turned_once(name):
 
 def test_layers_without_a_hexagonal_cell_are_moved_half_way():
     halves = {(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)}
-    assert set(map(tuple, stackings(layer("phosphorene")).shift)) == halves
-    large, small = (len(stackings(layer(name)).turned) for name in ("CrI3", "BN"))
+    assert set(map(tuple, ways(layer("phosphorene")).shift)) == halves
+    large, small = (len(ways(layer(name)).turned) for name in ("CrI3", "BN"))
     assert large > small
 
 
@@ -121,7 +125,7 @@ def test_layers_may_slide_along_an_axis_that_no_plane_mirrors():
     polar = usable.from_atoms([(POLAR, {"uid": "SnSe"})])
     long = int(np.linalg.norm(polar.lattice[0], axis=1).argmax())
     assert slides(polar).tolist() == [long == 0, long == 1]
-    shifts = stackings(polar).shift
+    shifts = ways(polar).shift
     np.testing.assert_allclose(np.unique(shifts[:, long]), np.arange(6) / 6)
     assert set(shifts[:, 1 - long]) == {0.0, 0.5}
     assert slides(layer("ReSSe")).all()

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from dd2d_jax.data.prototypes.decorate import Batch, batches
 from dd2d_jax.data.prototypes.layer import make_layer
-from dd2d_jax.data.prototypes.reference import Reference, references
+from dd2d_jax.data.prototypes.reference import Reference, bulk_layers, references
 from dd2d_jax.data.prototypes.stacks import stacks
 from dd2d_jax.data.prototypes.unique import MIN_CONTACT, Seen, distances, nearest_contact
 
@@ -114,3 +114,9 @@ def generate(seed: int = 0, share: float = 0.6, dropped: Counter | None = None) 
     for prototype, label, atoms in stacks(pool, homo, hetero, seed):
         if met.accepts_atoms(atoms):
             yield atoms, _info(f"{prototype}:{label}", prototype, False)
+
+
+def generate_bulk() -> Iterator[Entry]:
+    """Yield layers with the cells of bulk crystals, all of them known, as `generate` does."""
+    for one in bulk_layers():
+        yield one.atoms, _info(one.uid, one.prototype, one.known)
