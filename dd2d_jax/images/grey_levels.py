@@ -45,6 +45,7 @@ class Pixels:
         negative: whether it was turned over.
         notes: what the user should know.
         under: background and noise, where they are known; else None.
+        narrow: (H, W) True for spots of a single pixel, which are no hot ones.
     """
 
     image: np.ndarray
@@ -58,6 +59,7 @@ class Pixels:
     negative: bool
     notes: list[str]
     under: Background | None = None
+    narrow: np.ndarray | np.bool_ = np.False_
 
 
 def prepared(

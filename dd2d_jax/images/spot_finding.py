@@ -148,11 +148,21 @@ def find_spots(
             errors.append(error)
             continue
         # The search takes hot pixels out of what it is given.
-        finer = _finer(pixels) if width is None else []
+        finer, before = _finer(pixels) if width is None else [], _copied(pixels)
         try:
-            found.append(_found(pixels, centre, width, *options))
+            found.append(first := _found(pixels, centre, width, *options))
         except PatternError as error:
             errors.append(error)
+            first = None
+        hot = before.measured & ~pixels.measured
+        if hot.any():
+            with contextlib.suppress(PatternError):
+                if first is None:
+                    every = dataclasses.replace(_copied(before), narrow=hot)
+                    first = _found(every, centre, width, *options)
+                if (narrow := _narrow(hot, first)).any():
+                    some = dataclasses.replace(before, narrow=narrow)
+                    found.append(_found(some, centre, width, *options))
         share, more = _BETTER
         better = share * max(map(_symmetry, found), default=0.0) + more
         others = [(one, wide, better) for one, wide in finer]
@@ -171,6 +181,12 @@ def find_spots(
     return max(found, key=_symmetry)
 
 
+def _copied(pixels: Pixels) -> Pixels:
+    return dataclasses.replace(
+        pixels, image=pixels.image.copy(), measured=pixels.measured.copy()
+    )
+
+
 def _finer(pixels: Pixels) -> list[tuple[Pixels, float | None]]:
     """An image of few pixels with half as large ones, and the width of spots to look for."""
     if max(pixels.image.shape) > _FEW:
@@ -183,6 +199,22 @@ def _finer(pixels: Pixels) -> list[tuple[Pixels, float | None]]:
     )
     other = dataclasses.replace(one, image=image.copy(), measured=measured.copy())
     return [(one, None), (other, _NARROW)]
+
+
+def _narrow(hot: np.ndarray, found: SpotList) -> np.ndarray:
+    """(h, w) True for single bright pixels with a spot, or another of them, opposite.
+
+    Spots are as narrow as that where an image was made smaller by leaving pixels out.
+    """
+    narrow = np.zeros_like(hot)
+    rows, columns = np.nonzero(hot)
+    places = full_size(np.stack([columns, rows], 1).astype(float), found.searched.factor)
+    opposite = 2 * found.centre - places
+    distance, _ = cKDTree(np.concatenate([places, found.position])).query(opposite)
+    away = np.linalg.norm(opposite - found.centre, axis=1)
+    paired = (distance < np.maximum(2 * found.width, 0.01 * away)) & (away > 4 * found.width)
+    narrow[rows[paired], columns[paired]] = True
+    return narrow
 
 
 def _found(
@@ -311,16 +343,21 @@ def _anywhere(pixels: Pixels, width: float | None, threshold: float) -> tuple[Pe
     image, measured = pixels.image, pixels.measured
     level = background.level_anywhere(image, measured, max(min(image.shape) // 24, 8))
     if width is None:
-        alike = measured & ~pixel_values.single(image, measured, _FIRST_WIDTH)
+        alike = measured & ~_hot(pixels, _FIRST_WIDTH)
         under = background.estimate(image, level, alike, _FIRST_WIDTH, None, pixels.gain)
         width = peaks.spot_width(image, alike, under, _FIRST_WIDTH)
-    hot = pixel_values.single(image, measured, width)
+    hot = _hot(pixels, width)
     if hot.any():
         measured &= ~hot
         image[hot] = ndimage.median_filter(image, 5)[hot]
     under = pixels.under or background.estimate(image, level, measured, width, None, pixels.gain)
     residual = np.where(measured, image - under.level, 0.0)
     return peaks.find(residual, measured, under, width, threshold), width
+
+
+def _hot(pixels: Pixels, width: float) -> np.ndarray:
+    """(h, w) True for hot pixels, see `pixel_values.single`."""
+    return pixel_values.single(pixels.image, pixels.measured, width) & ~pixels.narrow
 
 
 def _around(

@@ -321,11 +321,15 @@ def canonical_spots(
         floor: spots weaker than this, relative to the strongest, are left out.
 
     Raises:
-        PatternError: nothing within q_max.
+        PatternError: nothing within q_max, or spots on a line.
     """
     keep = (np.linalg.norm(indexed.q, axis=1) <= q_max) & (indexed.intensity >= floor)
     if not keep.any():
         raise PatternError(f"no spot lies within q_max = {q_max} 1/angstrom")
+    if np.linalg.matrix_rank(indexed.hk[keep]) < 2:
+        raise PatternError(
+            f"the spots within q_max = {q_max} 1/angstrom lie on a line, which tells no cell"
+        )
     sigma = None if indexed.intensity_sigma is None else indexed.intensity_sigma[keep]
     made = [
         _pairs(change, cell, indexed.q[keep], hk[keep], indexed.intensity[keep], sigma)

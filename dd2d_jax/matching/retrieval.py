@@ -36,7 +36,7 @@ from dd2d_jax.matching.weighing import Once, Weighed, conditions_at, weigh_once
 from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.refinement.refine import Fit, fit, r_factors, tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots, sized, straightened
-from dd2d_jax.util.errors import Notice
+from dd2d_jax.util.errors import Notice, PatternError
 from dd2d_jax.util.progress import stage
 from dd2d_jax.util.text import printable
 
@@ -135,7 +135,7 @@ def retrieve(
         k, rerank, refine, tilts, scale_error, _told(energy, patterns), strain,
         next((x.power_error for x in patterns if x.power_error is not None), None),
     )  # fmt: skip
-    found = [_search(indexed, asked) for indexed in seen]
+    found, seen = _each(seen, asked)
     if refine:
         _tell_unrefined(found)
     if len(found) > 1 and rerank and len(_scales(scale_error)) == 1:
@@ -175,6 +175,24 @@ def _told(energy: float | None, patterns: Sequence[Any]) -> float | None:
     """The electrons' energy in keV that was told, or that a pattern knows."""
     known = [energy, *(getattr(pattern, "energy", None) for pattern in patterns)]
     return next((float(x) for x in known if x is not None), None)
+
+
+def _each(
+    seen: Sequence[Sequence[indexed.Indexed]], asked: _Asked
+) -> tuple[list[Found], list[Sequence[indexed.Indexed]]]:
+    """Candidates for each lattice, and these; one whose spots do not do is left out, and told."""
+    found, kept, errors = [], [], []
+    for one in seen:
+        try:
+            found.append(_search(one, asked))
+            kept.append(one)
+        except PatternError as error:
+            errors.append((len(one[0].hk), error))
+    if not found:
+        raise errors[0][1]
+    for count, error in errors:
+        warnings.warn(f"a lattice of {count} spots was left out: {error}", Notice, stacklevel=3)
+    return found, kept
 
 
 def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:

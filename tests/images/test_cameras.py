@@ -59,6 +59,25 @@ def test_hot_pixels_and_dead_rows_are_no_spots():
     check(image, missed=6)
 
 
+def test_spots_of_a_single_pixel_are_told_from_hot_pixels_by_their_mates():
+    """As in a picture that was made smaller by leaving pixels out."""
+    random = np.random.default_rng(3)
+    rows, columns = np.indices((400, 400))
+    image = random.poisson(3 + 60 * np.exp(-np.hypot(columns - 200, rows - 200) / 40))
+    image = image.astype(float)
+    column, row = np.rint(PLACES + 71.6).astype(int).T
+    # Half of them fall between the pixels that were left, and their mates look like hot pixels.
+    light = 400 * STRENGTH * np.where(random.random(len(row)) < 0.5, 1, 0.1)
+    image[row, column] += light
+    hot = random.integers(5, 395, (12, 2))
+    image[hot[:, 1], hot[:, 0]] = 300
+    spots = find_spots(image)
+    clear = light > 100
+    gone, _ = drawn.matched(spots.position, PLACES[clear] + 71.6)
+    assert gone <= 0.2 * clear.sum(), gone
+    assert drawn.matched(spots.position, hot.astype(float))[0] >= len(hot) - 1
+
+
 def test_signed_counts_and_negatives_give_the_spots_of_the_positive():
     image = drawn.counted(LIGHT)
     usual = check(image)

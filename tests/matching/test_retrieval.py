@@ -17,7 +17,7 @@ from dd2d_jax.matching import readings
 from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
-from dd2d_jax.util.errors import PatternError
+from dd2d_jax.util.errors import Notice, PatternError
 
 NEAR = {
     "1T-MoS2": mx2("MoS2", "1T", a=3.18, vacuum=8),
@@ -211,6 +211,27 @@ def test_k_and_rerank_beyond_the_library_give_all_of_it(library, model):
         found = retrieve(simulated(WANTED["FeSe"]), library, model, k=1000, rerank=rerank)
         assert sorted(c.uid for c in found) == sorted(library.crystals.uid)
         assert found[0].uid == "FeSe"
+
+
+def test_a_further_lattice_seen_beyond_q_max_alone_is_left_out_and_told(library, model):
+    """Outer spots of graphene about MoS2's: its inner ones are behind others, or too weak."""
+    inner = turned(simulated(WANTED["1H-MoS2"]), 5)
+    outer = turned(simulated(WANTED["graphene"], q_max=1.8), 17)
+    rows = [
+        np.column_stack([x.q, x.intensity / x.intensity.max()])[np.asarray(x.mask)]
+        for x in (inner, outer)
+    ]
+    away = np.linalg.norm(rows[1][:, :2], axis=1)
+    for least, why in ((1.3, "no spot lies within"), (1.2, "lie on a line")):
+        some = away > least
+        # Of those at 1.24 one alone.
+        some &= (away > 1.3) | (np.arange(len(away)) == np.flatnonzero(some)[0])
+        with pytest.warns(Notice, match=f"a lattice of .* spots was left out: .*{why}"):
+            found = retrieve(np.concatenate([rows[0], rows[1][some]]), library, model)
+        assert found[0].uid == "1H-MoS2"
+        assert found.others == ()
+    with pytest.raises(PatternError, match="no spot lies within q_max"):
+        retrieve(rows[1][away > 1.3], library, model)
 
 
 def test_k_beyond_rerank_is_filled(library, model):
