@@ -13,7 +13,7 @@ from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
 from dd2d_jax.evaluation.reliability import as_expected, reliability
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.readings import for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
@@ -39,7 +39,7 @@ def answer(
     truth: int,
     cosines: np.ndarray,
     embed: Callable[[Spots], np.ndarray],
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    hypotheses: Sequence[Hypothesis],
     allowed: np.ndarray | None = None,
     count: int = 100,
 ) -> Answer:

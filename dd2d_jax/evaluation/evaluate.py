@@ -23,7 +23,7 @@ from dd2d_jax.evaluation.snapshots import read_snapshots
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.libraries.elements import allowed_rows
 from dd2d_jax.libraries.library import Library
-from dd2d_jax.matching.hypotheses import HYPOTHESES, measured
+from dd2d_jax.matching.hypotheses import measured
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.score import Table, simulate_table
 from dd2d_jax.networks.disturbances import LEVELS, PATTERNS, Disturbance, measure, observe
@@ -39,6 +39,8 @@ THERMAL = "thermal"
 RERANK = 100
 # Spot pairs of a query that the physics sees; the network sees the strongest `tokens` of them.
 QUERY_PAIRS = 128
+# Crystals are weighed as those of a microscope's patterns: at these levels in their own cell.
+_OWN_CELL = ("clean", THERMAL)
 # Rods are sought a little beyond q_max: strain may bring them in.
 _MARGIN = 1.04
 
@@ -178,7 +180,7 @@ def evaluate(
     queries = _queries(queries, level, snapshots, report)
     truth = places(queries, library)
     conditions = model.conditions
-    hypotheses = measured(strain=0.01) if level in PATTERNS else HYPOTHESES
+    hypotheses = measured(0.0, 0.0) if level in _OWN_CELL else measured(strain=0.01)
     gallery = prepare(model, library, report) if gallery is None else gallery
     table = gallery.table
     report(f"{len(queries)} queries")

@@ -9,7 +9,7 @@ import numpy as np
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
-from dd2d_jax.matching.hypotheses import HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.rerank import compare, weigh
 from dd2d_jax.matching.score import Table
 from dd2d_jax.spots import Conditions
@@ -21,7 +21,7 @@ def physics_rank(
     asked: Asked,
     conditions: Conditions,
     truth: int,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    hypotheses: Sequence[Hypothesis],
     allowed: np.ndarray | None = None,
     count: int = 100,
 ) -> int:

@@ -37,7 +37,7 @@ import diffraction as dx
 from dd2d_jax.crystals.structures import SAME_SITE
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.reduction import spanned
-from dd2d_jax.matching.hypotheses import FARTHER, HYPOTHESES, Hypothesis
+from dd2d_jax.matching.hypotheses import FARTHER, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import (
@@ -97,7 +97,7 @@ def log_evidence(
     crystals: CrystalSet,
     queries: Spots,
     conditions: Conditions,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    hypotheses: Sequence[Hypothesis],
     tilts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Log-probability (n,) of a query's intensities and cell for each of n crystals.
@@ -111,7 +111,7 @@ def explain(
     crystals: CrystalSet,
     queries: Spots,
     conditions: Conditions,
-    hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+    hypotheses: Sequence[Hypothesis],
     tilts: np.ndarray | None = None,
     lean: np.ndarray | None = None,
     squares: Callable[[np.ndarray], np.ndarray] | None = None,

@@ -53,15 +53,6 @@ class Hypothesis:
     flatter: float = 1.0
 
 
-# As likely as each other: the crystal itself, a strained copy, and atoms in motion in the
-# crystal's own cell.
-HYPOTHESES = (
-    Hypothesis(3e-4, 2e-3, 3e-4, 3e-4),
-    Hypothesis(0.03, 0.1, 0.012, 0.003),
-    Hypothesis(0.15, 0.1, 3e-4, 3e-4),
-)
-
-
 # What B is expected to be beyond 0.5 angstrom^2, and how widely it differs: people measure 0 to 3,
 # and detectors and energy filters make intensities fall off more or less, too.
 SOFTER, SOFTNESS = 0.4, 1.0

@@ -31,6 +31,7 @@ from dd2d_jax.evaluation.evaluate import (
 from dd2d_jax.evaluation.physics import physics_rank
 from dd2d_jax.lattices.lattice import find
 from dd2d_jax.libraries.library import Library
+from dd2d_jax.matching.hypotheses import measured
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.score import simulate_table
 from dd2d_jax.networks.disturbances import LEVELS
@@ -322,13 +323,13 @@ def test_a_crystal_that_the_network_misses_is_weighed_where_its_cell_fits(model,
     cosines = np.linspace(1, 0.5, len(many))
     own = [np.eye(1, 16, dtype=np.float32)]
     rest = (searched, query, own, model.conditions)
-    assert physics_rank(
-        simulate_table(many.crystal, model.conditions), many, query, model.conditions, truth=150
-    ) == 1  # fmt: skip
-    found = answer(*rest, truth=150, cosines=cosines, embed=model.embed_patterns)
+    table, kinds = simulate_table(many.crystal, model.conditions), measured()
+    assert physics_rank(table, many, query, model.conditions, 150, kinds) == 1
+    given = {"cosines": cosines, "embed": model.embed_patterns, "hypotheses": kinds}
+    found = answer(*rest, truth=150, **given)
     assert (found.rank, found.right) == (1, True)
     # What is not weighed keeps the network's order.
-    behind = answer(*rest, truth=151, cosines=cosines, embed=model.embed_patterns)
+    behind = answer(*rest, truth=151, **given)
     assert behind.rank >= 100
 
 
@@ -347,6 +348,11 @@ def test_left_out_crystals_are_not_found_and_their_twins_neither(model, library)
     assert losses[2] == pytest.approx(0.9 * losses[0] + 0.1 * losses[1])
     twin = join([library.take([2]), library.take([2])], {})
     assert leaving_out(twin, 0, np.ones(2, bool)).tolist() == [False, False]
+
+
+def test_none_of_the_library_is_not_claimed_of_perturbed_crystals_that_are_in_it(model, library):
+    none = evaluate(model, library, library, "perturbed")["reliability"]["present"]["none"]
+    assert none["brier"] < 0.05
 
 
 def test_known_elements_leave_fewer_rivals(model, library):
@@ -369,5 +375,5 @@ def test_physics_finds_every_clean_real_crystal(shared_data):
     spots = make_queries(crystals, conditions, LEVELS["clean"], seed=0)
     rows = (jax.tree.map(lambda x, i=i: x[i], spots) for i in range(len(crystals)))
     queries = [Asked([Query.known(row)]) for row in rows]
-    ranks = [physics_rank(table, crystals, q, conditions, i) for i, q in enumerate(queries)]
-    assert ranks == [1] * len(crystals)
+    for i, query in enumerate(queries):
+        assert physics_rank(table, crystals, query, conditions, i, measured()) == 1
