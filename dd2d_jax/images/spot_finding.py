@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -156,13 +157,7 @@ def find_spots(
             first = None
         hot = before.measured & ~pixels.measured
         if hot.any():
-            with contextlib.suppress(PatternError):
-                if first is None:
-                    every = dataclasses.replace(_copied(before), narrow=hot)
-                    first = _found(every, centre, width, *options)
-                if (narrow := _narrow(hot, first)).any():
-                    some = dataclasses.replace(before, narrow=narrow)
-                    found.append(_found(some, centre, width, *options))
+            found += _with_narrow(before, hot, first, centre, width, *options)
         share, more = _BETTER
         better = share * max(map(_symmetry, found), default=0.0) + more
         others = [(one, wide, better) for one, wide in finer]
@@ -199,6 +194,22 @@ def _finer(pixels: Pixels) -> list[tuple[Pixels, float | None]]:
     )
     other = dataclasses.replace(one, image=image.copy(), measured=measured.copy())
     return [(one, None), (other, _NARROW)]
+
+
+def _with_narrow(
+    pixels: Pixels, hot: np.ndarray, found: SpotList | None, *how: Any
+) -> list[SpotList]:
+    """What is found where bright single pixels with mates are spots; [] where there are none.
+
+    `pixels` with those that are `hot`, and what was `found` without them; `how` as of `_found`.
+    """
+    with contextlib.suppress(PatternError):
+        if found is None:
+            found = _found(dataclasses.replace(_copied(pixels), narrow=hot), *how)
+        narrow = _narrow(hot, found)
+        if narrow.any():
+            return [_found(dataclasses.replace(pixels, narrow=narrow), *how)]
+    return []
 
 
 def _narrow(hot: np.ndarray, found: SpotList) -> np.ndarray:
