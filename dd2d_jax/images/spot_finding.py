@@ -39,6 +39,9 @@ _BRIGHTEST, _PAIRED_BRIGHTEST = (40, 20, 12), 0.7
 # other: they are searched with finer pixels, too. That is kept if so many times as many spots, and
 # so many more, have one opposite.
 _FEW, _NARROW, _BETTER = 300, 0.6, (1.3, 5.0)
+# Mates are opposite but for this share of the distance from the centre: distortions of the camera
+# grow with it. Those of single bright pixels, which are many, are to be closer.
+_DISTORTED, _EXACT = 0.03, 0.01
 # Of discs so many more have one opposite than have none.
 _MATED = 2.5
 
@@ -192,8 +195,7 @@ def _finer(pixels: Pixels) -> list[tuple[Pixels, float | None]]:
     one = dataclasses.replace(
         pixels, image=image, measured=measured, full=full, gain=None, factor=pixels.factor / 2
     )
-    other = dataclasses.replace(one, image=image.copy(), measured=measured.copy())
-    return [(one, None), (other, _NARROW)]
+    return [(one, None), (_copied(one), _NARROW)]
 
 
 def _with_narrow(
@@ -220,10 +222,10 @@ def _narrow(hot: np.ndarray, found: SpotList) -> np.ndarray:
     narrow = np.zeros_like(hot)
     rows, columns = np.nonzero(hot)
     places = full_size(np.stack([columns, rows], 1).astype(float), found.searched.factor)
-    opposite = 2 * found.centre - places
-    distance, _ = cKDTree(np.concatenate([places, found.position])).query(opposite)
-    away = np.linalg.norm(opposite - found.centre, axis=1)
-    paired = (distance < np.maximum(2 * found.width, 0.01 * away)) & (away > 4 * found.width)
+    others = np.concatenate([places, found.position])
+    near, _ = _near(2 * found.centre - places, others, found, _EXACT)
+    # Pixels at the beam are their own.
+    paired = near & (np.linalg.norm(places - found.centre, axis=1) > 4 * found.width)
     narrow[rows[paired], columns[paired]] = True
     return narrow
 
@@ -501,9 +503,16 @@ def _mates(found: SpotList, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place = np.rint(opposite[:, ::-1]).astype(int)
     inside = ((place >= 4) & (place < np.array(found.measured.shape) - 4)).all(1)
     inside[inside] &= found.measured[tuple(place[inside].T)]
-    # Distortions of the camera grow with the distance from the centre.
-    distance, _ = cKDTree(found.position).query(opposite[inside])
-    away = np.linalg.norm(opposite[inside] - found.centre, axis=1)
-    reach = np.maximum(2 * found.width, 0.03 * away)
+    near, reach = _near(opposite[inside], found.position, found, _DISTORTED)
     spread = len(found.position) / np.prod([float(n) for n in found.measured.shape])
-    return distance < reach, 1 - np.exp(-np.pi * reach**2 * spread)
+    return near, 1 - np.exp(-np.pi * reach**2 * spread)
+
+
+def _near(
+    opposite: np.ndarray, others: np.ndarray, found: SpotList, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) whether one of others (n, 2) is at places (K, 2) opposite, and how far off it may be."""
+    distance, _ = cKDTree(others).query(opposite)
+    away = np.linalg.norm(opposite - found.centre, axis=1)
+    reach = np.maximum(2 * found.width, share * away)
+    return distance < reach, reach
