@@ -157,15 +157,25 @@ def select(
 
 def straightened(spots: Spots, power: float | np.ndarray) -> Spots:
     """With the intensities (..., T, 2) of which those of `spots` are a power (...)."""
-    if np.all(np.asarray(power) == 1):
+    power = np.asarray(power, np.float32)[..., None, None]
+    if np.all(power == 1):
         return spots
-    exponent = 1 / np.asarray(power, np.float32)[..., None, None]
-    old, sigma = np.asarray(spots.intensity), spots.sigma
+    intensity, sigma = root(np.asarray(spots.intensity), spots.sigma, power)
+    return dataclasses.replace(spots, intensity=intensity, sigma=sigma)
+
+
+def root(
+    intensity: np.ndarray, sigma: np.ndarray | None, power: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Intensities, relative to the strongest, of which these are a power; and their errors."""
+    if np.all(np.asarray(power) == 1):
+        return intensity, sigma
+    exponent = 1 / np.asarray(power)
     if sigma is not None:
         sigma = np.asarray(sigma)
-        spread = (old + sigma) ** exponent - np.maximum(old - sigma, 0) ** exponent
+        spread = (intensity + sigma) ** exponent - np.maximum(intensity - sigma, 0) ** exponent
         sigma = np.where(sigma > 0, np.maximum(spread / 2, np.float32(_SURE)), 0)
-    return dataclasses.replace(spots, intensity=old**exponent, sigma=sigma)
+    return intensity**exponent, sigma
 
 
 def strongest(spots: Spots, tokens: int) -> Spots:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
-from dd2d_jax.spots import Conditions, both_sides, half_plane, power_of_two
+from dd2d_jax.spots import Conditions, both_sides, half_plane, power_of_two, root
 
 if TYPE_CHECKING:
     from dd2d_jax.images.measurement import Measured
@@ -45,7 +45,7 @@ class Predicted:
         q: (M, 2) 1/angstrom, as the pattern lies.
         calculated: (M,) intensity on the scale of the pattern's strongest spot.
         spot: (M,) rows of the found spots in the pattern's `Indexed`; -1 where none was found.
-        observed: (M,) their intensities on the same scale; NaN where none was found.
+        observed: (M,) their intensities on the same scale, straightened; NaN where none was found.
         sigma: (M,) standard uncertainty of `observed`; NaN where it is not known.
         hidden: (M,) True where none was found and the image was not measured.
     """
@@ -106,8 +106,9 @@ def predict(
 
     Intensities at the spots that the candidate was compared with are those of the comparison; all
     others are simulated without tilt for electrons of this energy (80 keV where it is not known:
-    relative intensities of a layer hardly depend on it) and brought to the same scale. Spots that
-    were not found are left out where they are faint (`FAINT`) or not on the image.
+    relative intensities of a layer hardly depend on it) and brought to the same scale. Those of a
+    power of counts are straightened with the candidate's. Spots that were not found are left out
+    where they are faint (`FAINT`) or not on the image.
     """
     query = candidate.query
     reciprocal = np.linalg.inv(np.asarray(query.lattice, float)).T @ candidate.axes
@@ -124,7 +125,7 @@ def predict(
     seen, q = rows >= 0, hk @ reciprocal
     observed, sigma = (
         np.full(len(rows), np.nan) if values is None else np.where(seen, values[rows], np.nan)
-        for values in (indexed.intensity, indexed.intensity_sigma)
+        for values in root(indexed.intensity, indexed.intensity_sigma, candidate.power)
     )
     calculated = np.array([by_hk[i] for i in spots])
     inside, hidden = _on_image(measured, indexed, q)

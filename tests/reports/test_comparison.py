@@ -113,6 +113,21 @@ def test_every_predicted_spot_knows_the_found_one_and_what_was_measured():
     np.testing.assert_allclose(predicted.q, indexed.q[predicted.spot], atol=1e-3)
 
 
+def test_intensities_that_are_a_power_of_counts_are_straightened_beside_the_calculated_ones():
+    atoms, pattern, indexed = janus()
+    candidate = candidate_of(atoms, indexed)
+    plain = comparison.predict(candidate, indexed)
+    sigma = 0.01 * indexed.intensity**0.5
+    bent = dataclasses.replace(
+        indexed, intensity=indexed.intensity**0.5, intensity_sigma=0.5 * sigma
+    )
+    predicted = comparison.predict(dataclasses.replace(candidate, power=0.5), bent)
+    np.testing.assert_allclose(predicted.observed, plain.observed, rtol=1e-5)
+    # The error of a square is twice the value times its error.
+    strong = predicted.observed > 0.1
+    np.testing.assert_allclose(predicted.sigma[strong], 0.01 * predicted.observed[strong], 1e-3)
+
+
 def test_the_difference_lies_where_the_pattern_lies():
     atoms, pattern, indexed = janus()
     candidate = candidate_of(atoms, indexed)
