@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffraction.bonds import Bonds, bond_factor, bonds_of
 from diffraction.crystal import Crystal, reciprocal
 from diffraction.form_factors import (
     check_range,
@@ -130,18 +131,42 @@ def amplitudes(
         b_iso = b_iso[..., None]
     else:  # what padding holds may not turn a zero into NaN
         b_iso = jnp.where(present, b_iso, 0.0)
-    x = jnp.sum(q * q, -1)[..., :, None]
-    f = form_factor(radiation, numbers[..., None, :], x)
+    f = form_factor(radiation, numbers[..., None, :], jnp.sum(q * q, -1)[..., :, None])
     f = jnp.where(present[..., None, :], f, 0.0)
-    exponent = -b_iso[..., None, :] * x / 4
-    if crystal.u is not None:
-        u = jnp.where(present[..., None, None], crystal.u, 0.0)
-        squares = jnp.einsum("...ki,...nij,...kj->...kn", q, u, q, precision="highest")
-        exponent = exponent - 2 * jnp.pi**2 * squares
-    f = f * jnp.exp(exponent)
+    f = f * jnp.exp(_motion(crystal, q, b_iso))
     if crystal.occupancy is None:
         return f
     return f * jnp.where(present, crystal.occupancy, 0.0)[..., None, :]
+
+
+def _motion(crystal: Crystal, q: jax.Array, b_iso: jax.Array) -> jax.Array:
+    """Logarithms (..., K, N) of the atoms' Debye-Waller factors; B (..., 1) or (..., N)."""
+    exponent = -b_iso[..., None, :] * jnp.sum(q * q, -1)[..., :, None] / 4
+    if crystal.u is None:
+        return exponent
+    u = jnp.where((crystal.numbers > 0)[..., None, None], crystal.u, 0.0)
+    squares = jnp.einsum("...ki,...nij,...kj->...kn", q, u, q, precision="highest")
+    return exponent - 2 * jnp.pi**2 * squares
+
+
+def _of_bonds(
+    bonds: Bonds, crystal: Crystal, q: jax.Array, radiation: Radiation, b_iso: float | jax.Array
+) -> jax.Array:
+    """What bonds (..., M) add to F (..., K); they move as their atoms do in the mean."""
+    count = crystal.numbers.shape[-1]
+    b_iso = jnp.asarray(b_iso, q.dtype)
+    b_iso = b_iso if b_iso.ndim == crystal.numbers.ndim else b_iso[..., None]
+    motion = _motion(crystal, q, b_iso)
+    motion = jnp.broadcast_to(motion, (*motion.shape[:-1], count))
+    first, second = (
+        jnp.take_along_axis(motion, bonds.ends[..., None, :, end], -1) for end in (0, 1)
+    )
+    damped = jnp.exp((first + second) / 2)
+    squared = jnp.sum(q * q, -1)[..., None]
+    factor = bond_factor(radiation, bonds.electrons[..., None, :], squared)
+    turns = jnp.einsum("...kd,...md->...km", q, bonds.middle, precision="highest")
+    angle = 2 * jnp.pi * (turns - jnp.round(turns))
+    return jnp.sum(factor * damped * jax.lax.complex(jnp.cos(angle), jnp.sin(angle)), -1)
 
 
 def reflections(lattice: np.ndarray, q_max: float) -> np.ndarray:
@@ -247,6 +272,7 @@ def kinematic_pattern(
     b_iso: float | jax.Array | Mapping[str, float] = 0.0,
     tilt: tuple[float, float] | jax.Array = (0.0, 0.0),
     hk: np.ndarray | jax.Array | None = None,
+    bonds: bool = False,
 ) -> Pattern:
     """`simulate` with method="kinematic"; arguments, result and errors are given there."""
     check_concrete(radiation, crystal)
@@ -271,11 +297,12 @@ def kinematic_pattern(
     elif not isinstance(q_max, jax.core.Tracer):
         check_range(radiation, q_max, "q_max")
     b_iso = b_values(b_iso, crystal.numbers)
-    return _simulate(crystal, radiation, q_max, b_iso, tilt, hk)
+    found = jax.tree.map(jnp.asarray, bonds_of(crystal)) if bonds else None
+    return _simulate(crystal, radiation, q_max, b_iso, tilt, hk, found)
 
 
 @jax.jit
-def _simulate(crystal, radiation, q_max, b_iso, tilt, hk) -> Pattern:
+def _simulate(crystal, radiation, q_max, b_iso, tilt, hk, bonds) -> Pattern:
     dtype = crystal.positions.dtype
     q_par = jnp.einsum(
         "...kd,...de->...ke", hk.astype(dtype), reciprocal(crystal.lattice), precision="highest"
@@ -287,6 +314,8 @@ def _simulate(crystal, radiation, q_max, b_iso, tilt, hk) -> Pattern:
     lab = jnp.einsum("...kd,...ed->...ke", q, tilt_matrix(tilt, dtype), precision="highest")
     across = jnp.where(mask[..., None], lab[..., :2], 0.0)
     factor = structure_factor(crystal, q, radiation, b_iso)
+    if bonds is not None:
+        factor += _of_bonds(bonds, crystal, q, radiation, b_iso)
     intensity = jnp.real(factor) ** 2 + jnp.imag(factor) ** 2
     if not isinstance(radiation, Electrons):
         x, y = across[..., 0], across[..., 1]

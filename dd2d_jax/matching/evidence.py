@@ -12,6 +12,9 @@ What is beyond first order counts as an error of each spot, of variance (1 - exp
 |f_j|^2)^2 / 2; the factor was not fitted. The scale is the one that fits best, with an error of
 1 in its logarithm. A small tilt is integrated out as the displacements are.
 
+Light atoms' bonds hold electrons that free atoms do not have there (`diffraction.bonds`): measured
+patterns show them, simulated ones mostly do not. Their share is integrated out about one half.
+
 B, too: one of all atoms, which a slope of the intensities in q^2 is the same as, and that of each
 element about it. log I is linear in the first but for SOFT; it is fitted together with the scale,
 then integrated out about where it fits best, with its prior. Measured uncertainties of
@@ -39,6 +42,8 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.lattices.reduction import spanned
 from dd2d_jax.matching.hypotheses import FARTHER, Hypothesis
 from dd2d_jax.matching.score import strain_between
+from dd2d_jax.refinement.bonds import EXPECTED, FAINT
+from dd2d_jax.refinement.bonds import amplitudes as bond_amplitudes
 from dd2d_jax.refinement.refine import on_lattice
 from dd2d_jax.spots import (
     Conditions,
@@ -60,9 +65,10 @@ LEAST = 0.2
 _CHUNK = 32
 # Elements of a crystal whose B differ; those beyond share one.
 _SPECIES = 4
-# Steps in which scale and B are fitted before the integral, and the longest of them in the scale's
-# logarithm, in B and in the power of counts; more steps where that is fitted, too, and its range.
-_STEPS, _LONGEST = 3, (2.0, 1.5, 0.3)
+# Steps in which scale, B and bonds are fitted before the integral, and the longest of them in the
+# scale's logarithm, in B, in the bonds' share and in the power of counts; more steps where that is
+# fitted, too, and its range.
+_STEPS, _LONGEST = 3, (2.0, 1.5, 1.0, 0.3)
 _MORE_STEPS, _POWERS = 6, (0.15, 1.3)
 # The pull on the scale where nothing is to be seen.
 _WEAK = 1e-3
@@ -76,6 +82,7 @@ class Explained(NamedTuple):
         r1: (n,) R1 of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
         power: (n,) of counts that the intensities are.
+        bonds: (n,) the share of the electrons in bonds that fits, one half without bonds.
         lean: (n, 2) the tilt that is likeliest under the best hypothesis, degrees.
         stretch, shear: (n,) strain from the crystal's cell to the query's.
         cell: (n, H) log-probability of the cell under each of H hypotheses.
@@ -86,6 +93,7 @@ class Explained(NamedTuple):
     r1: np.ndarray
     b: np.ndarray
     power: np.ndarray
+    bonds: np.ndarray
     lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
@@ -142,16 +150,17 @@ def explain(
         few = jax.tree.map(lambda x: np.broadcast_to(x, (len(crystals), *x.shape)), few)
     stacked = jax.tree.map(lambda *x: np.array(x, np.float32), *hypotheses)
     rooms = np.array([power_of_two(max(int(n), 8)) for n in atom_slots(crystals.numbers)])
-    shapes = ((), (), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
+    shapes = ((), (), (), (), (), (2,), (), (), *[(len(hypotheses),)] * 2)
     out = Explained(*(np.zeros((len(crystals), *shape), np.float32) for shape in shapes))
     hk = np.concatenate([few.hk, -few.hk], 1)
     # NaN stands for what is computed: one program is compiled for both.
     told = np.full(hk.shape[:2], np.nan) if squares is None else squares(hk)
     told = np.asarray(told, np.float32)
+    bonds = bond_amplitudes(crystals, hk, few.lattice, conditions, tilts + lean)
     for (room,), _, rows in blocks(rooms[:, None], _CHUNK):
         some = _explain(
             cut_to(crystals, rows, room), jax.tree.map(lambda x, rows=rows: x[rows], few),
-            conditions, stacked, tilts[rows], told[rows], lean[rows], pairs,
+            conditions, stacked, tilts[rows], told[rows], lean[rows], bonds[rows], pairs,
         )  # fmt: skip
         # The last row is repeated: it is written again.
         for whole, part in zip(out, some, strict=True):
@@ -210,16 +219,20 @@ def _explain(
     tilts: jax.Array,
     told: jax.Array,
     lean: jax.Array,
+    bonds: jax.Array,
     pairs: int,
 ) -> Explained:
     stretch, shear = strain_between(crystals.lattice, queries.lattice)
     moved = on_lattice(crystals, queries.lattice)
     floor = jnp.min(jnp.where(queries.measured, queries.intensity, jnp.inf), (1, 2))
 
-    def of(crystal, query, floor, stretch, shear, tilt, told, lean) -> Explained:
+    def of(crystal, query, floor, stretch, shear, tilt, told, lean, bonds) -> Explained:
         q, shares = _shares(crystal, query, conditions, tilt + lean)
-        response = _response(q, shares, crystal)
-        coherent = jnp.where(jnp.isnan(told), response.coherent, told)
+        response = _response(q, shares, crystal, bonds)
+        # What bonds change of kinematic intensities they change of others in proportion.
+        free = jnp.abs(jnp.sum(shares, -1)) ** 2
+        bonded = jnp.where(free > FAINT * response.incoherent, response.coherent / free, 1.0)
+        coherent = jnp.where(jnp.isnan(told), response.coherent, told * bonded)
         response = response._replace(coherent=coherent)
 
         def under(h: Hypothesis) -> tuple[jax.Array, ...]:
@@ -236,16 +249,17 @@ def _explain(
             )
             return cell, *_of_intensities(response, query, floor, h, lean, pairs)
 
-        cell, intensities, r1, b, power, leans = jax.vmap(under)(hypotheses)
+        cell, intensities, r1, b, power, share, leans = jax.vmap(under)(hypotheses)
         each = cell + intensities / hypotheses.temperature
         best = r1.argmin()
         value = jax.nn.logsumexp(each)
         its = leans[each.argmax()]
         return Explained(
-            value, r1[best], b[best], power[best], its, stretch, shear, cell, intensities
-        )
+            value, r1[best], b[best], power[best], share[best], its, stretch, shear, cell,
+            intensities,
+        )  # fmt: skip
 
-    return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts, told, lean)
+    return jax.vmap(of)(moved, queries, floor, stretch, shear, tilts, told, lean, bonds)
 
 
 def _shares(
@@ -267,16 +281,20 @@ class _Response(NamedTuple):
         squared: (K,) |q|^2. coherent: (K,) |F|^2. incoherent: (K,) sum of |f|^2.
         slopes: (K, 2N + 2 + _SPECIES) d|F|^2 by each site's coordinates in the plane, 1/angstrom,
             by the two angles of tilt, 1/degree, and by each element's B, 1/angstrom^2.
+        bonds: (K,) d|F|^2 by the share of the bonds' electrons; the others are at `bonds.EXPECTED`.
     """
 
     squared: jax.Array
     coherent: jax.Array
     incoherent: jax.Array
     slopes: jax.Array
+    bonds: jax.Array
 
 
-def _response(q: jax.Array, shares: jax.Array, crystal: dx.Crystal) -> _Response:
-    factor = jnp.sum(shares, -1)
+def _response(
+    q: jax.Array, shares: jax.Array, crystal: dx.Crystal, bonds: jax.Array
+) -> _Response:
+    factor = jnp.sum(shares, -1) + EXPECTED * bonds
     squared = jnp.sum(q * q, -1)
     # d|F|^2 / du = 2 Re(F* dF/du), dF/du = 2 pi i q f exp(2 pi i q.r).
     turned = 4 * jnp.pi * jnp.real(jnp.conj(factor)[:, None] * shares * 1j)
@@ -292,7 +310,8 @@ def _response(q: jax.Array, shares: jax.Array, crystal: dx.Crystal) -> _Response
     softer = -0.5 * squared[:, None] * part
     slopes = jnp.concatenate([slope.reshape(len(q), -1), lean, softer], -1)
     incoherent = jnp.sum(jnp.abs(alone) ** 2, -1)
-    return _Response(squared, jnp.abs(factor) ** 2, incoherent, slopes)
+    charged = 2 * jnp.real(jnp.conj(factor) * bonds)
+    return _Response(squared, jnp.abs(factor) ** 2, incoherent, slopes, charged)
 
 
 def _sites(crystal: dx.Crystal) -> jax.Array:
@@ -351,14 +370,17 @@ class _Model(NamedTuple):
 
 
 def _model(response: _Response, error: jax.Array, h: Hypothesis, fit: jax.Array) -> _Model:
-    """`fit` (2 or 3,): logarithm of the scale, B and, where it is fitted, the power of counts."""
+    """`fit` (3 or 4,): logarithm of the scale, B, the share of the bonds' electrons and, where it
+    is fitted, the power of counts.
+    """
     damping = jnp.exp(-jnp.square(2 * jnp.pi * h.displacement) * response.squared)
     scale = jnp.exp(fit[0] - 0.5 * fit[1] * response.squared)
     diffuse = (1 - damping) * response.incoherent * scale
-    mean = response.coherent * damping * scale + diffuse
+    coherent = jnp.maximum(response.coherent + (fit[2] - EXPECTED) * response.bonds, 0.0)
+    mean = coherent * damping * scale + diffuse
     power = 1.0
-    if len(fit) > 2:
-        power = fit[2]
+    if len(fit) > 3:
+        power = fit[3]
         counts = mean + 1e-9
         mean = counts**power
         slope = power * mean / counts
@@ -370,11 +392,11 @@ def _model(response: _Response, error: jax.Array, h: Hypothesis, fit: jax.Array)
 
 
 def _by_fit(response: _Response, m: _Model, fit: jax.Array) -> jax.Array:
-    """(K, 2 or 3) derivatives of log(I + SOFT) by what is fitted, see `_model`."""
-    columns = [m.level, -0.5 * response.squared * m.level]
-    if len(fit) > 2:
+    """(K, 3 or 4) derivatives of log(I + SOFT) by what is fitted, see `_model`."""
+    columns = [m.level, -0.5 * response.squared * m.level, m.gain * response.bonds]
+    if len(fit) > 3:
         # log(I) is the power times the logarithm of counts.
-        columns.append(m.level * jnp.log(m.mean + 1e-12) / fit[2] ** 2)
+        columns.append(m.level * jnp.log(m.mean + 1e-12) / fit[3] ** 2)
     return jnp.stack(columns, -1)
 
 
@@ -385,14 +407,18 @@ def _sizes(h: Hypothesis, count: int) -> jax.Array:
 
 
 def _expected(h: Hypothesis) -> tuple[jax.Array, jax.Array]:
-    """What is expected of B and, if the hypothesis has one, of the power, and how widely (2,)."""
+    """What is expected of B, of the bonds' share and, if the hypothesis has one, of the power, and
+    how widely (2 or 3,).
+    """
+    # As widely as it may be: from 0 to 1.
+    bonds = jnp.float32(EXPECTED)
     if h.power is None:
-        return jnp.stack([h.softer]), jnp.stack([h.softness])
-    return jnp.stack([h.softer, h.flatter]), jnp.stack([h.softness, h.power])
+        return jnp.stack([h.softer, bonds]), jnp.stack([h.softness, bonds])
+    return jnp.stack([h.softer, bonds, h.flatter]), jnp.stack([h.softness, bonds, h.power])
 
 
 def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) -> jax.Array:
-    """Logarithm of the scale, B beyond the conditions' and power of counts that fit best.
+    """Logarithm of the scale, B beyond the conditions', bonds' share and power that fit best.
 
     B and power with their priors. `spread` (K,): the variance of the intensities by what the
     slopes stand for.
@@ -404,10 +430,11 @@ def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) 
         jnp.sum(jnp.where(seen.measured, guess, 0.0)) + 1e-30
     )
     expected, width = _expected(h)
-    stiff = 1 / jnp.maximum(width**2, 1e-10)
+    # The bonds' share is between those of free atoms and of bonded ones, and any of these.
+    stiff = (1 / jnp.maximum(width**2, 1e-10)).at[1].set(_WEAK)
     fit = jnp.concatenate([2 * jnp.log(root + 1e-15)[None], expected])
     longest = jnp.array(_LONGEST[: len(fit)])
-    for _ in range(_MORE_STEPS if len(fit) > 2 else _STEPS):
+    for _ in range(_MORE_STEPS if len(fit) > 3 else _STEPS):
         m = _model(response, seen.error, h, fit)
         weight = jnp.where(seen.measured, 1 / (m.variance + m.gain**2 * spread), 0.0)
         by = _by_fit(response, m, fit)
@@ -416,14 +443,24 @@ def _fitted(response: _Response, seen: _Seen, spread: jax.Array, h: Hypothesis) 
         square += jnp.diag(jnp.concatenate([jnp.full(1, _WEAK), stiff]))
         pull = jnp.concatenate([jnp.zeros(1), (expected - fit[1:]) * stiff])
         side = jnp.sum((weight * difference)[:, None] * by, 0) + pull
-        fit += jnp.clip(_solved(square, side), -longest, longest)
-        if len(fit) > 2:
-            fit = fit.at[2].set(jnp.clip(fit[2], *_POWERS))
+        fit += jnp.clip(_solved_within(square, side, -fit[2], 1 - fit[2]), -longest, longest)
+        if len(fit) > 3:
+            fit = fit.at[3].set(jnp.clip(fit[3], *_POWERS))
     return fit
 
 
+def _solved_within(
+    square: jax.Array, side: jax.Array, least: jax.Array, most: jax.Array
+) -> jax.Array:
+    """As `_solved`, the third unknown from `least` to `most`; the others fit it."""
+    third = jnp.clip(_solved(square, side)[2], least, most)
+    side = (side - square[:, 2] * third).at[2].set(third)
+    alone = jnp.eye(len(side))[2]
+    return _solved(square * (1 - alone) * (1 - alone)[:, None] + jnp.outer(alone, alone), side)
+
+
 def _solved(square: jax.Array, side: jax.Array) -> jax.Array:
-    """x of square @ x = side, of two or three unknowns: a batch of LAPACK's calls takes longer."""
+    """x of square @ x = side, of a few unknowns: a batch of LAPACK's calls takes longer."""
     rows = [[*square[i], side[i]] for i in range(len(side))]
     for i, pivot in enumerate(rows):
         for row in rows[:i] + rows[i + 1 :]:
@@ -442,7 +479,8 @@ def _of_intensities(
 ) -> tuple[jax.Array, ...]:
     """Log-density of log(I + SOFT) of the measured spots, and of the others that they are none.
 
-    Also R1, the B and the power that were fitted, and the tilt (2,) that is likeliest.
+    Also R1, the B, the power and the share of the bonds' electrons that were fitted, and the tilt
+    (2,) that is likeliest.
     `lean` (2,): the tilt that `response` was computed at. `pairs`: those behind have no spot.
     """
     seen = _seen(query)
@@ -453,7 +491,7 @@ def _of_intensities(
     fit = _fitted(response, seen, spread, h)
     m = _model(response, seen.error, h, fit)
     weight = jnp.where(measured, 1 / m.variance, 0.0)
-    # All are linear about where they fit best; the priors of B, power and tilt lie elsewhere.
+    # All are linear about where they fit best; priors of B, bonds, power and tilt lie elsewhere.
     by, (expected, width) = _by_fit(response, m, fit), _expected(h)
     difference = jnp.log(observed + SOFT) - jnp.log(m.soft)
     difference += jnp.sum(by[:, 1:] * (fit[1:] - expected), -1)
@@ -494,8 +532,8 @@ def _of_intensities(
         jnp.sum(jnp.where(measured, jnp.sqrt(observed), 0.0)) + 1e-12
     )
     value = log_seen + log_unseen - 0.5 * (chi_squared + log_determinant)
-    power = fit[2] if len(fit) > 2 else jnp.ones(())
-    return value, r1, fit[1], power, (size * mean[:count])[angles]
+    power = fit[3] if len(fit) > 3 else jnp.ones(())
+    return value, r1, fit[1], power, fit[2], (size * mean[:count])[angles]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

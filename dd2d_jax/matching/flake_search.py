@@ -20,6 +20,7 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.dynamical import grid_points
 from dd2d_jax.matching.layers import GAP, SLIDE, Stacking, slides, spacing, stackings, turned
 from dd2d_jax.matching.rerank import Way
+from dd2d_jax.refinement.bonds import EXPECTED, ratios
 from dd2d_jax.spots import (
     Conditions,
     Spots,
@@ -208,6 +209,8 @@ def _to_compare(
     beams = dx.reflections(lattice, reach)
     beams = np.concatenate([[[0, 0]], beams[(beams != 0).any(-1)]])
     place = {tuple(x): i for i, x in enumerate(beams.tolist())}
+    flat, half = np.zeros((1, 2)), np.full(1, EXPECTED)
+    bonded = ratios(crystal, hk[None], crystal.lattice, conditions, flat, half)
     # Few sizes are compiled.
     beams = slots(beams[None], power_of_two(max(len(beams), _LEAST)))[0]
     return _Told(
@@ -216,6 +219,7 @@ def _to_compare(
         (beams @ reciprocal).astype(np.float32),
         np.array([place[tuple(x)] for x in hk.tolist()]),
         squared.astype(np.float32),
+        bonded[0].astype(np.float32),
         *_observed(spots),
         np.array(powers, np.float32),
         np.float32(spacing(crystal)[0]),
@@ -229,7 +233,8 @@ class _Told(NamedTuple):
     Attributes:
         matrices: (2, M, M) of the layer and of the turned one, 0 for padding.
         hk: (M, 2) of the beams, the direct one first. q: (M, 2) 1/angstrom.
-        rods: (K,) beams that are compared. squared: (K,) their |q|^2.
+        rods: (K,) beams that are compared. squared: (K,) their |q|^2. bonded: (K,) by what bonds
+            multiply their intensities.
         amplitude: (2, K) observed, in both senses of q. measured: (2, K) 1 where there is one.
         powers: (P,) of counts that the intensities may be.
         step: from layer to layer, angstrom. wavelength: angstrom.
@@ -240,6 +245,7 @@ class _Told(NamedTuple):
     q: jax.Array
     rods: jax.Array
     squared: jax.Array
+    bonded: jax.Array
     amplitude: jax.Array
     measured: jax.Array
     powers: jax.Array
@@ -323,7 +329,8 @@ def _likeness(
     """
     straight = jnp.nan_to_num(ewald_qz(told.q, told.wavelength))
     roots = _ROOT * told.powers
-    soft = jnp.exp(-roots[:, None, None] * jnp.array(_SOFTER)[:, None] * told.squared / 2)
+    roots = roots[:, None, None]
+    soft = jnp.exp(-roots * jnp.array(_SOFTER)[:, None] * told.squared / 2) * told.bonded**roots
     whole = jnp.sum(told.amplitude**2, -1)
 
     def of(turns, further, shifts, tilts):
@@ -337,7 +344,7 @@ def _likeness(
             phase = turn(aside * jnp.where(further, number, odd))
             matrix = told.matrices[jnp.where(turns, odd, 0)]
             wave = phase * (matrix @ (jnp.conj(phase) * wave))
-            amplitude = jnp.abs(wave[told.rods]) ** (2 * roots[:, None, None])
+            amplitude = jnp.abs(wave[told.rods]) ** (2 * roots)
             product = jnp.einsum("rk,pbk,pkt->pbtr", told.amplitude, soft, amplitude)
             size = jnp.einsum("rk,pbk,pkt->pbtr", told.measured, soft**2, amplitude**2)
             cosine = product / jnp.sqrt(size * whole + 1e-30)

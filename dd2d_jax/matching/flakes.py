@@ -90,10 +90,10 @@ def weigh_flakes(
     better = best_of(tried, tried[0].value + about.price, len(_AROUND))
     found, way = put((found, way), near, better)
     each = found.value + way.price
-    value, r1, b, power, its = (
-        weighing.value.copy(), weighing.r1.copy(), weighing.b.copy(), weighing.power.copy(),
-        weighing.way,
-    )  # fmt: skip
+    value, r1, b, power, bonds = (
+        x.copy() for x in (weighing.value, weighing.r1, weighing.b, weighing.power, weighing.bonds)
+    )
+    its = weighing.way
     for row in np.unique(rows):
         mine = np.flatnonzero(rows == row)
         best = mine[each[mine].argmax()]
@@ -101,7 +101,7 @@ def weigh_flakes(
         if as_flake > value[row]:
             r1[row] = found.r1[best]
             its = put(its, np.array([row]), jax.tree.map(lambda x, i=best: x[[i]], way))
-            b[row], power[row] = found.b[best], found.power[best]
+            b[row], power[row], bonds[row] = found.b[best], found.power[best], found.bonds[best]
         # The price is the flakes' prior: where none fits, nothing changes.
         value[row] = np.logaddexp(value[row], as_flake)
     first = int(np.argmax(value + log_prior))
@@ -109,7 +109,9 @@ def weigh_flakes(
         value = value[first] + (value - value[first]) / _TEMPERATURE
     # `absent` learnt what multiple scattering in a single layer is worth.
     once = np.where(its.layers > 1, value, weighing.once)
-    return weighing._replace(value=value, once=once, r1=r1, b=b, power=power, way=its)
+    return weighing._replace(
+        value=value, once=once, r1=r1, b=b, power=power, bonds=bonds, way=its
+    )
 
 
 def _tilted(way: Way, away: np.ndarray) -> Way:

@@ -193,6 +193,7 @@ class Weighing(NamedTuple):
         r1: (n,) of the amplitudes, scale and B fitted.
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
         power: (n,) of counts that the intensities are.
+        bonds: (n,) the share of the electrons in bonds that fits.
         lean: (n, 2) the tilt that fits best, degrees.
         stretch, shear: (n,) strain from each crystal's cell to the pattern's.
         way: in which each explains most, where it was weighed again.
@@ -204,6 +205,7 @@ class Weighing(NamedTuple):
     r1: np.ndarray
     b: np.ndarray
     power: np.ndarray
+    bonds: np.ndarray
     lean: np.ndarray
     stretch: np.ndarray
     shear: np.ndarray
@@ -258,8 +260,8 @@ def weigh(
     once = np.zeros(len(crystals), bool)
     way = Way.single(once, once, found.lean)
     return Weighing(
-        found.value, found.value, setting, found.r1, found.b, found.power, found.lean,
-        found.stretch, found.shear, way,
+        found.value, found.value, setting, found.r1, found.b, found.power, found.bonds,
+        found.lean, found.stretch, found.shear, way,
     )  # fmt: skip
 
 

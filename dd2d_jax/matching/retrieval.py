@@ -316,7 +316,7 @@ def _candidates(
     rows = [group[0] for group in members]
     setting = weighed.setting[rows]
     chosen = weighed.crystals.take(rows)
-    power = weighed.power[rows]
+    power, bonds = weighed.power[rows], weighed.bonds[rows]
     shown = straightened(jax.tree.map(lambda x: x[setting], query.settings), power)
     queries, options = shown, {}
     if asked.tilts is not None:
@@ -329,14 +329,16 @@ def _candidates(
         told = None
         if several.any():
             told = _as_flakes(chosen, rows, weighed, shown.hk, view.conditions)
-        same = r_factors(chosen, queries, view.conditions, told=told, **options)
+        same = r_factors(chosen, queries, view.conditions, told=told, bonds=bonds, **options)
         b_iso = same.b_iso + np.where(several, weighed.b[rows], 0.0)
         fits[True] = dataclasses.replace(same, b_iso=b_iso)
     if not as_they_are.all():
         stage(f"refining {int((~as_they_are).sum())} candidates")
         # Another one stands in for each that is not refined.
         which = np.where(as_they_are, as_they_are.argmin(), np.arange(len(rows)))
-        its, how = jax.tree.map(lambda x: np.asarray(x)[which], (queries, options))
+        its, how = jax.tree.map(
+            lambda x: np.asarray(x)[which], (queries, options | {"bonds": bonds})
+        )
         fits[False] = fit(chosen.take(which), its, view.conditions, **how)
     # Crystals of twice the parent's cell may have the whole cell themselves.
     smaller = np.abs(np.linalg.det(chosen.lattice)) < 0.75 * area
@@ -355,7 +357,7 @@ def _candidates(
     found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]
     if asked.refine == "multislice" and found and not as_they_are[0]:
         stage("refining the first candidate by multislice")
-        alone = jax.tree.map(lambda x: x[:1], (queries, options))
+        alone = jax.tree.map(lambda x: x[:1], (queries, options | {"bonds": bonds}))
         best = fit(chosen.take([0]), alone[0], view.conditions, **alone[1], method="multislice")
         found[0] = made(0, best)
     return found
@@ -415,13 +417,13 @@ def _by_network(asked: _Asked, view: _View) -> Weighed:
     library = asked.library
     rows, cosines = library.search(view.embedded, asked.k, asked.allowed)
     similarity, unknown = cosines.max(0), np.full(len(rows), np.nan)
-    off = np.zeros(len(rows), bool)
+    off, zero = np.zeros(len(rows), bool), np.zeros(len(rows))
     # The same settings come again for every power.
     setting = cosines.argmax(0) % len(view.query.found)
     return Weighed(
-        rows, library.crystals.take(rows), similarity, setting, np.ones(len(rows)),
-        np.zeros(len(rows)), Way.single(off, off, np.zeros((len(rows), 2))), similarity, unknown,
-        similarity, float("nan"),
+        rows, library.crystals.take(rows), similarity, setting, np.ones(len(rows)), zero, zero,
+        Way.single(off, off, np.zeros((len(rows), 2))), similarity, unknown, similarity,
+        float("nan"),
     )  # fmt: skip
 
 

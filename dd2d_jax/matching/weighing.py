@@ -46,6 +46,7 @@ class Weighed(NamedTuple):
         similarity: (m,) the network's largest cosine.
         setting: (m,) in which each fits the pattern best.
         power: (m,) of counts that the intensities are if it made the pattern.
+        bonds: (m,) the share of the electrons in its bonds that fits.
         b: (m,) beyond the conditions', angstrom^2. way: in which each is seen, see `rerank.Way`.
         value: (m,) log-probability of the pattern for each, less that for none of the library's.
         probability: (m,) of each.
@@ -58,6 +59,7 @@ class Weighed(NamedTuple):
     similarity: np.ndarray
     setting: np.ndarray
     power: np.ndarray
+    bonds: np.ndarray
     b: np.ndarray
     way: Way
     value: np.ndarray
@@ -175,9 +177,9 @@ def weighed(once: Once) -> Weighed:
     value = odds - prior + math.log(NONE / (1 - NONE))
     return Weighed(
         short.rows[order], short.crystals.take(order), short.cosines.max(0)[order],
-        weighing.setting[order], weighing.power[order], weighing.b[order],
-        jax.tree.map(lambda x: x[order], weighing.way), value[order], np.exp(log_p[order]),
-        odds[order], none,
+        weighing.setting[order], weighing.power[order], weighing.bonds[order],
+        weighing.b[order], jax.tree.map(lambda x: x[order], weighing.way), value[order],
+        np.exp(log_p[order]), odds[order], none,
     )  # fmt: skip
 
 

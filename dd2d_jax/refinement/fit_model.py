@@ -67,7 +67,8 @@ class Problem:
     sigma: jax.Array  # (P, T, 2)
     measured: jax.Array  # (P, T, 2)
     tilts: jax.Array  # (P, 2)
-    added: jax.Array  # (P, T, 2) angstrom^2, of multiple scattering on top of |F|^2
+    bonded: jax.Array  # (P, T, 2), |F|^2 with bonds over that of free atoms
+    added: jax.Array  # (P, T, 2) angstrom^2, of multiple scattering on top of that
     neglected: jax.Array  # (P, T, 2) angstrom^2, the same where it is not added
 
 
@@ -178,7 +179,7 @@ def residuals(
     used = problem.measured
     observed = jnp.sqrt(problem.intensity + _SOFT)
     # The start's scale, of amplitudes as those of strong spots are more alike.
-    first = jnp.sqrt(jnp.maximum(spots(zero)[0] + problem.added, 0))
+    first = jnp.sqrt(jnp.maximum(problem.bonded * spots(zero)[0] + problem.added, 0))
     measured = jnp.where(used, jnp.sqrt(problem.intensity), 0)
     scale = jnp.sum(first * measured, (1, 2)) / (
         jnp.sum(jnp.where(used, first**2, 0), (1, 2)) + 1e-12
@@ -188,7 +189,8 @@ def residuals(
         x = unravel(flat)
         value, slope, across, turns = spots(flat)
         gain = (scale**2 * jnp.exp(x["log_scale"]))[:, None, None]
-        value, slope = gain * (value + problem.added), gain[..., None] * slope
+        value = gain * (problem.bonded * value + problem.added)
+        slope = (gain * problem.bonded)[..., None] * slope
         slope += value[..., None] * pick(names["log_scale"])[:, None, None]
         slope += priors.background * pick(names["background"])[:, None, None]
         value += priors.background * x["background"][:, None, None]

@@ -20,6 +20,7 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.refinement.bonds import ratios
 from dd2d_jax.refinement.dynamical import differences
 from dd2d_jax.refinement.fit_model import Priors, Problem
 from dd2d_jax.refinement.inputs import fields, problems, reshaped_tilts, stacked
@@ -113,6 +114,7 @@ class _Task:
     seen: dict[str, np.ndarray]
     tilts: np.ndarray
     cells: np.ndarray
+    bonded: np.ndarray
     conditions: Conditions
     priors: Priors
     symmetry: list[tuple[np.ndarray, np.ndarray]]
@@ -128,6 +130,7 @@ def r_factors(
     tilts: np.ndarray | Sequence | None = None,
     sigma: np.ndarray | Sequence[np.ndarray] | None = None,
     told: np.ndarray | None = None,
+    bonds: np.ndarray | None = None,
 ) -> Fit:
     """Simulate n candidates as they are at their queries' spots; arguments as of `fit`.
 
@@ -137,10 +140,11 @@ def r_factors(
     batch = crystals.crystal
     tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
     intensity = _simulated(batch, seen["hk"], conditions, tilt)
-    intensity = np.asarray(intensity)
+    intensity = np.array(intensity)
     if told is not None:
         told = told.reshape(intensity.shape)
         intensity = np.where(np.isfinite(told), told, intensity)
+    intensity *= _with_bonds(crystals, crystals.lattice, seen, tilt, conditions, bonds)
     r, wr, intensity = _agreement(seen, intensity)
     b_iso = np.full(len(crystals), conditions.b_iso)
     return Fit(batch, _like(intensity, queries), r, r, wr, wr, b_iso)
@@ -157,6 +161,7 @@ def fit(
     b_by_element: bool = False,
     starts: int = 6,
     method: str = "kinematic",
+    bonds: np.ndarray | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Fit:
     """Refine n candidates against n queries, candidate i against query i.
@@ -178,6 +183,8 @@ def fit(
         method: "kinematic", where what multiple scattering adds to the start's intensities counts
             as an error as far as the pattern shows it; or "multislice", fitted to intensities of
             electrons that scatter more than once.
+        bonds: (n,) share of the electrons in light atoms' bonds, see `diffraction.bonds`; None for
+            free atoms.
         say: is told what is being done.
 
     Raises:
@@ -187,10 +194,12 @@ def fit(
     _check_asked(crystals, conditions, method)
     seen = stacked(queries, sigma)
     tilt = reshaped_tilts(tilts, seen["hk"].shape[:2])
-    before = r_factors(crystals, queries, conditions, tilts, sigma)
+    before = r_factors(crystals, queries, conditions, tilts, sigma, bonds=bonds)
     first = queries if isinstance(queries, Spots) else queries[0]
+    cells = np.asarray(first.lattice)
     task = _Task(
-        crystals, seen, tilt, np.asarray(first.lattice), conditions, priors,
+        crystals, seen, tilt, cells,
+        _with_bonds(crystals, cells, seen, tilt, conditions, bonds), conditions, priors,
         [fields(crystals, i, symmetric) for i in range(len(crystals))], b_by_element, starts,
         1.0 if seen["stated"].all() else LEAST,
     )  # fmt: skip
@@ -212,6 +221,23 @@ def fit(
             say(f"fitting multislice intensities, round {number} of {_ROUNDS}")
             found = _all(task, added, added - last)
     return _summary(task, before, found, queries, added, method)
+
+
+def _with_bonds(
+    crystals: CrystalSet,
+    lattices: np.ndarray,
+    seen: dict[str, np.ndarray],
+    tilts: np.ndarray,
+    conditions: Conditions,
+    share: np.ndarray | None,
+) -> np.ndarray:
+    """By what a share (n,) of the bonds' electrons multiplies intensities (n, P, T, 2)."""
+    out = np.ones((*seen["hk"].shape[:3], 2), np.float32)
+    for i in range(out.shape[1] if share is not None else 0):
+        hk = np.concatenate([seen["hk"][:, i], -seen["hk"][:, i]], 1)
+        found = ratios(crystals, hk, lattices, conditions, tilts[:, i], share)
+        out[:, i] = np.stack(np.split(found, 2, 1), -1)
+    return out
 
 
 def _check_asked(crystals: CrystalSet, conditions: Conditions, method: str) -> None:
@@ -243,8 +269,10 @@ def _all(task: _Task, added: np.ndarray, neglected: np.ndarray) -> _Fits:
             of |= problems(
                 crystals, full, (room, most), task.cells, task.symmetry, task.b_by_element
             )
-            of |= {"tilts": task.tilts, "added": added, "neglected": neglected}
-            for name in ("tilts", "added", "neglected"):
+            of |= {
+                "tilts": task.tilts, "bonded": task.bonded, "added": added, "neglected": neglected,
+            }  # fmt: skip
+            for name in ("tilts", "bonded", "added", "neglected"):
                 of[name] = of[name][full]
             found = refine(
                 Problem(**jax.device_put(of)), task.priors, task.conditions,

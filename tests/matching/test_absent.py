@@ -25,7 +25,7 @@ STRAIN = measured()[0].stretch
 
 def weighing(value: list[float], **other: list[float]) -> Weighing:
     zeros = np.zeros(len(value))
-    names = ("b", "power", "lean", "stretch", "shear")
+    names = ("b", "power", "bonds", "lean", "stretch", "shear")
     fields = {"r1": zeros + 0.05, **dict.fromkeys(names, zeros)}
     fields |= {name: np.array(values) for name, values in other.items()}
     way = Way.single(zeros > 0, zeros > 0, zeros)

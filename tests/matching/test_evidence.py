@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from ase.build import graphene
 from ase.data import chemical_symbols
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import diffraction as dx
-from dd2d_jax.data import crystal_set
+from dd2d_jax.data import crystal_set, usable
 from dd2d_jax.evaluation.evaluate import make_queries
 from dd2d_jax.matching import evidence
 from dd2d_jax.matching.evidence import log_evidence
 from dd2d_jax.matching.hypotheses import Hypothesis, measured
 from dd2d_jax.networks.disturbances import Disturbance
+from dd2d_jax.refinement.bonds import ratios
 from dd2d_jax.spots import Conditions, Spots, strongest
 
 CONDITIONS = Conditions(dx.Electrons(80.0), q_max=1.25, b_iso=0.5, tokens=48)
@@ -322,3 +324,82 @@ def test_a_power_of_one_is_none(library):
     sure = dataclasses.replace(STRAINED, power=1e-5)
     ours, plain = (log_evidence(library, query, CONDITIONS, [h]) for h in (sure, STRAINED))
     np.testing.assert_allclose(ours, plain, atol=0.05)
+
+
+def light_layers() -> crystal_set.CrystalSet:
+    """Graphene and h-BN."""
+    layers = [(graphene("C2", a=2.46, vacuum=8), "C"), (graphene("BN", a=2.5, vacuum=8), "BN")]
+    return usable.from_atoms([(atoms, {"uid": uid}) for atoms, uid in layers])
+
+
+def bonded(one: crystal_set.CrystalSet, share: float = 1.0) -> Spots:
+    """The pattern of one crystal, intensities with a share of what bonds do."""
+    (still,) = at_b(one, 0.5)
+    hk = np.concatenate([still.hk, -still.hk])
+    free, full = (
+        np.asarray(
+            dx.simulate(
+                one.crystal[0], CONDITIONS.radiation, 2.0, CONDITIONS.b_iso, hk=hk, bonds=x
+            ).intensity
+        )
+        for x in (False, True)
+    )
+    intensity = ((1 - share) * free + share * full).reshape(2, -1).T
+    return dataclasses.replace(still, intensity=intensity / intensity.max())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_layers_are_told_by_free_atoms_and_by_bonds_alike(share):
+    layers = light_layers()
+    for i in range(2):
+        query = bonded(layers.take([i]), share)
+        found = evidence.explain(layers, query, CONDITIONS, measured())
+        assert found.value.argmax() == i
+        assert found.bonds[i] == pytest.approx(share, abs=0.15)
+        assert found.r1[i] < 0.006
+
+
+def test_the_share_of_the_electrons_in_bonds_is_integrated_out(monkeypatch):
+    """The same as a sum over many shares, each weighed with its prior."""
+    one = light_layers().take([0])
+    query = bonded(one, 0.8)
+    found = log_evidence(one, query, CONDITIONS, [STRAINED])[0]
+    hk = np.concatenate([query.hk, -query.hk])[None]
+    flat = np.zeros((1, 2))
+    grid = np.linspace(-1.5, 2.5, 81)
+    each = []
+    for share in grid:
+        times = ratios(one, hk, query.lattice[None], CONDITIONS, flat, np.array([share]))
+        free = np.abs(
+            dx.structure_factor(one.crystal[0], vectors(one, hk[0]), CONDITIONS.radiation, 0.5)
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(evidence, "bond_amplitudes", lambda *told: np.zeros(hk.shape[:2]))
+            told = np.asarray(free)[None] ** 2 * times
+            its = evidence.explain(one, query, CONDITIONS, [STRAINED], squares=lambda _, x=told: x)
+        each.append(its.value[0])
+    prior = -0.5 * ((grid - 0.5) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2 * np.pi))
+    total = logsumexp(np.array(each) + prior) + np.log(grid[1] - grid[0])
+    assert found == pytest.approx(total, abs=0.2)
+
+
+def vectors(one: crystal_set.CrystalSet, hk: np.ndarray) -> np.ndarray:
+    flat = (hk @ np.linalg.inv(one.lattice[0]).T).astype(np.float32)
+    return np.c_[flat, dx.ewald_qz(flat, CONDITIONS.radiation.wavelength)]
+
+
+def test_intensities_of_several_layers_have_their_bonds_too():
+    """What is told of free atoms that scatter otherwise is scaled as kinematic intensities are."""
+    one = light_layers().take([1])
+    query = bonded(one)
+    hk = np.concatenate([query.hk, -query.hk])
+    flat, height = vectors(one, hk)[:, :2], np.linalg.norm(hk, axis=-1) > 1.5
+    free = dx.structure_factor(one.crystal[0], vectors(one, hk), CONDITIONS.radiation, 0.5)
+    layers = np.where(height, 2.0, 1.0) * np.exp(-0.1 * (flat**2).sum(-1))
+    told = (np.abs(np.asarray(free)) ** 2 * layers)[None]
+    pairs = layers.reshape(2, -1).T
+    thick = query.intensity * pairs
+    thick = dataclasses.replace(query, intensity=thick / thick.max())
+    found = evidence.explain(one, thick, CONDITIONS, measured(), squares=lambda _: told)
+    assert found.r1[0] < 0.01
+    assert found.bonds[0] == pytest.approx(1.0, abs=0.2)

@@ -11,7 +11,9 @@ import tiny
 from ase.build import graphene, mx2
 from seen import WANTED, litharge, simulated, trihalide, turned
 
+import diffraction as dx
 from dd2d_jax.data import usable
+from dd2d_jax.data.crystal_set import reduced_formula
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching import readings
 from dd2d_jax.matching.found import Found
@@ -84,6 +86,17 @@ def test_right_crystal_is_first_though_its_intensities_are_a_power_of_counts(nam
     assert found[0].power == pytest.approx(0.5, abs=0.07)
     assert found[0].r_factor < 0.1 < retrieve(pattern, library, model, k=20)[0].r_factor
     assert all(c.power == 1 for c in retrieve(pattern, library, model))
+
+
+@pytest.mark.parametrize(("formula", "a"), [("C2", 2.46), ("BN", 2.51)])
+def test_a_layer_whose_bonds_are_seen_is_first_and_shown_with_them(formula, a):
+    atoms = graphene(formula, a=a, vacuum=8)
+    pattern = dx.simulate(dx.Crystal.from_ase(atoms), q_max=1.5, b_iso=0.5, bonds=True)
+    found = retrieve(pattern, scale_error=0.005)
+    assert found[0].formula == reduced_formula(atoms.numbers)
+    assert found[0].flake is None
+    assert found[0].r_factor < 0.01
+    assert found.none < 0.1
 
 
 @pytest.mark.parametrize("name", WANTED)

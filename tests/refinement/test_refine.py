@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ase.build import mx2
+from ase.build import graphene, mx2
 
 import diffraction as dx
 from dd2d_jax.crystals.symmetry import operations
@@ -221,7 +221,7 @@ def test_jacobian_is_that_of_finite_differences(x64):
         "hk": hk, "q": rng.normal(size=hk.shape), "intensity": rng.random((*shape, 2)),
         "sigma": np.full((*shape, 2), 0.1), "measured": np.ones((*shape, 2), bool),
         "tilts": np.array([[[3.0, -2.0]]]), "added": rng.random((*shape, 2)),
-        "neglected": np.zeros((*shape, 2)),
+        "neglected": np.zeros((*shape, 2)), "bonded": 0.5 + rng.random((*shape, 2)),
     }  # fmt: skip
     parts["measured"][0, 0, -1] = False
     problem = Problem(**{
@@ -408,3 +408,20 @@ def test_what_does_not_fit_the_queries_is_refused(truth, queries):
         r_factors(truth, queries, CONDITIONS, sigma=np.ones(3))
     with pytest.raises(ValueError, match="is not a positive number"):
         r_factors(truth, queries, CONDITIONS, sigma=np.zeros(queries.intensity.shape))
+
+
+def test_bonds_that_are_told_are_part_of_what_is_fitted():
+    """Else B makes up for the weak first ring of graphene."""
+    layer = usable.from_atoms([(graphene("C2", a=2.46, vacuum=8), {"uid": "graphene"})])
+    hk = half_plane(layer.lattice, CONDITIONS.q_max)
+    still = clean_spots(layer.crystal, jnp.asarray(hk), CONDITIONS)
+    both = np.concatenate([still.hk[0], -still.hk[0]])
+    pattern = dx.simulate(layer.crystal[0], CONDITIONS.radiation, 2.0, 0.9, hk=both, bonds=True)
+    intensity = np.asarray(pattern.intensity).reshape(2, -1).T[None]
+    query = dataclasses.replace(still, intensity=intensity / intensity.max())
+    before = r_factors(layer, query, CONDITIONS, bonds=np.ones(1))
+    free, bonded = (fit(layer, query, CONDITIONS, bonds=x) for x in (None, np.ones(1)))
+    np.testing.assert_allclose(bonded.r_before, before.r_factor)
+    assert bonded.r_factor[0] < 0.005 < 0.03 < free.r_factor[0]
+    assert bonded.b_iso[0] == pytest.approx(0.9, abs=0.03)
+    assert abs(free.b_iso[0] - 0.9) > 0.1
