@@ -143,6 +143,21 @@ def test_simulate_takes_tables_and_methods(dd2d):
         assert spots[other] != pytest.approx(spots[""], rel=1e-3)
 
 
+def test_simulate_adds_the_electrons_in_bonds_where_asked(dd2d):
+    ase.io.write("graphene.cif", ase.build.graphene("C2", a=2.461, vacuum=8))
+    ratio = []
+    for options in ("", "--bonds"):
+        status, out, err = dd2d(f"simulate graphene.cif --json --q-max 0.9 --b-iso 0 {options}")
+        assert (status, err) == (0, "")
+        spots = json.loads(out)
+        inner = np.linalg.norm(spots["q"], axis=1) < 0.6
+        intensity = np.array(spots["intensity"])
+        ratio.append(intensity[~inner].mean() / intensity[inner].mean())
+    np.testing.assert_allclose(ratio, [0.887, 1.11], atol=0.01)
+    status, _, err = dd2d("simulate graphene.cif --bonds --method multislice")
+    assert status == 1 and "--bonds is for --method kinematic" in err
+
+
 def test_simulate_keeps_the_side_that_is_up(dd2d):
     atoms = ase.build.mx2("MoS2", kind="2H", a=3.25, thickness=3.2, vacuum=10)
     atoms.symbols[1] = "Se"
