@@ -1,10 +1,11 @@
 """Valence electrons in the bonds of light atoms, which form factors of free atoms leave out.
 
-A bond between atoms of boron, carbon and nitrogen holds about half an electron at its middle, which
-free atoms do not have there. It is taken for a Gaussian; what the atoms lose is spread so far that
-only the direct beam sees it. Electrons and width were fitted to structure factors of graphene and
-h-BN by density-functional theory (`benchmarks/bonds.py`; PBE, all electrons), whose |F| they give
-within 0.8 % where free atoms err by 10 %.
+Between atoms of boron, carbon and nitrogen the density of electrons has a maximum at the middle of
+the bond, which free atoms do not have there. It is taken for a Gaussian; the electrons come from
+around it, such that neither their number nor their second moment changes. So a bond does next to
+nothing at small q, where charges moved from atom to atom count as much. Its three numbers were
+fitted to structure factors of graphene, h-BN and g-C3N4 beyond 0.4/angstrom by density-functional
+theory (`benchmarks/bonds.py`; PBE, all electrons).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from diffraction.crystal import Crystal
 from diffraction.radiation import Electrons, Radiation
 
-# Electrons in a bond, and B of their Gaussian and of what the atoms lose, exp(-B q^2 / 4).
-_ELECTRONS, _NARROW, _WIDE = 0.484, 10.2, 129.0
+# Electrons of a bond's Gaussian, its B, exp(-B q^2 / 4), and how much larger that of where they come
+# from is.
+_ELECTRONS, _B, _AROUND = 0.85, 13.5, 30.0
 # Atomic numbers of atoms that have such bonds, and how long these are, angstrom. Boron has bonds of
 # three atoms with its like.
 LIGHT, _BORON, _LENGTHS = (5, 6, 7), 5, (0.9, 1.75)
@@ -106,15 +108,16 @@ def bonds_of(crystal: Crystal) -> Bonds:
 
 
 def bond_factor(radiation: Radiation, electrons: jax.Array, q_squared: jax.Array) -> jax.Array:
-    """What a bond's electrons add to F, less what its atoms lose; broadcast.
+    """What a bond's electrons add to F, less what they leave behind; broadcast.
 
     Args:
         radiation: electrons (angstrom) or X-rays (electrons), as in `form_factor`.
         electrons: (...) in the bond.
         q_squared: (...) |q|^2 in 1/angstrom^2.
     """
-    gained = jnp.exp(-_NARROW / 4 * q_squared) - jnp.exp(-_WIDE / 4 * q_squared)
+    # As q^4 at small q.
+    around = -jnp.expm1(-_AROUND / 4 * q_squared)
+    gained = electrons * jnp.exp(-_B / 4 * q_squared) * around**2
     if not isinstance(radiation, Electrons):
-        return electrons * gained
-    # At q = 0 both are 0.
-    return -_MOTT_BETHE * electrons * gained / jnp.maximum(q_squared, 1e-9)
+        return gained
+    return -_MOTT_BETHE * gained / jnp.maximum(q_squared, 1e-9)
