@@ -19,6 +19,8 @@ With --cameras also
 With --stacks of 3 to 9 layers of hexagonal crystals, each shifted by a third of the cell's
 diagonal against the one below, as in rhombohedral Bi2Se3: most rods of a layer's cell cancel.
 
+With --lean of hexagonal and square layers that are tilted by 10 to 20 degrees.
+
 With --discs as of a convergent beam: spots are discs of 0.15 to 0.35 of their least distance.
 
 DIR/abtem holds the images and truth.csv; `told` is the scale that the program is told, up to 2 %
@@ -52,6 +54,8 @@ _CONFIGURATIONS = 8
 _LAYER, _STACK = (14, 900), (45, 2500)
 # Atoms of a layer in a stack, and the gap between two, angstrom.
 _IN_STACKS, _GAP = 5, 3.0
+# Tilt, degrees: usual, a component's standard deviation, and of layers that lean.
+_TILT, _LEANS = 0.7, (10.0, 20.0)
 # Rods fall this near to the pixels of the reciprocal grid.
 _OFF = 0.03
 
@@ -75,6 +79,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--avoid", type=Path, help="truth.csv whose crystals are not taken")
     parser.add_argument("--stacks", action="store_true", help="of shifted layers")
+    parser.add_argument("--lean", action="store_true", help="tilted by 10 to 20 degrees")
     parser.add_argument("--discs", action="store_true", help="spots are discs")
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=_USUAL)
     args = parser.parse_args()
@@ -96,8 +101,10 @@ def main() -> None:
         layer = None if entry.uid in used else entry.toatoms()
         if layer is not None and args.stacks:
             layer = stacked(layer, random)
+        if layer is not None and args.lean and not symmetric(layer):
+            layer = None
         most = _STACK if args.stacks else _LAYER
-        exposed = None if layer is None else expose(layer, random, most)
+        exposed = None if layer is None else expose(layer, random, most, args.lean)
         if exposed is None:
             continue
         number = len(truth) // len(args.cameras)
@@ -140,8 +147,34 @@ def stacked(layer: Atoms, random: np.random.Generator) -> Atoms | None:
     return out
 
 
+def symmetric(layer: Atoms) -> bool:
+    """Whether the cell is hexagonal or square."""
+    a, b = layer.cell.array[:2, :2]
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    alike = np.isclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-3)
+    return bool(alike and np.isclose(abs(cosine), [0.0, 0.5], atol=1e-3).any())
+
+
+def across(q: np.ndarray, tilt: np.ndarray, energy: float) -> np.ndarray:
+    """Where the beam's cross section, along x and y of the layer turned with it, has the spots q
+    (K, 2) of the layer's plane; the beam is tilted by `tilt` (2,), radians."""
+    # keV, angstrom: h / sqrt(2 m E (1 + E / 2 m c^2)).
+    k = 1 / (12.2643 / np.sqrt(1000 * energy * (1 + 0.978476e-3 * energy)))
+    size = np.hypot(*tilt)
+    axis = np.array([-tilt[1], tilt[0], 0.0]) / max(size, 1e-12)
+    cross = np.cross(np.eye(3), axis)
+    turn = np.eye(3) - np.sin(size) * cross + (1 - np.cos(size)) * cross @ cross
+    beam = k * turn[:, 2]
+    flat = beam[:2] + q
+    scattered = np.c_[flat, np.sqrt(k**2 - (flat**2).sum(1))] - beam
+    return (scattered @ turn)[:, :2]
+
+
 def expose(
-    layer: Atoms, random: np.random.Generator, most: tuple[int, int] = _LAYER
+    layer: Atoms,
+    random: np.random.Generator,
+    most: tuple[int, int] = _LAYER,
+    lean: bool = False,
 ) -> Exposure | None:
     """What electrons make of a layer; None where its cell is too large or not near a rectangle."""
     cell = layer.cell.array
@@ -170,15 +203,17 @@ def expose(
     moving = abtem.FrozenPhonons(
         whole, num_configs=_CONFIGURATIONS, sigmas=rms, seed=int(random.integers(1_000_000))
     )
+    tilt = np.deg2rad(random.normal(0.0, _TILT, 2))
+    if lean:
+        tilt *= np.deg2rad(random.uniform(*_LEANS)) / np.hypot(*tilt)
     # abTEM takes eV and mrad.
-    beam = abtem.PlaneWave(
-        energy=1000 * energy, tilt=tuple(1000 * np.deg2rad(random.normal(0.0, 0.7, 2)))
-    )
+    beam = abtem.PlaneWave(energy=1000 * energy, tilt=tuple(1000 * tilt))
     potential = abtem.Potential(moving, sampling=0.1, slice_thickness=0.8)
     waves = beam.multislice(potential).compute().array
     spectrum = np.fft.fft2(waves) / waves[0].size
     mean = (np.abs(spectrum) ** 2).mean(0)
-    return Exposure(q, mean[place[:, 0], place[:, 1]], energy, rms)
+    seen = across(q, tilt, energy) if lean else q
+    return Exposure(seen, mean[place[:, 0], place[:, 1]], energy, rms)
 
 
 def images(

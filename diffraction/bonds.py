@@ -20,8 +20,8 @@ import numpy as np
 from diffraction.crystal import Crystal
 from diffraction.radiation import Electrons, Radiation
 
-# Electrons of a bond's Gaussian, its B, exp(-B q^2 / 4), and how much larger that of where they come
-# from is.
+# Electrons of a bond's Gaussian, its B, exp(-B q^2 / 4), and by how much that of where they come
+# from is larger.
 _ELECTRONS, _B, _AROUND = 0.85, 13.5, 30.0
 # Atomic numbers of atoms that have such bonds, and how long these are, angstrom. Boron has bonds of
 # three atoms with its like.

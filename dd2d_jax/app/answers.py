@@ -163,6 +163,8 @@ def _about(candidate: Candidate, found: Found) -> str:
         facts.append("as a stack of shifted layers")
     if candidate.flake:
         facts.append(f"as {candidate.flake}")
+    if candidate.leans:
+        facts.append(f"tilted by {candidate.leans:.1f}°")
     lines = [" · ".join(filter(None, facts)), not_in_library(found)]
     if candidate.undetermined:
         lines += undetermined([candidate])

@@ -12,13 +12,17 @@ from dd2d_jax.data.duplicates import twins
 from dd2d_jax.evaluation.asked import Asked, merged
 from dd2d_jax.evaluation.ranks import rank
 from dd2d_jax.evaluation.reliability import as_expected, reliability
+from dd2d_jax.lattices import lattice as lattices
+from dd2d_jax.lattices.tilts import untilted
 from dd2d_jax.libraries.library import Library
 from dd2d_jax.matching.hypotheses import Hypothesis
+from dd2d_jax.matching.leaning import Leaning, leanings
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.readings import for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.stacks import Stack, stacks
 from dd2d_jax.matching.weighing import Once, weigh_once
+from dd2d_jax.refinement.refine import tilt_in_setting
 from dd2d_jax.spots import Conditions, Spots
 
 
@@ -57,25 +61,34 @@ def answer(
         embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of parents and stacks fewer, see `readings.for_others`.
+        count: crystals to weigh; of other readings' cells fewer, see `readings.for_others`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
 
-    def weigh(query: Query, embedded: np.ndarray, most: int) -> Once:
+    def weigh(
+        query: Query, embedded: np.ndarray, most: int, tilts: np.ndarray | None = None
+    ) -> Once:
         return weigh_once(
-            library, query, embedded, allowed, prior, conditions, hypotheses, most, 0.02
+            library, query, embedded, allowed, prior, conditions, hypotheses, most, 0.02, tilts
         )
 
     counts = [count] + [for_others(count)] * len(asked.above)
     once = list(map(weigh, asked.queries, embedded, counts))
 
-    def stacked() -> Iterator[tuple[Stack, Once]]:
-        for one in [] if asked.indexed is None else stacks(asked.indexed):
+    def further() -> Iterator[tuple[Stack | Leaning, Once]]:
+        if asked.indexed is None:
+            return
+        for one in stacks(asked.indexed):
             query = Query.indexed(one.layer, conditions.q_max)
             yield one, weigh(query, embed(query.settings), for_others(count))
+        for one in leanings(asked.indexed, hypotheses[0]):
+            flat = untilted(one.indexed, one.tilt, conditions)
+            query = Query.indexed(flat, conditions.q_max)
+            tilts = np.array([tilt_in_setting(one.tilt, x) for x in lattices.frames(flat)])
+            yield one, weigh(query, embed(query.settings), for_others(count), tilts)
 
-    readings = weigh_readings(once, asked.above, stacked)
+    readings = weigh_readings(once, asked.above, further)
     none = none_of(readings)
     log_p = [
         weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings

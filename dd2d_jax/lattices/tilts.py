@@ -1,4 +1,4 @@
-"""Several patterns of one crystal at known tilts, on one lattice."""
+"""Tilted layers: several patterns at known tilts on one lattice, and tilts that a lattice shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import diffraction as dx
 from dd2d_jax.lattices import lattice as lattices
 from dd2d_jax.lattices.indexed import Indexed
 from dd2d_jax.lattices.parents import with_parent
+from dd2d_jax.lattices.reduction import reduce
 from dd2d_jax.lattices.warp import Warp
 from dd2d_jax.spots import Conditions
 from dd2d_jax.util.errors import PatternError
@@ -22,6 +23,8 @@ from diffraction.kinematic import tilt_matrix
 _TOLERANCE, _SHARE = 0.03, 0.2
 # Before the energy is known: where the sphere cuts matters in the second order.
 _WAVELENGTH = 0.037
+# Degrees. Less is as often the camera's ellipticity, and changes little; more shows few spots.
+_LEAST, _MOST = 8.0, 25.0
 
 
 def least_tilt(tilts: Sequence[Sequence[float]]) -> int:
@@ -45,6 +48,38 @@ def untilted(indexed: Indexed, tilt: Sequence[float], conditions: Conditions) ->
     """The same spots where they would be without the tilt."""
     wavelength = float(conditions.radiation.wavelength)
     return dataclasses.replace(indexed, q=in_plane(indexed.q, tilt, wavelength))
+
+
+def leaning(indexed: Indexed) -> list[tuple[Indexed, np.ndarray]]:
+    """The tilts, degrees, at which a lattice is hexagonal or square, and it without them.
+
+    A tilt shortens it in one direction, and both senses do so alike: two tilts, or none where the
+    lattice is so already, or never. `q` stay as they were measured.
+    """
+    cell = reduce(indexed.lattice) @ indexed.lattice
+    shapes = [_from_symmetric(cell, angle) for angle in (120.0, 90.0)]
+    ratio, along = max(shapes, key=lambda one: one[0])
+    size = float(np.degrees(np.arccos(min(ratio, 1.0))))
+    if not _LEAST < size < _MOST:
+        return []
+    out = []
+    for tilt in (size * np.array([-along[1], along[0]]), size * np.array([along[1], -along[0]])):
+        basis = np.linalg.inv(indexed.lattice).T @ np.asarray(tilt_matrix(tilt), float)[:2, :2]
+        flat = np.linalg.inv(basis).T
+        one = dataclasses.replace(
+            indexed, lattice=flat, parent=None, satellites=None, alternatives=()
+        )
+        out.append((one, tilt))
+    return out
+
+
+def _from_symmetric(cell: np.ndarray, angle: float) -> tuple[float, np.ndarray]:
+    """Smaller over larger stretch from a hexagonal or square cell of that angle to this one, and
+    the direction (2,) of the smaller one."""
+    turn = np.radians(angle) * np.sign(np.linalg.det(cell))
+    stretch = np.linalg.solve([[1, 0], [np.cos(turn), np.sin(turn)]], cell)
+    _, sizes, directions = np.linalg.svd(stretch)
+    return float(sizes[1] / sizes[0]), directions[1]
 
 
 def from_tilts(patterns: Sequence[dx.Pattern], tilts: Sequence[Sequence[float]]) -> list[Indexed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,13 +55,15 @@ class Candidate:
         ehull: energy above the convex hull, eV/atom; NaN where the library does not know it.
         layer_group: symbol; "" where the library does not know it.
         lattice: (2, 2) angstrom, the library's own cell.
-        strain: isotropic strain from that cell to the measured one.
+        strain: isotropic strain from that cell to the measured one, as it is without `tilt`.
         shear: the same, its shear.
         entries: uids of this structure in the library, the likeliest first.
         superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
             superlattice; "" else.
         stacked: whether it is read as a stack of its layers, so shifted against each other that
             only some rods of its cell show spots, see `dd2d_jax.matching.stacks`.
+        tilt: (2,) degrees about x and y of the pattern, as in `dx.simulate`, where it is read as
+            tilted because its hexagonal or square cell looks foreshortened; None else.
         flake: what it is as a flake of several layers, where it explains the pattern better so than
             as a single one; None else. `r_factor` and `simulated` are then the flake's, and it is
             not refined.
@@ -98,11 +101,17 @@ class Candidate:
     entries: tuple[str, ...]
     superlattice: str
     stacked: bool = dataclasses.field(default=False, kw_only=True)
+    tilt: tuple[float, float] | None = dataclasses.field(default=None, kw_only=True)
     flake: Flake | None = dataclasses.field(default=None, kw_only=True)
     power: float = dataclasses.field(default=1.0, kw_only=True)
     simulated: np.ndarray
     query: Spots
     axes: np.ndarray
+
+    @property
+    def leans(self) -> float:
+        """Degrees that it is read as tilted by, see `tilt`."""
+        return 0.0 if self.tilt is None else math.hypot(*self.tilt)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Readings of a pattern: its whole cell, a parent with a weak superlattice, a stack of layers."""
+"""Readings of a pattern: its whole cell, a parent with a weak superlattice, a stack of layers, a
+tilted layer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dd2d_jax.matching.hypotheses import TEMPERATURE
+from dd2d_jax.matching.leaning import Leaning
 from dd2d_jax.matching.rerank import Query
 from dd2d_jax.matching.stacks import Stack
 from dd2d_jax.matching.superlattice import Superlattice, log_satellites
@@ -20,8 +23,8 @@ _SUPERLATTICE, _STACK = 0.2, 0.02
 # Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
 # of a multislice never made up more than 7 of it.
 _FAR = 12.0
-# P(none) above which stacks are tried, too: 8 of 100 patterns at level *measured* have more where
-# their crystal is in the library.
+# P(none) above which stacks and tilts are tried, too: 8 of 100 patterns at level *measured* have
+# more where their crystal is in the library.
 _UNEXPLAINED = 0.2
 
 
@@ -29,7 +32,7 @@ class Reading(NamedTuple):
     """One reading, weighed to the end.
 
     Attributes:
-        place: among the whole cell, the parents and the stacks.
+        place: among the whole cell, the parents, the stacks and the tilted layers.
         weighed: the crystals' odds and probabilities in it.
         log_p: log-probability of the reading itself.
     """
@@ -40,7 +43,7 @@ class Reading(NamedTuple):
 
 
 def for_others(count: int) -> int:
-    """Crystals to weigh of a parent's or a stack's cell: the first of those that fit do."""
+    """Crystals to weigh of another reading's cell: the first of those that fit do."""
     return max(count // 4, 10)
 
 
@@ -48,23 +51,28 @@ def log_readings(
     totals: Sequence[float],
     above: Sequence[Superlattice],
     query: Query,
-    layers: Sequence[Stack] = (),
+    further: Sequence[Stack | Leaning] = (),
 ) -> np.ndarray:
     """Log-probability (1 + n + m,) of each reading of a pattern: the whole cell's own spots, those
-    of one of n parents and a weak superlattice, or those of one of m stacks of shifted layers.
+    of one of n parents and a weak superlattice, or those of one of m stacks of shifted layers or
+    tilted layers.
 
     Args:
-        totals: `Once.total` of the whole cell, of each parent and of each stack's layer.
+        totals: `Once.total` of the whole cell, of each parent and of each further layer.
         above: n superlattices.
         query: the whole pattern.
-        layers: m stacks.
+        further: m stacks and tilted layers.
     """
+    stacks = sum(isinstance(one, Stack) for one in further)
     reading = np.array(totals)
-    beside = [*above, *(one.above for one in layers)]
-    shares = [_SUPERLATTICE / len(above) for _ in above] + [_STACK / len(layers) for _ in layers]
-    for i, (weak, share) in enumerate(zip(beside, shares, strict=True), 1):
+    for i, one in enumerate([*above, *further], 1):
+        if isinstance(one, Leaning):
+            reading[i] += one.log_p
+            continue
+        weak = one.above if isinstance(one, Stack) else one
         if weak is not None:
             reading[i] += log_satellites(weak, query) / TEMPERATURE
+        share = _STACK / stacks if isinstance(one, Stack) else _SUPERLATTICE / len(above)
         reading[i] += np.log(share)
     return reading - np.logaddexp.reduce(reading)
 
@@ -72,21 +80,21 @@ def log_readings(
 def weigh_readings(
     once: Sequence[Once],
     above: Sequence[Superlattice] = (),
-    stacked: Callable[[], Iterable[tuple[Stack, Once]]] = tuple,
+    further: Callable[[], Iterable[tuple[Stack | Leaning, Once]]] = tuple,
 ) -> list[Reading]:
     """Weigh a pattern's readings to the end: those that are likely enough.
 
     Args:
         once: of the whole cell, and of the parent of each superlattice.
         above: these superlattices.
-        stacked: weighs the stacks that the pattern may be; asked where the library's crystals do
-            not explain it as it is.
+        further: weighs the stacks and tilted layers that the pattern may be; asked where the
+            library's crystals do not explain it as it is.
     """
     done: dict[int, tuple[Once, Weighed]] = {}
 
-    def weigh(once: Sequence[Once], layers: Sequence[Stack]) -> list[Reading]:
+    def weigh(once: Sequence[Once], further: Sequence[Stack | Leaning]) -> list[Reading]:
         total = np.array([one.total() for one in once])
-        before = log_readings(total, above, once[0].query, layers)
+        before = log_readings(total, above, once[0].query, further)
         likely = before > before.max() - _FAR
         # Crystals of the whole cell that are far behind as layers may be likeliest as flakes.
         likely[0] |= once[0].may_be_flakes()
@@ -101,10 +109,10 @@ def weigh_readings(
         return [Reading(i, done[i][1], by) for i, by in zip(kept, after.tolist(), strict=True)]
 
     readings = weigh(once, ())
-    more = list(stacked()) if none_of(readings) > _UNEXPLAINED else []
+    more = list(further()) if none_of(readings) > _UNEXPLAINED else []
     if not more:
         return readings
-    return weigh([*once, *(one for _, one in more)], [layer for layer, _ in more])
+    return weigh([*once, *(one for _, one in more)], [one for one, _ in more])
 
 
 def none_of(readings: Sequence[Reading]) -> float:

@@ -26,6 +26,7 @@ from dd2d_jax.matching.flakes import simulated
 from dd2d_jax.matching.found import Candidate, Found
 from dd2d_jax.matching.hypotheses import STRAIN, measured, powers
 from dd2d_jax.matching.layers import Flake, in_words
+from dd2d_jax.matching.leaning import Leaning, leanings
 from dd2d_jax.matching.prior import log_prior
 from dd2d_jax.matching.readings import Reading, for_others, none_of, weigh_readings
 from dd2d_jax.matching.rerank import Query, Way
@@ -203,13 +204,19 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     fewer = dataclasses.replace(asked, k=min(asked.k, 10), rerank=for_others(asked.rerank))
     views = [view, *(_view([one.parent], fewer) for one in above)]
 
-    def stacked() -> Iterator[tuple[Stack, Once]]:
-        for one in stacks(view.at) if one_scale else []:
+    def further() -> Iterator[tuple[Stack | Leaning, Once]]:
+        if not one_scale:
+            return
+        for one in stacks(view.at):
             views.append(_view([one.layer], fewer))
+            yield one, views[-1].once
+        for one in leanings(view.at, view.once.hypotheses[0]):
+            tilted = dataclasses.replace(fewer, tilts=[one.tilt])
+            views.append(_view([one.indexed], tilted))
             yield one, views[-1].once
 
     if asked.rerank:
-        readings = weigh_readings([one.once for one in views], above, stacked)
+        readings = weigh_readings([one.once for one in views], above, further)
     else:
         readings = [Reading(0, _by_network(asked, view), 0.0)]
     none = none_of(readings)
@@ -217,7 +224,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     candidates = []
     for i, weighed, by in readings:
         name = above[i - 1].name if 0 < i <= len(above) else ""
-        for c in _candidates(views[i], weighed, asked, name, area, i > len(above)):
+        for c in _candidates(views[i], weighed, asked, name, area):
             if asked.rerank:
                 # Log-probability: its odds are against none of them in this reading.
                 log_p = c.score + math.log(max(weighed.none, 1e-300)) + by
@@ -255,6 +262,7 @@ class _View:
         conditions: of the comparison.
         embedded: (P * S, D) what the network makes of the settings, for each of P powers.
         once: the crystals, weighed by kinematic intensities; None where the network's order stays.
+        tilts: degrees, of the layer at each of `indexed`; None for none.
     """
 
     indexed: Sequence[indexed.Indexed]
@@ -264,6 +272,7 @@ class _View:
     conditions: Conditions
     embedded: np.ndarray
     once: Once | None
+    tilts: Sequence[Sequence[float]] | None
 
 
 def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
@@ -302,15 +311,13 @@ def _view(indexed: Sequence[indexed.Indexed], asked: _Asked) -> _View:
             hypotheses, max(asked.k, asked.rerank), step, tilted, len(scales),
         )  # fmt: skip
     axes = np.concatenate([frames / scale for scale in scales])
-    return _View(indexed, at, query, axes, conditions, embedded, once)
+    return _View(indexed, at, query, axes, conditions, embedded, once, tilts)
 
 
 def _candidates(
-    view: _View, weighed: Weighed, asked: _Asked, name: str, area: float, stacked: bool
+    view: _View, weighed: Weighed, asked: _Asked, name: str, area: float
 ) -> list[Candidate]:
-    """The first k structures; `name` is that of a pattern's superlattice of that area; `stacked`
-    as in `Candidate`.
-    """
+    """The first k structures; `name` is that of a pattern's superlattice of that area."""
     query = view.query
     members = groups(weighed.crystals, asked.k)
     rows = [group[0] for group in members]
@@ -319,8 +326,12 @@ def _candidates(
     power, bonds = weighed.power[rows], weighed.bonds[rows]
     shown = straightened(jax.tree.map(lambda x: x[setting], query.settings), power)
     queries, options = shown, {}
-    if asked.tilts is not None:
-        queries, options = _tilted(view.indexed, setting, power, view.conditions, asked.tilts)
+    if view.tilts is not None:
+        queries, options = _tilted(view.indexed, setting, power, view.conditions, view.tilts)
+    # It was not told, but read off the cell.
+    tilt = None
+    if asked.tilts is None and view.tilts is not None:
+        tilt = tuple(float(x) for x in view.tilts[0])
     piled = _flakes(rows, weighed)
     several = weighed.way.layers[rows] > 1
     as_they_are = chosen.mixed | (not asked.refine) | several
@@ -345,14 +356,18 @@ def _candidates(
 
     def made(i: int, fits: Fit) -> Candidate:
         group = members[i]
-        return candidate(
+        one = candidate(
             chosen, i, float(weighed.value[group[0]]), float("nan"),
             float(weighed.similarity[group[0]]), fits, shown, view.axes[setting],
             float(np.logaddexp.reduce(weighed.odds[group if asked.rerank else group[:1]])),
             entries=tuple(str(uid) for uid in weighed.crystals.uid[group]),
-            superlattice=name if smaller[i] else "", stacked=stacked, power=float(power[i]),
-            flake=piled[i],
+            superlattice=name if smaller[i] else "", stacked=view.at.stacked, tilt=tilt,
+            power=float(power[i]), flake=piled[i],
         )  # fmt: skip
+        if tilt is None:
+            return one
+        # The spots where they were seen.
+        return dataclasses.replace(one, query=jax.tree.map(lambda x: x[i], queries[0]))
 
     found = [made(i, fits[bool(one)]) for i, one in enumerate(as_they_are)]
     if asked.refine == "multislice" and found and not as_they_are[0]:

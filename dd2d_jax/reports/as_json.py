@@ -88,6 +88,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "entries": list(candidate.entries),
         "superlattice": candidate.superlattice,
         "stacked": candidate.stacked,
+        "tilt": candidate.tilt,
         "flake": None if candidate.flake is None else dataclasses.asdict(candidate.flake),
         "score": finite(candidate.score),
         "log_evidence": finite(candidate.log_evidence),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffraction as dx
+from dd2d_jax.refinement.refine import tilt_in_setting
 from dd2d_jax.spots import Conditions, both_sides, half_plane, power_of_two, root
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def predict(
     """The spots of a candidate: those that were found, and those that are missing.
 
     Intensities at the spots that the candidate was compared with are those of the comparison; all
-    others are simulated without tilt for electrons of this energy (80 keV where it is not known:
-    relative intensities of a layer hardly depend on it) and brought to the same scale. Those of a
-    power of counts are straightened with the candidate's. Spots that were not found are left out
-    where they are faint (`FAINT`) or not on the image.
+    others are simulated at the tilt that it is read at for electrons of this energy (80 keV where
+    it is not known: relative intensities of a layer hardly depend on it) and brought to the same
+    scale. Those of a power of counts are straightened with the candidate's. Spots that were not
+    found are left out where they are faint (`FAINT`) or not on the image.
     """
     query = candidate.query
     reciprocal = np.linalg.inv(np.asarray(query.lattice, float)).T @ candidate.axes
@@ -164,8 +165,14 @@ def _simulated(
     hk = half_plane(flat[None], reach)[0]
     room = power_of_two(max(len(hk), 32)) - len(hk)
     padded = dx.stack([crystal], power_of_two(max(len(crystal.numbers), 4)))[0]
-    conditions = Conditions(dx.Electrons(energy), reach, candidate.b_iso, 1)
-    _, pairs = both_sides(padded, jnp.asarray(np.pad(hk, [(0, room), (0, 0)])), conditions)
+    # Its own cell may be smaller, and a tilt moves spots outwards.
+    conditions = Conditions(dx.Electrons(energy), 1.2 * reach, candidate.b_iso, 1)
+    tilt = (0.0, 0.0)
+    if candidate.tilt is not None:
+        frame = candidate.axes / np.linalg.norm(candidate.axes[0])
+        tilt = tilt_in_setting(candidate.tilt, frame)
+    rods = jnp.asarray(np.pad(hk, [(0, room), (0, 0)]))
+    _, pairs = both_sides(padded, rods, conditions, tilt=jnp.asarray(tilt, jnp.float32))
     pairs = np.asarray(pairs, float)[: len(hk)]
     return np.concatenate([hk, -hk]), np.concatenate([pairs[:, 0], pairs[:, 1]])
 

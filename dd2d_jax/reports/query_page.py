@@ -232,6 +232,8 @@ def _further(candidate: Candidate) -> list[str]:
         out.append("as a stack of shifted layers, which show only some of their cell's spots")
     if candidate.flake:
         out.append(f"as {candidate.flake}")
+    if candidate.leans:
+        out.append(f"as a layer tilted by {candidate.leans:.1f} degrees, which shortens its cell")
     if len(candidate.entries) > 1:
         out.append(f"{len(candidate.entries)} entries: {', '.join(candidate.entries)}")
     return out

@@ -112,6 +112,7 @@ def _cells(rank: int, candidate: Candidate) -> dict[str, str]:
     over = f", {candidate.superlattice} superlattice" if candidate.superlattice else ""
     over += ", shifted layers" if candidate.stacked else ""
     over += f", {candidate.flake.layers} layers" if candidate.flake else ""
+    over += f", tilted by {candidate.leans:.0f} degrees" if candidate.leans else ""
     return {
         "": str(rank),
         "uid": printable(candidate.uid),
@@ -170,6 +171,11 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         lines.append(
             "shifted layers: read as a stack of layers, each shifted against the next, which show "
             "only some of their cell's spots"
+        )
+    if any(one.leans for one in shown):
+        lines.append(
+            "tilted: the cell, shorter in one direction, is hexagonal or square if the layer is "
+            "tilted; both senses were compared"
         )
     for rank, one in enumerate(shown[:1], 1):
         if one.flake:
