@@ -61,7 +61,7 @@ def answer(
         embed: what the network makes (S, D) of spots in S settings.
         hypotheses: what may differ.
         allowed: (n,) bool; None allows all.
-        count: crystals to weigh; of other readings' cells fewer, see `readings.for_others`.
+        count: crystals to weigh; of parents and stacks fewer, see `readings.for_others`.
     """
     allowed = np.ones(len(library), bool) if allowed is None else allowed
     prior = log_prior(library, allowed, use=False)
@@ -76,19 +76,19 @@ def answer(
     counts = [count] + [for_others(count)] * len(asked.above)
     once = list(map(weigh, asked.queries, embedded, counts))
 
-    def further() -> Iterator[tuple[Stack | Leaning, Once]]:
-        if asked.indexed is None:
-            return
-        for one in stacks(asked.indexed):
+    def stacked() -> Iterator[tuple[Stack, Once]]:
+        for one in [] if asked.indexed is None else stacks(asked.indexed):
             query = Query.indexed(one.layer, conditions.q_max)
             yield one, weigh(query, embed(query.settings), for_others(count))
-        for one in leanings(asked.indexed, hypotheses[0]):
+
+    def tilted() -> Iterator[tuple[Leaning, Once]]:
+        for one in [] if asked.indexed is None else leanings(asked.indexed, hypotheses[0]):
             flat = untilted(one.indexed, one.tilt, conditions)
             query = Query.indexed(flat, conditions.q_max)
             tilts = np.array([tilt_in_setting(one.tilt, x) for x in lattices.frames(flat)])
-            yield one, weigh(query, embed(query.settings), for_others(count), tilts)
+            yield one, weigh(query, embed(query.settings), count, tilts)
 
-    readings = weigh_readings(once, asked.above, further)
+    readings = weigh_readings(once, asked.above, stacked, tilted)
     none = none_of(readings)
     log_p = [
         weighed.odds + np.log(max(weighed.none, 1e-300)) + by for _, weighed, by in readings

@@ -23,9 +23,9 @@ _SUPERLATTICE, _STACK = 0.2, 0.02
 # Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
 # of a multislice never made up more than 7 of it.
 _FAR = 12.0
-# P(none) above which stacks and tilts are tried, too: 8 of 100 patterns at level *measured* have
-# more where their crystal is in the library.
-_UNEXPLAINED = 0.2
+# P(none) above which stacks are tried, too: 8 of 100 patterns at level *measured* have more where
+# their crystal is in the library. And tilts, which other crystals now and then explain half.
+_UNEXPLAINED, _DOUBTED = 0.2, 0.1
 
 
 class Reading(NamedTuple):
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
 
 
 def for_others(count: int) -> int:
-    """Crystals to weigh of another reading's cell: the first of those that fit do."""
+    """Crystals to weigh of a parent's or a stack's cell: the first of those that fit do."""
     return max(count // 4, 10)
 
 
@@ -80,15 +80,17 @@ def log_readings(
 def weigh_readings(
     once: Sequence[Once],
     above: Sequence[Superlattice] = (),
-    further: Callable[[], Iterable[tuple[Stack | Leaning, Once]]] = tuple,
+    stacked: Callable[[], Iterable[tuple[Stack, Once]]] = tuple,
+    tilted: Callable[[], Iterable[tuple[Leaning, Once]]] = tuple,
 ) -> list[Reading]:
     """Weigh a pattern's readings to the end: those that are likely enough.
 
     Args:
         once: of the whole cell, and of the parent of each superlattice.
         above: these superlattices.
-        further: weighs the stacks and tilted layers that the pattern may be; asked where the
-            library's crystals do not explain it as it is.
+        stacked: weighs the stacks that the pattern may be; asked where the library's crystals do
+            not explain it as it is.
+        tilted: the same of tilted layers.
     """
     done: dict[int, tuple[Once, Weighed]] = {}
 
@@ -109,7 +111,11 @@ def weigh_readings(
         return [Reading(i, done[i][1], by) for i, by in zip(kept, after.tolist(), strict=True)]
 
     readings = weigh(once, ())
-    more = list(further()) if none_of(readings) > _UNEXPLAINED else []
+    none = none_of(readings)
+    more = [
+        *(stacked() if none > _UNEXPLAINED else ()),
+        *(tilted() if none > _DOUBTED else ()),
+    ]
     if not more:
         return readings
     return weigh([*once, *(one for _, one in more)], [one for one, _ in more])

@@ -204,19 +204,18 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     fewer = dataclasses.replace(asked, k=min(asked.k, 10), rerank=for_others(asked.rerank))
     views = [view, *(_view([one.parent], fewer) for one in above)]
 
-    def further() -> Iterator[tuple[Stack | Leaning, Once]]:
-        if not one_scale:
-            return
-        for one in stacks(view.at):
+    def stacked() -> Iterator[tuple[Stack, Once]]:
+        for one in stacks(view.at) if one_scale else []:
             views.append(_view([one.layer], fewer))
             yield one, views[-1].once
-        for one in leanings(view.at, view.once.hypotheses[0]):
-            tilted = dataclasses.replace(fewer, tilts=[one.tilt])
-            views.append(_view([one.indexed], tilted))
+
+    def tilted() -> Iterator[tuple[Leaning, Once]]:
+        for one in leanings(view.at, view.once.hypotheses[0]) if one_scale else []:
+            views.append(_view([one.indexed], dataclasses.replace(asked, tilts=[one.tilt])))
             yield one, views[-1].once
 
     if asked.rerank:
-        readings = weigh_readings([one.once for one in views], above, further)
+        readings = weigh_readings([one.once for one in views], above, stacked, tilted)
     else:
         readings = [Reading(0, _by_network(asked, view), 0.0)]
     none = none_of(readings)

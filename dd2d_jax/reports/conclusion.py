@@ -72,5 +72,5 @@ def _name(candidate: Candidate) -> str:
     if candidate.flake:
         return f"{name}, as a flake of about {candidate.flake.layers} layers"
     if candidate.leans:
-        return f"{name}, tilted by {candidate.leans:.0f} degrees"
+        return f"{name} tilted by {candidate.leans:.0f} degrees"
     return f"{name} with a weak {over} superlattice" if over else name

@@ -233,7 +233,7 @@ def _further(candidate: Candidate) -> list[str]:
     if candidate.flake:
         out.append(f"as {candidate.flake}")
     if candidate.leans:
-        out.append(f"as a layer tilted by {candidate.leans:.1f} degrees, which shortens its cell")
+        out.append(f"tilted by {candidate.leans:.1f} degrees")
     if len(candidate.entries) > 1:
         out.append(f"{len(candidate.entries)} entries: {', '.join(candidate.entries)}")
     return out

@@ -174,8 +174,8 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         )
     if any(one.leans for one in shown):
         lines.append(
-            "tilted: the cell, shorter in one direction, is hexagonal or square if the layer is "
-            "tilted; both senses were compared"
+            "tilted: the cell looks shorter in one direction, as that of a tilted hexagonal or "
+            "square crystal does; it was compared at this tilt, in both senses"
         )
     for rank, one in enumerate(shown[:1], 1):
         if one.flake:
