@@ -17,9 +17,10 @@ from dd2d_jax.matching.stacks import Stack
 from dd2d_jax.matching.superlattice import Superlattice, log_satellites
 from dd2d_jax.matching.weighing import Once, Weighed, weigh_twice, weighed
 
-# That a crystal shows a weak superlattice, and that it is a stack of shifted layers, before the
-# pattern was seen: more for stacks costs C2DB's single layers ranks, and wins the stacks none.
-_SUPERLATTICE, _STACK = 0.2, 0.02
+# That a crystal shows a weak superlattice, that it is a stack of shifted layers, and that most rods
+# of its cell are weak, before the pattern was seen: more for stacks costs C2DB's single layers
+# ranks, and wins the stacks none.
+_SUPERLATTICE, _STACK, _WEAK = 0.2, 0.02, 0.1
 # Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
 # of a multislice never made up more than 7 of it.
 _FAR = 12.0
@@ -63,7 +64,7 @@ def log_readings(
         query: the whole pattern.
         further: m stacks and tilted layers.
     """
-    stacks = sum(isinstance(one, Stack) for one in further)
+    kinds = [one.layer.stacked for one in further if isinstance(one, Stack)]
     reading = np.array(totals)
     for i, one in enumerate([*above, *further], 1):
         if isinstance(one, Leaning):
@@ -72,7 +73,10 @@ def log_readings(
         weak = one.above if isinstance(one, Stack) else one
         if weak is not None:
             reading[i] += log_satellites(weak, query) / TEMPERATURE
-        share = _STACK / stacks if isinstance(one, Stack) else _SUPERLATTICE / len(above)
+        share = _SUPERLATTICE / max(len(above), 1)
+        if isinstance(one, Stack):
+            stacked = one.layer.stacked
+            share = (_STACK if stacked else _WEAK) / kinds.count(stacked)
         reading[i] += np.log(share)
     return reading - np.logaddexp.reduce(reading)
 

@@ -4,6 +4,9 @@ In rhombohedral Bi2Se3 each layer is shifted by a third of the cell's diagonal a
 it, in black phosphorus by half a cell. Waves of such layers cancel in two rods of three, or in one
 of two, and the spots that are left are those of a smaller cell. Their intensities are a single
 layer's.
+
+Without any shift, too, two rods of three may show no spot: in 1T-TiSe2 titanium and selenium nearly
+cancel there.
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ _ALIKE = 0.06
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """A pattern as that of layers shifted against each other.
+    """A pattern as that of layers shifted against each other, or of one that seems to be.
 
     Attributes:
-        layer: the spots in a layer's cell; see `Indexed.stacked`.
+        layer: the spots in a layer's cell; see `Indexed.stacked`, which is False where the other
+            rods are only weak.
         above: what the weak spots between them are, those of rods that do not cancel completely;
             None where there are none.
     """
@@ -45,7 +49,8 @@ class Stack:
 
 
 def stacks(indexed: Indexed) -> list[Stack]:
-    """Cells of layers that a pattern may be a stack of, at most three; [] where it has few spots.
+    """Cells of layers that a pattern may be a stack of, at most three, and those of three times its
+    area again, of a layer whose other rods are weak; [] where it has few spots.
 
     Their symmetry is not lower than that of the spots that are seen: behind a hexagonal cell there
     may be a hexagonal one whose layers are shifted by a third, behind a square one a square one.
@@ -66,7 +71,15 @@ def stacks(indexed: Indexed) -> list[Stack]:
     ]
     found = [one for one in found if len(one.layer.hk) >= _FEWEST]
     found.sort(key=lambda one: -_symmetry(one.layer.lattice))
-    return found[:_TRIED]
+    found = found[:_TRIED]
+    # Cells of twice the area are tried anyway, see `canonical_spots`.
+    large = 2.5 * abs(np.linalg.det(indexed.lattice))
+    weak = [
+        Stack(dataclasses.replace(one.layer, stacked=False))
+        for one in found
+        if one.above is None and abs(np.linalg.det(one.layer.lattice)) > large
+    ]
+    return found + weak
 
 
 def _may_be(matrix: np.ndarray, small: np.ndarray) -> bool:
