@@ -50,9 +50,11 @@ class Asked:
 def merged(
     rows: Sequence[np.ndarray], values: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a library from several readings, each once and with its largest value, best first."""
-    every, value = np.concatenate(rows), np.concatenate(values)
+    """Rows of a library from several readings, best first, each once and with the log-probability
+    of all its readings.
+    """
+    once, place = np.unique(np.concatenate(rows), return_inverse=True)
+    value = np.full(len(once), -np.inf)
+    np.logaddexp.at(value, place, np.concatenate(values))
     order = np.argsort(-value, kind="stable")
-    _, first = np.unique(every[order], return_index=True)
-    order = order[np.sort(first)]
-    return every[order], value[order]
+    return once[order], value[order]

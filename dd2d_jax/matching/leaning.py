@@ -17,7 +17,7 @@ from dd2d_jax.lattices.tilts import leaning
 from dd2d_jax.matching.hypotheses import Hypothesis
 
 # The share of layers that lean, before the pattern was seen, and by how much, degrees.
-_SHARE, _WIDTH = 0.1, 10.0
+_SHARE, _WIDTH = 0.03, 10.0
 
 
 class Leaning(NamedTuple):

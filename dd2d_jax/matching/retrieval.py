@@ -230,13 +230,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
                 score = float(log_p - math.log(max(none, 1e-300)))
                 c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
             candidates.append(c)
-    # Several entries of one structure may be likelier than a single one before them.
-    candidates.sort(key=lambda c: -c.score)
-    # A crystal may be read in two ways: the likelier one is shown.
-    likeliest: dict[str, Candidate] = {}
-    for c in candidates:
-        likeliest.setdefault(c.uid, c)
-    candidates = list(likeliest.values())
+    candidates = _in_all_readings(candidates, bool(asked.rerank))
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
     # Those of the readings that were left behind come last.
@@ -247,6 +241,22 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
         tuple(candidates[: asked.k]), view.at, int(asked.allowed.sum()), none, superlattice=shown,
         weighed=tuple(map(str, dict.fromkeys(uids))), energy=asked.energy,
     )  # fmt: skip
+
+
+def _in_all_readings(candidates: Sequence[Candidate], weighed: bool) -> list[Candidate]:
+    """The likeliest first. A crystal that is read in two ways has the probability of both, and the
+    likelier way is shown."""
+    each: dict[str, list[Candidate]] = {}
+    for c in sorted(candidates, key=lambda c: -c.score):
+        each.setdefault(c.uid, []).append(c)
+    shown = []
+    for c, *others in each.values():
+        if others and weighed:
+            score = np.logaddexp.reduce([c.score, *(one.score for one in others)])
+            whole = c.probability + sum(one.probability for one in others)
+            c = dataclasses.replace(c, score=float(score), probability=min(whole, 1.0))
+        shown.append(c)
+    return sorted(shown, key=lambda c: -c.score)
 
 
 @dataclasses.dataclass(frozen=True)

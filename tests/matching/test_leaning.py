@@ -104,3 +104,12 @@ def test_a_tilted_layer_is_refined_at_its_tilt(library, model):
     assert found[0].r_factor < min(found[0].r_before, 0.03)
     a, b, gamma = found[0].structure.cell.cellpar()[[0, 1, 5]]
     assert a == pytest.approx(3.29, rel=5e-3) and b == pytest.approx(3.29, rel=5e-3)
+
+
+def test_a_crystal_that_may_be_tilted_or_not_has_the_probability_of_both(library, model):
+    pattern = elliptic(simulated(WANTED["FeSe"]), 0.05)
+    found = retrieve(pattern, library, model, k=12)
+    assert found[0].uid == "FeSe" and len({one.uid for one in found}) == len(found)
+    total = sum(one.probability for one in found) + found.none
+    assert total == pytest.approx(1, abs=0.01)
+    assert found[0].score == pytest.approx(np.log(found[0].probability / found.none), abs=1e-3)
