@@ -40,8 +40,10 @@ import abtem
 import ase.db
 import imageio.v3 as iio
 import numpy as np
+from abtem.core.energy import energy2wavelength
 from ase import Atoms
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
 
 SIZE = 1024
 Q_MAX = 1.15
@@ -131,11 +133,10 @@ def write_truth(folder: Path, truth: Sequence[dict[str, Any]]) -> None:
 
 def stacked(layer: Atoms, random: np.random.Generator) -> Atoms | None:
     """A rhombohedral stack of a layer; None where its cell is not hexagonal or not small."""
-    a, b = layer.cell.array[:2, :2]
-    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    alike = np.isclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-3)
-    if not (alike and np.isclose(abs(cosine), 0.5, atol=1e-3)) or len(layer) > _IN_STACKS:
+    cosine = cosine_of_equal_sides(layer)
+    if not np.isclose(abs(cosine), 0.5, atol=1e-3) or len(layer) > _IN_STACKS:
         return None
+    a, b = layer.cell.array[:2, :2]
     shift = (a + 2 * b if cosine < 0 else a + b) / 3
     step = [*shift, np.ptp(layer.positions[:, 2]) + _GAP]
     out = layer.copy()
@@ -147,23 +148,23 @@ def stacked(layer: Atoms, random: np.random.Generator) -> Atoms | None:
     return out
 
 
+def cosine_of_equal_sides(layer: Atoms) -> float:
+    """Of the angle between a and b; NaN where these are not of one length."""
+    a, b = layer.cell.array[:2, :2]
+    lengths = np.linalg.norm(a), np.linalg.norm(b)
+    return float(a @ b / np.prod(lengths)) if np.isclose(*lengths, rtol=1e-3) else np.nan
+
+
 def symmetric(layer: Atoms) -> bool:
     """Whether the cell is hexagonal or square."""
-    a, b = layer.cell.array[:2, :2]
-    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    alike = np.isclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-3)
-    return bool(alike and np.isclose(abs(cosine), [0.0, 0.5], atol=1e-3).any())
+    return bool(np.isclose(abs(cosine_of_equal_sides(layer)), [0.0, 0.5], atol=1e-3).any())
 
 
 def across(q: np.ndarray, tilt: np.ndarray, energy: float) -> np.ndarray:
     """Where the beam's cross section, along x and y of the layer turned with it, has the spots q
     (K, 2) of the layer's plane; the beam is tilted by `tilt` (2,), radians."""
-    # keV, angstrom: h / sqrt(2 m E (1 + E / 2 m c^2)).
-    k = 1 / (12.2643 / np.sqrt(1000 * energy * (1 + 0.978476e-3 * energy)))
-    size = np.hypot(*tilt)
-    axis = np.array([-tilt[1], tilt[0], 0.0]) / max(size, 1e-12)
-    cross = np.cross(np.eye(3), axis)
-    turn = np.eye(3) - np.sin(size) * cross + (1 - np.cos(size)) * cross @ cross
+    k = 1 / energy2wavelength(1000 * energy)
+    turn = Rotation.from_rotvec([tilt[1], -tilt[0], 0.0]).as_matrix()
     beam = k * turn[:, 2]
     flat = beam[:2] + q
     scattered = np.c_[flat, np.sqrt(k**2 - (flat**2).sum(1))] - beam

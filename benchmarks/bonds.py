@@ -25,29 +25,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import diffraction as dx  # noqa: E402
 from dd2d_jax.libraries.library import Library  # noqa: E402
 
-
-def prototype(uid: str) -> Atoms:
-    """A crystal of the package's library."""
-    crystals = Library.load().crystals
-    return crystals.take(np.flatnonzero(crystals.uid == uid)[:1]).atoms(0)
-
-
-
 # Layers, and points of the Brillouin zone along each axis.
-LAYERS = {
-    "graphene": (graphene("C2", a=2.461, vacuum=10), 6),
-    "h-BN": (graphene("BN", a=2.504, vacuum=10), 6),
-    "g-C3N4": (prototype("g-C3N4"), 2),
-    # As C2DB has it: carbon's sheet is buckled, hydrogen on both sides.
-    "graphane": (
-        graphene("C2", a=2.539, thickness=0.459, vacuum=10)
-        + Atoms("H2", [(0, 0, 8.89), (1.2695, 0.7329, 11.569)]),
-        6,
-    ),
-}
+MESHES = {"graphene": 6, "h-BN": 6, "g-C3N4": 2, "graphane": 6}
 _Q_MAX, _CORE, _BASIS, _SMEARING = 1.7, 1.4, "6-31g", 0.005
 # keV: the Ewald sphere is flat, as the density's transform is taken in the layer's plane.
 _FAST = 1e4
+
+
+def layer_of(name: str) -> Atoms:
+    """One of the layers."""
+    if name == "g-C3N4":
+        crystals = Library.load().crystals
+        return crystals.take(np.flatnonzero(crystals.uid == name)[:1]).atoms(0)
+    if name == "graphane":
+        # As C2DB has it: carbon's sheet is buckled, hydrogen on both sides.
+        hydrogen = Atoms("H2", [(0, 0, 8.89), (1.2695, 0.7329, 11.569)])
+        return graphene("C2", a=2.539, thickness=0.459, vacuum=10) + hydrogen
+    return graphene("BN", a=2.504, vacuum=10) if name == "h-BN" else graphene(a=2.461, vacuum=10)
 
 
 def bonded(layer: Atoms, mesh: int, hk: np.ndarray) -> np.ndarray:
@@ -100,11 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layer", nargs="+", choices=LAYERS, default=list(LAYERS))
+    parser.add_argument("--layer", nargs="+", choices=MESHES, default=list(MESHES))
     for name in parser.parse_args().layer:
-        layer, mesh = LAYERS[name]
+        layer = layer_of(name)
         hk, q, free, ours = simulated(layer)
-        whole = bonded(layer, mesh, hk)
+        whole = bonded(layer, MESHES[name], hk)
         whole *= free[q > _CORE].sum() / whole[q > _CORE].sum()
         print(f"{name}: hk, q (1/A), |F| over that of free atoms: density, bonds of dx.simulate;")
         print("  I/I(first): density, bonds of dx.simulate, free atoms")

@@ -63,7 +63,7 @@ def leaning(indexed: Indexed) -> list[tuple[Indexed, np.ndarray]]:
     if not _LEAST < size < _MOST:
         return []
     out = []
-    for tilt in (size * np.array([-along[1], along[0]]), size * np.array([along[1], -along[0]])):
+    for tilt in size * np.outer((1, -1), (-along[1], along[0])):
         basis = np.linalg.inv(indexed.lattice).T @ np.asarray(tilt_matrix(tilt), float)[:2, :2]
         flat = np.linalg.inv(basis).T
         one = dataclasses.replace(

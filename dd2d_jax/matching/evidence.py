@@ -44,7 +44,7 @@ from dd2d_jax.matching.hypotheses import FARTHER, Hypothesis
 from dd2d_jax.matching.score import strain_between
 from dd2d_jax.refinement.bonds import EXPECTED, FAINT
 from dd2d_jax.refinement.bonds import amplitudes as bond_amplitudes
-from dd2d_jax.refinement.refine import on_lattice
+from dd2d_jax.refinement.inputs import on_lattice
 from dd2d_jax.spots import (
     Conditions,
     Spots,

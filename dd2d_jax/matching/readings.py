@@ -64,21 +64,28 @@ def log_readings(
         query: the whole pattern.
         further: m stacks and tilted layers.
     """
-    kinds = [one.layer.stacked for one in further if isinstance(one, Stack)]
+    others = [*above, *further]
+    shares = [_share(one) for one in others]
     reading = np.array(totals)
-    for i, one in enumerate([*above, *further], 1):
+    for i, (one, share) in enumerate(zip(others, shares, strict=True), 1):
         if isinstance(one, Leaning):
             reading[i] += one.log_p
             continue
         weak = one.above if isinstance(one, Stack) else one
         if weak is not None:
             reading[i] += log_satellites(weak, query) / TEMPERATURE
-        share = _SUPERLATTICE / max(len(above), 1)
-        if isinstance(one, Stack):
-            stacked = one.layer.stacked
-            share = (_STACK if stacked else _WEAK) / kinds.count(stacked)
-        reading[i] += np.log(share)
+        # Readings of one kind share what is expected of it.
+        reading[i] += np.log(share / shares.count(share))
     return reading - np.logaddexp.reduce(reading)
+
+
+def _share(one: Superlattice | Stack | Leaning) -> float | None:
+    """Of patterns that are read so; None where the reading has its own probability."""
+    if isinstance(one, Leaning):
+        return None
+    if isinstance(one, Stack):
+        return _STACK if one.layer.stacked else _WEAK
+    return _SUPERLATTICE
 
 
 def weigh_readings(

@@ -230,7 +230,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
                 score = float(log_p - math.log(max(none, 1e-300)))
                 c = dataclasses.replace(c, score=score, probability=math.exp(min(log_p, 0.0)))
             candidates.append(c)
-    candidates = _in_all_readings(candidates, bool(asked.rerank))
+    candidates = _in_all_readings(candidates)
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
     # Those of the readings that were left behind come last.
@@ -243,7 +243,7 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     )  # fmt: skip
 
 
-def _in_all_readings(candidates: Sequence[Candidate], weighed: bool) -> list[Candidate]:
+def _in_all_readings(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The likeliest first. A crystal that is read in two ways has the probability of both, and the
     likelier way is shown."""
     each: dict[str, list[Candidate]] = {}
@@ -251,7 +251,7 @@ def _in_all_readings(candidates: Sequence[Candidate], weighed: bool) -> list[Can
         each.setdefault(c.uid, []).append(c)
     shown = []
     for c, *others in each.values():
-        if others and weighed:
+        if others:
             score = np.logaddexp.reduce([c.score, *(one.score for one in others)])
             whole = c.probability + sum(one.probability for one in others)
             c = dataclasses.replace(c, score=float(score), probability=min(whole, 1.0))

@@ -8,6 +8,7 @@ import numpy as np
 
 import diffraction as dx
 from dd2d_jax.data.crystal_set import CrystalSet
+from dd2d_jax.refinement.inputs import on_lattice
 from dd2d_jax.spots import Conditions
 from diffraction.bonds import LIGHT, Bonds, bond_factor, find_bonds
 from diffraction.kinematic import atom_factors
@@ -61,14 +62,11 @@ def ratios(
     Args: as of `amplitudes`.
     """
     bonds = share[:, None] * amplitudes(crystals, hk, lattices, conditions, tilts)
-    out = np.ones(hk.shape[:2])
+    batch, out = crystals.crystal, np.ones(hk.shape[:2])
     for row in np.flatnonzero(bonds.any(1)):
-        own = np.asarray(crystals.positions[row], float)
-        parts = own[:, :2] @ np.linalg.inv(np.asarray(crystals.lattice[row], float))
-        positions = np.c_[parts @ lattices[row], own[:, 2]].astype(np.float32)
-        occupancy = None if crystals.occupancy is None else crystals.occupancy[row]
-        moved = dx.Crystal(lattices[row], positions, crystals.numbers[row], occupancy)
+        moved = on_lattice(batch[row], lattices[row])
         q = _vectors(hk[row], lattices[row], conditions, tilts[row])
+        # Cells may be so far off that rods lie beyond the form factors: no `dx.structure_factor`.
         real, imaginary = atom_factors(moved, q, conditions.radiation, conditions.b_iso)
         free = np.asarray(real).sum(-1) + 1j * np.asarray(imaginary).sum(-1)
         seen = np.abs(free) ** 2 > FAINT * np.abs(free).max() ** 2

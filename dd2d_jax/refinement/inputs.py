@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+import diffraction as dx
 from dd2d_jax.crystals.symmetry import displacements
 from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.spots import Spots, power_of_two
 
 # Error of an intensity where none is given: a share of it, and of the strongest spot's.
 RELATIVE, ABSOLUTE = 0.05, 3e-4
+
+
+def on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
+    """The same fractional coordinates on other cells (..., 2, 2)."""
+    fractional = jnp.einsum(
+        "...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal, precision="highest"
+    )
+    in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice, precision="highest")
+    positions = jnp.concatenate([in_plane, crystal.positions[..., 2:]], -1)
+    return dataclasses.replace(crystal, lattice=lattice, positions=positions)
 
 
 def stacked(

@@ -23,7 +23,7 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.refinement.bonds import ratios
 from dd2d_jax.refinement.dynamical import differences
 from dd2d_jax.refinement.fit_model import Priors, Problem
-from dd2d_jax.refinement.inputs import fields, problems, reshaped_tilts, stacked
+from dd2d_jax.refinement.inputs import fields, on_lattice, problems, reshaped_tilts, stacked
 from dd2d_jax.refinement.minima import LEAST, refine
 from dd2d_jax.refinement.verdict import (
     ALONG_NORMAL,
@@ -339,16 +339,6 @@ def _dynamical_r(measured: np.ndarray, kinematic: np.ndarray, added: np.ndarray)
     total = true.sum((2, 3), keepdims=True)
     scale = total / np.maximum(kinematic.sum((2, 3), keepdims=True), 1e-12)
     return np.abs(true - scale * kinematic).sum((1, 2, 3)) / np.maximum(total.sum((1, 2, 3)), 1e-12)
-
-
-def on_lattice(crystal: dx.Crystal, lattice: jax.Array) -> dx.Crystal:
-    """The same fractional coordinates on other cells (n, 2, 2)."""
-    fractional = jnp.einsum(
-        "...nd,...ed->...ne", crystal.positions[..., :2], crystal.reciprocal, precision="highest"
-    )
-    in_plane = jnp.einsum("...nd,...de->...ne", fractional, lattice, precision="highest")
-    positions = jnp.concatenate([in_plane, crystal.positions[..., 2:]], -1)
-    return dataclasses.replace(crystal, lattice=lattice, positions=positions)
 
 
 def tilt_in_setting(tilt: Sequence[float], frame: np.ndarray) -> np.ndarray:
