@@ -133,6 +133,9 @@ def _microscope() -> ConfigDict:
 
 def _train() -> ConfigDict:
     part = ConfigDict()
+    # The folder of a run, or dd2d_jax/weights, whose weights training starts from; empty: from
+    # random ones. Crystals that these were trained on are no test.
+    part.start = ""
     # Over all devices of all hosts.
     part.batch = 256
     # Crystals of a batch come in groups of at most so many with like cells, the rivals that count

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dd2d_jax.networks import checkpoint
-from dd2d_jax.networks.trained import Model
+from dd2d_jax.networks.trained import Model, load
 from dd2d_jax.spots import Conditions
 from dd2d_jax.util import cache, errors
 from dd2d_jax.util.files import new_file
@@ -208,6 +208,9 @@ def _resume(
         nonlocal current
         found = checkpoint.restore(workdir, "latest", current)
         if found is None:
+            if config.train.get("start"):
+                current = current.replace(params=_started(config, current.params))
+                console.print(f"starting from the weights in {config.train.start}")
             return None
         for damaged, problem in found.damaged.items():
             checkpoint.forget(workdir, "latest", damaged)
@@ -218,6 +221,18 @@ def _resume(
 
     best = hosts.on_first(read)
     return hosts.share(current), Best(**best or {})
+
+
+def _started(config: ConfigDict, params: dict) -> dict:
+    """The parameters that `config.train.start` names; `params` are of the form that is needed."""
+    model = load(config.train.start)
+    mine, theirs = (jax.tree.map(np.shape, tree) for tree in (params, model.params))
+    if mine != theirs:
+        raise ValueError(
+            f"config.train.start: the network in {config.train.start} is not that of this config; "
+            f"its config.model is {model.config.model.to_dict()}, here {config.model.to_dict()}"
+        )
+    return model.params
 
 
 def _forget_after(step: int, path: Path) -> None:

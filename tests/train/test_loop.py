@@ -207,6 +207,22 @@ def test_sizes_that_make_no_sense_are_told_in_one_line(config, tmp_path, name, v
     one_line(error)
 
 
+def test_training_starts_from_the_weights_that_are_named(whole, config, tmp_path):
+    config.train.start = str(whole)
+    config.train.steps = config.train.evaluate_every = 1
+    config.train.warmup = 1  # the first step has no rate
+    loop.run(config, tmp_path)
+    assert trained.load(tmp_path).fingerprint == trained.load(whole).fingerprint
+
+
+def test_weights_of_another_network_are_told_in_one_line(whole, config, tmp_path):
+    config.train.start = str(whole)
+    config.model.width = 32
+    with pytest.raises(ValueError, match="is not that of this config.*'width': 16") as error:
+        loop.run(config, tmp_path)
+    one_line(error)
+
+
 def test_best_is_the_best_perturbed_top1(config, tmp_path, monkeypatch):
     config.train.evaluate_every = 1
     config.train.patience = 0
