@@ -21,6 +21,9 @@ from dd2d_jax.matching.weighing import Once, Weighed, weigh_twice, weighed
 # of its cell are weak, before the pattern was seen: more for stacks costs C2DB's single layers
 # ranks, and wins the stacks none.
 _SUPERLATTICE, _STACK, _WEAK = 0.2, 0.02, 0.1
+# That a pattern has a false spot (dust, a hot pixel, another grain) where a superlattice's would
+# be, of just this intensity; and so for each further one.
+_FALSE = 0.02
 # Readings whose log-probability by kinematic intensities is this far below the likeliest's: those
 # of a multislice never made up more than 7 of it.
 _FAR = 12.0
@@ -73,7 +76,8 @@ def log_readings(
             continue
         weak = one.above if isinstance(one, Stack) else one
         if weak is not None:
-            reading[i] += log_satellites(weak, query) / TEMPERATURE
+            satellites = log_satellites(weak, query) / TEMPERATURE
+            reading[i] += np.logaddexp(satellites, weak.satellites * np.log(_FALSE))
         # Readings of one kind share what is expected of it.
         reading[i] += np.log(share / shares.count(share))
     return reading - np.logaddexp.reduce(reading)

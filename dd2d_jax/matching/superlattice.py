@@ -38,6 +38,11 @@ _WEAK, _BELOW = 0.25, 4.0
 # false spot or two make a multiple of the cell, which is then mostly empty.
 _FEWEST, _SEEN = 6, 0.5
 _MAIN, _FULLER = 0.5, 1.25
+# Up to this share of the spots may be strong and on none of the parent's rods: dust and hot pixels
+# may be so, too, and one of them makes a multiple of the cell.
+_FALSE = 0.1
+# So many spots between a crystal's own are called false as well as a superlattice's.
+_DUST = 3
 # Parents that are weighed.
 _TRIED = 3
 
@@ -58,9 +63,14 @@ class Superlattice:
     satellites: int
     matrix: np.ndarray
 
+    @property
+    def may_be_false(self) -> bool:
+        """Whether its spots are so few that they may as well be false."""
+        return self.satellites <= _DUST
+
 
 def superlattices(indexed: Indexed) -> list[Superlattice]:
-    """Parent cells all of whose further spots are weak, at most three; [] where there is none.
+    """Parent cells all of whose further spots are weak or few, at most three; [] for none.
 
     Those that tell strong and weak spots apart best, of as high a symmetry as the lattice first:
     spots of a class that the parent itself shows weakly look like satellites, too. So the one that
@@ -143,12 +153,13 @@ def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
 
 
 def _are_weak(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
-    """Whether spots that are not `main` (K,) are weak, and those that are fill their cell."""
+    """Whether spots that are not `main` (K,) are weak or few, and those that are fill the cell."""
     count = int(main.sum())
     if count < _FEWEST or count == len(main):
         return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
-    if weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean():
+    few = len(weak) <= _FALSE * len(main)
+    if not few and (weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean()):
         return False
     if np.linalg.svd(indexed.q[main], compute_uv=False)[1] < 0.02:
         return False

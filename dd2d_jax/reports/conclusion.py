@@ -39,7 +39,7 @@ def conclusion(found: Found) -> str:
     if not found.candidates:
         return "No crystal of the library was compared with this pattern."
     first = found.candidates[0]
-    name, share = _name(first), f"{percent(first.probability)} %"
+    name, share = _name(first, found), f"{percent(first.probability)} %"
     none = f"{percent(found.none)} %"
     match verdict(first.probability, found.none):
         case "not compared":
@@ -63,14 +63,16 @@ def conclusion(found: Found) -> str:
     )
 
 
-def _name(candidate: Candidate) -> str:
+def _name(candidate: Candidate, found: Found) -> str:
     formula, uid = printable(candidate.formula), printable(candidate.uid)
     name = formula if formula == uid or not uid else f"{formula} ({uid})"
-    over = candidate.superlattice
     if candidate.stacked:
         return f"{name}, as a stack of shifted layers"
     if candidate.flake:
         return f"{name}, as a flake of about {candidate.flake.layers} layers"
     if candidate.leans:
         return f"{name} tilted by {candidate.leans:.0f} degrees"
+    if found.superlattice is not None and found.superlattice.may_be_false:
+        return name  # a false spot is nothing of the crystal's
+    over = candidate.superlattice
     return f"{name} with a weak {over} superlattice" if over else name

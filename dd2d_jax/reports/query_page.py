@@ -169,15 +169,18 @@ def _further_cells(found: Found) -> str:
     """What else is said of the measured cell: a superlattice, other cells, further notes."""
     indexed, lines = found.indexed, []
     satellites, main, name = 0, indexed.main, "superlattice"
+    kind = "weak satellites"
     if found.superlattice is not None:
         satellites, main = found.superlattice.satellites, found.superlattice.parent.lattice
         name = f"{found.superlattice.name} superlattice"
+        if found.superlattice.may_be_false:
+            kind = "false, or weak satellites"
     elif indexed.satellites is not None:
         satellites, main = int(indexed.satellites.sum()), reduce(main) @ main
     if satellites:
         a, b, gamma = cell(main)
         lines.append(
-            f"{satellites} of its spots are weak satellites: the cell is a {name} of a main cell "
+            f"{satellites} of its spots are {kind}: the cell is a {name} of a main cell "
             f"{a:.3f} × {b:.3f} Å, {gamma:.1f}°"
         )
     if indexed.alternatives:

@@ -162,10 +162,13 @@ def _caption(found: Found, shown: Sequence[Candidate]) -> list[str]:
         f"measured cell {_cell(found.indexed.lattice)} (A, degrees), on which "
         f"{100 * found.indexed.explained:.0f} % of the spots lie; {found.searched} searched"
     ]
-    if found.superlattice is not None and shown:
+    over = found.superlattice
+    if over is not None and shown:
+        name, count = printable(shown[0].uid), over.satellites
         lines.append(
-            f"{found.superlattice.name} superlattice of {printable(shown[0].uid)}, "
-            f"{found.superlattice.satellites} weak spots"
+            f"spots between the rods of {name}: {count}; false, or of a {over.name} superlattice"
+            if over.may_be_false
+            else f"{over.name} superlattice of {name}, {count} weak spots"
         )
     if any(one.stacked for one in shown):
         lines.append(

@@ -19,6 +19,7 @@ from dd2d_jax.matching import readings
 from dd2d_jax.matching.found import Found
 from dd2d_jax.matching.retrieval import retrieve
 from dd2d_jax.networks.trained import Model
+from dd2d_jax.reports.conclusion import conclusion
 from dd2d_jax.util.errors import Notice, PatternError
 
 NEAR = {
@@ -152,6 +153,20 @@ def test_some_missing_and_spurious_spots_do_no_harm(library, model):
         found = retrieve(np.concatenate([rows, stray]), library, model)
         # Graphene and BN differ by less than the noise.
         assert found[0].uid in (("graphene", "BN") if name in ("graphene", "BN") else (name,))
+
+
+def test_a_false_spot_that_makes_a_multiple_of_the_cell_does_not_hide_the_crystal():
+    atoms = mx2("MoS2", "2H", 3.18, 3.13, vacuum=8)
+    lattice = np.asarray(dx.Crystal.from_ase(atoms).lattice, float)
+    pattern = simulated(atoms)
+    seen = np.asarray(pattern.intensity) > 2e-3 * np.asarray(pattern.intensity).max()
+    rows = np.c_[np.asarray(pattern.q), np.asarray(pattern.intensity)][seen]
+    dust = np.array([1 / 3, 1 / 3]) @ np.linalg.inv(lattice).T
+    found = retrieve(np.vstack([rows, [*dust, 0.03 * rows[:, 2].max()]]))
+    assert abs(np.linalg.det(found.indexed.lattice)) > 2.9 * abs(np.linalg.det(lattice))
+    assert found[0].formula == "MoS2" and found[0].probability > 0.9
+    assert found.superlattice.satellites == 1 and found.superlattice.may_be_false
+    assert "superlattice" not in conclusion(found)
 
 
 def test_a_wrong_scale_costs_less_where_a_larger_error_is_allowed(library, model):

@@ -78,6 +78,23 @@ def test_few_spots_and_false_ones_that_double_the_cell_do_not_hide_the_crystals_
     assert np.abs(np.array(areas) / area - 1).min() < 0.01
 
 
+def test_one_strong_false_spot_between_the_rods_does_not_hide_the_crystals_cell():
+    whole = pattern(None, 0)
+    area = 3.54**2 * np.sqrt(0.75)
+    basis = np.linalg.inv(np.array([[3.54, 0], [-1.77, 3.54 * np.sqrt(0.75)]])).T
+    q = np.concatenate([np.asarray(whole.q), [[0.5, 1.0]] @ basis])
+    intensity = np.append(np.asarray(whole.intensity), 0.4)
+    seen = dx.Pattern(
+        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
+        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
+    )  # fmt: skip
+    indexed = find(seen)
+    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * area, rel=0.01)
+    (one,) = superlattices(indexed)
+    assert abs(np.linalg.det(one.parent.lattice)) == pytest.approx(area, rel=0.01)
+    assert one.satellites == 1 and len(one.parent.q) == len(indexed.q) - 1
+
+
 def test_of_nested_parents_the_one_that_keeps_most_spots_is_weighed(monkeypatch):
     """Cells of its own strong spots tell strong and weak ones apart better."""
     crystal = pattern(MATRICES["3 x 3"], 0.01)
