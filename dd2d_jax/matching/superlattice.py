@@ -38,8 +38,8 @@ _WEAK, _BELOW = 0.25, 4.0
 # false spot or two make a multiple of the cell, which is then mostly empty.
 _FEWEST, _SEEN = 6, 0.5
 _MAIN, _FULLER = 0.5, 1.25
-# Up to this share of the spots may be strong and on none of the parent's rods: dust and hot pixels
-# may be so, too, and one of them makes a multiple of the cell.
+# One spot, or up to this share of the parent's, may be strong and on none of its rods: dust and hot
+# pixels may be so, too, and one of them makes a multiple of the cell.
 _FALSE = 0.1
 # So many spots between a crystal's own are called false as well as a superlattice's.
 _DUST = 3
@@ -158,7 +158,7 @@ def _are_weak(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     if count < _FEWEST or count == len(main):
         return False
     strong, weak = indexed.intensity[main], indexed.intensity[~main]
-    few = len(weak) <= _FALSE * len(main)
+    few = len(weak) <= max(1, _FALSE * len(strong))
     if not few and (weak.max() > _WEAK or weak.mean() * _BELOW > strong.mean()):
         return False
     if np.linalg.svd(indexed.q[main], compute_uv=False)[1] < 0.02:
