@@ -98,7 +98,7 @@ def superlattices(indexed: Indexed) -> list[Superlattice]:
 
 
 def mains(indexed: Indexed, matrices: np.ndarray) -> list[Superlattice]:
-    """Those of the cells `inv(matrix) @ lattice`, of any size, whose further spots are weak.
+    """Those of the cells `inv(matrix) @ lattice`, of any size, whose further spots are weak or few.
 
     Args:
         indexed: a pattern whose lattice was found.
@@ -107,7 +107,7 @@ def mains(indexed: Indexed, matrices: np.ndarray) -> list[Superlattice]:
     return [
         _superlattice(indexed, matrix)
         for matrix in matrices
-        if _are_weak(indexed, matrix, _on(indexed, matrix))
+        if _are_weak_or_few(indexed, matrix, _on(indexed, matrix))
     ]
 
 
@@ -149,10 +149,10 @@ def _superlattice(indexed: Indexed, matrix: np.ndarray) -> Superlattice:
 
 def _is_parent(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     parent = np.linalg.inv(matrix) @ indexed.lattice
-    return possible(parent) and _are_weak(indexed, matrix, main)
+    return possible(parent) and _are_weak_or_few(indexed, matrix, main)
 
 
-def _are_weak(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
+def _are_weak_or_few(indexed: Indexed, matrix: np.ndarray, main: np.ndarray) -> bool:
     """Whether spots that are not `main` (K,) are weak or few, and those that are fill the cell."""
     count = int(main.sum())
     if count < _FEWEST or count == len(main):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dd2d_jax.util.text import percent, printable
 
 if TYPE_CHECKING:
-    from dd2d_jax.matching.found import Candidate, Found
+    from dd2d_jax.matching.found import Found
 
 # From here on a candidate is called the answer; between the two, the likeliest of several.
 _SURE, _LIKELY = 0.9, 0.5
@@ -39,7 +39,7 @@ def conclusion(found: Found) -> str:
     if not found.candidates:
         return "No crystal of the library was compared with this pattern."
     first = found.candidates[0]
-    name, share = _name(first, found), f"{percent(first.probability)} %"
+    name, share = _name(found), f"{percent(first.probability)} %"
     none = f"{percent(found.none)} %"
     match verdict(first.probability, found.none):
         case "not compared":
@@ -63,7 +63,9 @@ def conclusion(found: Found) -> str:
     )
 
 
-def _name(candidate: Candidate, found: Found) -> str:
+def _name(found: Found) -> str:
+    """Of the first candidate."""
+    candidate = found.candidates[0]
     formula, uid = printable(candidate.formula), printable(candidate.uid)
     name = formula if formula == uid or not uid else f"{formula} ({uid})"
     if candidate.stacked:

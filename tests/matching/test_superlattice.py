@@ -18,6 +18,16 @@ MATRICES = {
     "3 x 3": [[3, 0], [0, 3]],
     "sqrt(13) x sqrt(13)": [[4, 1], [-1, 3]],
 }
+# Of TiSe2: the cell's area, angstrom^2, and its reciprocal vectors.
+AREA = 3.54**2 * np.sqrt(0.75)
+BASIS = np.linalg.inv(np.array([[3.54, 0], [-1.77, 3.54 * np.sqrt(0.75)]])).T
+
+
+def listed(q, intensity) -> dx.Pattern:
+    return dx.Pattern(
+        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
+        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
+    )  # fmt: skip
 
 
 def pattern(matrix, level, kind="1T") -> dx.Pattern:
@@ -35,10 +45,7 @@ def pattern(matrix, level, kind="1T") -> dx.Pattern:
         random = np.random.default_rng(3)
         weak = level * (0.5 + random.random(len(extra)))
         q, intensity = np.concatenate([q, extra]), np.concatenate([intensity, weak])
-    return dx.Pattern(
-        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
-        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
-    )  # fmt: skip
+    return listed(q, intensity)
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -63,35 +70,23 @@ def test_a_crystal_without_satellites_has_no_parent():
 def test_few_spots_and_false_ones_that_double_the_cell_do_not_hide_the_crystals_own():
     whole = pattern(None, 0)
     hk = np.array([[1, 0], [0, 3], [-2, 1]]) + [0.5, 0.0]
-    basis = np.linalg.inv(np.array([[3.54, 0], [-1.77, 3.54 * np.sqrt(0.75)]])).T
     strongest = np.argsort(-np.asarray(whole.intensity))[:14]
-    q = np.concatenate([np.asarray(whole.q)[strongest], hk @ basis])
+    q = np.concatenate([np.asarray(whole.q)[strongest], hk @ BASIS])
     intensity = np.append(np.asarray(whole.intensity)[strongest], [0.02, 0.015, 0.01])
-    few = dx.Pattern(
-        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
-        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
-    )  # fmt: skip
-    indexed = find(few)
-    area = 3.54**2 * np.sqrt(0.75)
-    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * area, rel=0.01)
+    indexed = find(listed(q, intensity))
+    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * AREA, rel=0.01)
     areas = [abs(np.linalg.det(one.parent.lattice)) for one in superlattices(indexed)]
-    assert np.abs(np.array(areas) / area - 1).min() < 0.01
+    assert np.abs(np.array(areas) / AREA - 1).min() < 0.01
 
 
 def test_one_strong_false_spot_between_the_rods_does_not_hide_the_crystals_cell():
     whole = pattern(None, 0)
-    area = 3.54**2 * np.sqrt(0.75)
-    basis = np.linalg.inv(np.array([[3.54, 0], [-1.77, 3.54 * np.sqrt(0.75)]])).T
-    q = np.concatenate([np.asarray(whole.q), [[0.5, 1.0]] @ basis])
+    q = np.concatenate([np.asarray(whole.q), [[0.5, 1.0]] @ BASIS])
     intensity = np.append(np.asarray(whole.intensity), 0.4)
-    seen = dx.Pattern(
-        jnp.asarray(q, jnp.float32), jnp.asarray(intensity, jnp.float32),
-        jnp.zeros(q.shape, jnp.int32), jnp.ones(len(q), bool),
-    )  # fmt: skip
-    indexed = find(seen)
-    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * area, rel=0.01)
+    indexed = find(listed(q, intensity))
+    assert abs(np.linalg.det(indexed.lattice)) == pytest.approx(2 * AREA, rel=0.01)
     (one,) = superlattices(indexed)
-    assert abs(np.linalg.det(one.parent.lattice)) == pytest.approx(area, rel=0.01)
+    assert abs(np.linalg.det(one.parent.lattice)) == pytest.approx(AREA, rel=0.01)
     assert one.satellites == 1 and len(one.parent.q) == len(indexed.q) - 1
 
 
@@ -103,11 +98,7 @@ def test_of_nested_parents_the_one_that_keeps_most_spots_is_weighed(monkeypatch)
     # False spots double the cell along one axis.
     places = indexed.hk[::5] + np.array([0.5, 0])
     more = places @ np.linalg.inv(indexed.lattice).T
-    seen = dx.Pattern(
-        jnp.asarray(np.concatenate([q, more]), jnp.float32),
-        jnp.asarray(np.append(intensity, np.full(len(more), 0.002)), jnp.float32),
-        jnp.zeros((len(q) + len(more), 2), jnp.int32), jnp.ones(len(q) + len(more), bool),
-    )  # fmt: skip
+    seen = listed(np.concatenate([q, more]), np.append(intensity, np.full(len(more), 0.002)))
     doubled = dataclasses.replace(find(seen), parent=None)
     area = abs(np.linalg.det(indexed.lattice))
     assert abs(np.linalg.det(doubled.lattice)) == pytest.approx(2 * area, rel=0.01)
