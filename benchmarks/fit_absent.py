@@ -67,6 +67,8 @@ LIMITS = {"r1": 0.57, "stretch": 5.0, "shear": 0.05}
 _FOLDS = 8
 # Layers of the thickest flake, atoms of the largest, and tilts that make up a bent one.
 LAYERS, LARGEST, BENDS = 20, 160, 4
+# Of the logarithm of intensities, from the centre to the farthest spot along either axis.
+GRADIENT = 0.4
 # That patterns are weighed with.
 SCALE_ERROR = 0.02
 
@@ -126,7 +128,7 @@ def patterns(
     for pattern in make_patterns(crystals, conditions, amount, seed):
         if kind == "few":
             pattern = _strongest(pattern, int(np.exp(random.uniform(*np.log([6, 25])))))
-        yield pattern if kind == "perfect" else _elliptic(pattern, random), None
+        yield pattern if kind == "perfect" else _by_camera(pattern, random), None
 
 
 def _strongest(pattern: dx.Pattern, count: int) -> dx.Pattern:
@@ -135,13 +137,19 @@ def _strongest(pattern: dx.Pattern, count: int) -> dx.Pattern:
     return dataclasses.replace(pattern, mask=mask)
 
 
-def _elliptic(pattern: dx.Pattern, random: np.random.Generator) -> dx.Pattern:
-    """The pattern of a camera that every second time is elliptic, by 0.5 to 6 %."""
+def _by_camera(pattern: dx.Pattern, random: np.random.Generator) -> dx.Pattern:
+    """The pattern of a camera that every second time is elliptic, by 0.5 to 6 %, and every second
+    time has a gradient across it.
+    """
     angle = random.uniform(0, np.pi)
     axis = np.array([np.cos(angle), np.sin(angle)])
     ratio = np.exp(random.uniform(*np.log([0.005, 0.06]))) * random.integers(2)
     stretch = np.eye(2) + ratio * (np.outer(axis, axis) - np.eye(2) / 2)
-    return dataclasses.replace(pattern, q=np.asarray(pattern.q) @ stretch)
+    q = np.asarray(pattern.q, float)
+    farthest = np.linalg.norm(q[np.asarray(pattern.mask)], axis=-1).max(initial=1e-6)
+    gradient = random.normal(0.0, GRADIENT, 2) * random.integers(2)
+    intensity = np.asarray(pattern.intensity) * np.exp(np.clip(q @ gradient / farthest, -3, 3))
+    return dataclasses.replace(pattern, q=q @ stretch, intensity=intensity)
 
 
 def _multislice(
@@ -203,7 +211,7 @@ def _seen(
     floor = 10 ** random.uniform(-4.0, -2.5) * intensity.max()
     seen = np.asarray(exact.mask) & (intensity > floor) & (random.random(len(intensity)) > 0.05)
     q = np.asarray(exact.q, float) * (1 + strain)
-    return _elliptic(dx.Pattern(q, intensity, np.asarray(exact.hk), seen), random)
+    return _by_camera(dx.Pattern(q, intensity, np.asarray(exact.hk), seen), random)
 
 
 def _collect(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:

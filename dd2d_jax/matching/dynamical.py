@@ -22,7 +22,7 @@ from dd2d_jax.data.crystal_set import CrystalSet
 from dd2d_jax.matching.evidence import Explained, explain
 from dd2d_jax.matching.hypotheses import Hypothesis
 from dd2d_jax.matching.layers import flakes
-from dd2d_jax.matching.rerank import Query, Way, Weighing, best_of, put
+from dd2d_jax.matching.rerank import Query, Way, Weighing, put
 from dd2d_jax.spots import (
     Conditions,
     Spots,
@@ -42,6 +42,8 @@ _MOST, _WITHIN = 80, 40.0
 # a tilt of 1 degree a thick layer of heavy atoms was 12 behind, and first. With one side up, those
 # this far below are not tried with the other: BiBrS, whose sides differ, was more than 30 behind.
 _CLOSE, _CLOSE_BELOW = 20.0, 40.0
+# Sides and senses this far below the best one's of a crystal are not tried tilted.
+_WORSE = 10.0
 # Crystals that are computed at once.
 _BATCH = 8
 # Least and largest B, angstrom^2, of the multislice: less needs a finer grid, and what more makes
@@ -120,7 +122,7 @@ def explain_dynamical(
     """How well n crystals explain a query by electrons that scatter more than once.
 
     All are tried with one side up, untilted, and with the other unless far behind; those that then
-    explain nearly as much as the best one at the tilt, too; last at the tilt that fits these best.
+    explain nearly as much as the best one at tilts, too.
 
     Args:
         crystals: n.
@@ -128,40 +130,44 @@ def explain_dynamical(
         conditions: electrons, q_max and B.
         hypotheses: what may differ.
         b: (n,) B beyond that of the conditions that fits each, angstrom^2.
-        lean: (n, 2) tilt that fits each, degrees.
+        lean: (n, 2) tilt that fits each where electrons scatter once, degrees.
 
     Returns:
         Log-probability (n,) and R1 (n,) in the way that explains most, and that way.
     """
 
-    def of(rows: np.ndarray, below: np.ndarray, lean: np.ndarray) -> _Tried:
-        """Of crystals `rows` in the better sense of the scattering vectors."""
+    def seen(rows: np.ndarray, below: np.ndarray, lean: np.ndarray) -> _Tried:
+        """Crystals `rows` in both senses of the scattering vectors."""
         turned = np.repeat([[False], [True]], len(rows), 1)
-        spots, few = jax.tree.map(lambda x: np.asarray(x)[rows], queries), crystals.take(rows)
+        spots = jax.tree.map(lambda x: np.asarray(x)[rows], queries)
         way = Way.single(below, turned, lean)
-        found = _explain(few, spots, conditions, hypotheses, b[rows], way)
+        found = _explain(crystals.take(rows), spots, conditions, hypotheses, b[rows], way)
         way = Way.single(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
-        return best_of(_Tried(found, way), found.value, 2)
+        return _Tried(found, way, np.tile(rows, 2))
 
-    count = len(crystals)
-    flat = np.zeros((count, 2))
-    first = of(np.arange(count), np.zeros(count, bool), flat)
-    some = np.flatnonzero(first.found.value > first.found.value.max() - _CLOSE_BELOW)
-    other = of(some, np.ones(len(some), bool), flat[some])
-    sides = _joined(jax.tree.map(lambda x: x[some], first), other)
-    first = put(first, some, best_of(sides, sides.found.value, 2))
-    near = np.flatnonzero(first.found.value > first.found.value.max() - _CLOSE)
-    # Seen from below the cut along a rod runs the other way.
+    def at_its_tilt(tried: _Tried) -> _Tried:
+        way = tried.way._replace(lean=tried.found.lean)
+        spots = jax.tree.map(lambda x: np.asarray(x)[tried.row], queries)
+        few = crystals.take(tried.row)
+        found = explain_in_way(few, spots, conditions, hypotheses, tried.found.b, way)
+        return _Tried(found, way, tried.row)
+
+    flat = np.zeros((len(crystals), 2))
+    up = seen(np.arange(len(crystals)), np.zeros(len(crystals), bool), flat)
+    some = up.within(_CLOSE_BELOW)
+    untilted = up.joined(seen(some, np.ones(len(some), bool), flat[some]))
+    # Tilts have several optima. That of kinematic intensities, the opposite one seen from below, is
+    # near to one of them; each side and sense has one of its own.
+    near = untilted.within(_CLOSE)
     below = np.repeat([False, True], len(near))
-    more = of(np.tile(near, 2), below, np.concatenate([lean[near], -lean[near]]))
-    every = _joined(jax.tree.map(lambda x: x[near], first), more)
-    its = best_of(every, every.found.value, 3)
-    way = its.way._replace(lean=its.found.lean)
-    spots = jax.tree.map(lambda x: np.asarray(x)[near], queries)
-    last = explain_in_way(crystals.take(near), spots, conditions, hypotheses, its.found.b, way)
-    both = _joined(its, _Tried(last, way))
-    best = put(first, near, best_of(both, both.found.value, 2))
-    return best.found.value, best.found.r1, best.way
+    tilted = seen(np.tile(near, 2), below, np.concatenate([lean[near], -lean[near]]))
+    tried = untilted.joined(tilted)
+    best, near = untilted.first().found.value, tried.within(_CLOSE)
+    ways = np.isin(untilted.row, near) & (untilted.found.value > best[untilted.row] - _WORSE)
+    tried = tried.joined(at_its_tilt(untilted.some(ways)))
+    near = tried.within(_CLOSE)
+    out = tried.joined(at_its_tilt(tried.first().some(near))).first()
+    return out.found.value, out.found.r1, out.way
 
 
 def explain_in_way(
@@ -218,14 +224,27 @@ def _less_exact(spots: Spots, layers: np.ndarray) -> Spots:
 
 
 class _Tried(NamedTuple):
-    """How n crystals explain a query, each in one way."""
+    """How crystals `row` (m,) of n explain a query, each in one way; every one is there."""
 
     found: Explained
     way: Way
+    row: np.ndarray
 
+    def some(self, rows: np.ndarray) -> _Tried:
+        return jax.tree.map(lambda x: x[rows], self)
 
-def _joined(*tried: _Tried) -> _Tried:
-    return jax.tree.map(lambda *x: np.concatenate(x), *tried)
+    def joined(self, *others: _Tried) -> _Tried:
+        return jax.tree.map(lambda *x: np.concatenate(x), self, *others)
+
+    def within(self, most: float) -> np.ndarray:
+        """Crystals that are not farther behind the best one."""
+        value = self.first().found.value
+        return np.flatnonzero(value > value.max() - most)
+
+    def first(self) -> _Tried:
+        """Each crystal once, as it explains most, in the first of equal ways."""
+        order = np.lexsort((-self.found.value, self.row))
+        return self.some(order[np.unique(self.row[order], return_index=True)[1]])
 
 
 def dynamical_squares(

@@ -70,6 +70,9 @@ _SPECIES = 4
 # fitted, too, and its range.
 _STEPS, _LONGEST = 3, (2.0, 1.5, 1.0, 0.3)
 _MORE_STEPS, _POWERS = 6, (0.15, 1.3)
+# Layers are tilted by this, degrees, as far as the tilt at which they are tried is concerned: the
+# hypotheses' own tilts are those that kinematic intensities may be off by, and hold it near to 0.
+_TILT = 1.5
 # The pull on the scale where nothing is to be seen.
 _WEAK = 1e-3
 
@@ -228,7 +231,8 @@ def _explain(
 
     def of(crystal, query, floor, stretch, shear, tilt, told, lean, bonds) -> Explained:
         q, shares = _shares(crystal, query, conditions, tilt + lean)
-        response = _response(q, shares, crystal, bonds)
+        seen = _seen(query)
+        response = _response(q, shares, crystal, bonds, seen.measured)
         # What bonds change of kinematic intensities they change of others in proportion.
         free = jnp.abs(jnp.sum(shares, -1)) ** 2
         bonded = jnp.where(free > FAINT * response.incoherent, response.coherent / free, 1.0)
@@ -278,12 +282,14 @@ class _Response(NamedTuple):
     """How intensities answer to what may differ, the same for all hypotheses; K = 2T spots.
 
     Attributes:
+        across: (K, 2) q in the plane, the farthest measured spot's length is 1.
         squared: (K,) |q|^2. coherent: (K,) |F|^2. incoherent: (K,) sum of |f|^2.
         slopes: (K, 2N + 2 + _SPECIES) d|F|^2 by each site's coordinates in the plane, 1/angstrom,
             by the two angles of tilt, 1/degree, and by each element's B, 1/angstrom^2.
         bonds: (K,) d|F|^2 by the share of the bonds' electrons; the others are at `bonds.EXPECTED`.
     """
 
+    across: jax.Array
     squared: jax.Array
     coherent: jax.Array
     incoherent: jax.Array
@@ -292,7 +298,11 @@ class _Response(NamedTuple):
 
 
 def _response(
-    q: jax.Array, shares: jax.Array, crystal: dx.Crystal, bonds: jax.Array
+    q: jax.Array,
+    shares: jax.Array,
+    crystal: dx.Crystal,
+    bonds: jax.Array,
+    measured: jax.Array,
 ) -> _Response:
     factor = jnp.sum(shares, -1) + EXPECTED * bonds
     squared = jnp.sum(q * q, -1)
@@ -311,7 +321,9 @@ def _response(
     slopes = jnp.concatenate([slope.reshape(len(q), -1), lean, softer], -1)
     incoherent = jnp.sum(jnp.abs(alone) ** 2, -1)
     charged = 2 * jnp.real(jnp.conj(factor) * bonds)
-    return _Response(squared, jnp.abs(factor) ** 2, incoherent, slopes, charged)
+    farthest = jnp.sqrt(jnp.max(jnp.where(measured, squared, 0.0)))
+    across = q[:, :2] / jnp.maximum(farthest, 1e-6)
+    return _Response(across, squared, jnp.abs(factor) ** 2, incoherent, slopes, charged)
 
 
 def _sites(crystal: dx.Crystal) -> jax.Array:
@@ -498,6 +510,7 @@ def _of_intensities(
     angles = slice(count - 2 - _SPECIES, count - _SPECIES)
     difference += m.gain * jnp.sum(response.slopes[:, angles] * lean, -1)
     difference = jnp.where(measured, difference, 0.0)
+    shaded = h.gradient * m.level[:, None] * response.across
     # Woodbury: the covariance is diagonal but for the columns gain * slopes * size, one for
     # each coordinate, tilt and element, and those of what is fitted. They are never made: the
     # slopes are those of all hypotheses, and a row's or column's factor is taken out of the
@@ -506,7 +519,7 @@ def _of_intensities(
         jnp.concatenate([x[:pairs], x[len(x) // 2 :][:pairs]])
         for x in (
             response.slopes, weight, m.gain,
-            jnp.concatenate([by[:, :1], by[:, 1:] * width, difference[:, None]], -1),
+            jnp.concatenate([by[:, :1], by[:, 1:] * width, shaded, difference[:, None]], -1),
         )
     )  # fmt: skip
     inner = _product(slopes * (weight * gain**2)[:, None], slopes) * size[:, None] * size
@@ -515,9 +528,12 @@ def _of_intensities(
     inner = jnp.block([[inner, side[:, :-1]], [side[:, :-1].T, corner[:-1, :-1]]])
     projected = jnp.concatenate([side[:, -1], corner[:-1, -1]])
     factor = jnp.linalg.cholesky(inner + jnp.eye(len(inner)))
-    reduced = jax.scipy.linalg.solve_triangular(factor, projected, lower=True)
-    chi_squared = corner[-1, -1] - jnp.sum(reduced**2)
-    mean = jax.scipy.linalg.solve_triangular(factor.T, reduced)
+    # Columns: the data, and the tilt's two, which tell its mean and covariance.
+    solved = jax.scipy.linalg.solve_triangular(
+        factor, jnp.c_[projected, jnp.eye(len(inner))[:, angles]], lower=True
+    )
+    chi_squared = corner[-1, -1] - jnp.sum(solved[:, 0] ** 2)
+    likeliest = h.tilt * _widened(solved[:-2], h.tilt / _TILT)
     log_determinant = jnp.sum(jnp.where(measured, jnp.log(m.variance), 0.0)) + 2 * jnp.sum(
         jnp.log(jnp.diagonal(factor))
     )
@@ -533,7 +549,21 @@ def _of_intensities(
     )
     value = log_seen + log_unseen - 0.5 * (chi_squared + log_determinant)
     power = fit[3] if len(fit) > 3 else jnp.ones(())
-    return value, r1, fit[1], power, fit[2], (size * mean[:count])[angles]
+    return value, r1, fit[1], power, fit[2], likeliest
+
+
+def _widened(solved: jax.Array, narrow: jax.Array) -> jax.Array:
+    """(2,) mean of two unknowns, their prior `narrow` times as wide as it should be.
+
+    `solved` (n, 3): the lower triangular solutions of the data and of the unknowns' unit columns,
+    in units of the prior. A gradient of the intensities, which would take half of a tilt, is
+    left out: its columns are the last, and what stands before does not depend on them.
+    """
+    both = _product(solved[:, 1:], solved)
+    mean, covariance = both[:, 0], both[:, 1:]
+    # The prior's part of the precision that is too much.
+    excess = jnp.clip(1 - narrow**2, 0.0, 1 - 1e-4)
+    return jnp.linalg.solve(jnp.eye(2) - excess * covariance, mean)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -45,8 +45,10 @@ _ALL = 512
 # or otherwise, and what was read there is stray light. Tilted flakes' differ by 30 at most.
 _HIDDEN = 100.0
 # Of a pattern of a structure of any kind: the errors of the logarithm of two mates' ratio, one as
-# likely as another, the probability that a spot is missed, and the range of strain and shears.
-_LIKENESS, _MISSING, _CELLS = (0.05, 0.1, 0.3, 0.6, 1.2), 0.25, 0.5
+# likely as another, with the gradients across the pattern as of `hypotheses.measured`; the
+# probability that a spot is missed, and the range of strain and shears.
+_LIKENESS, _GRADIENTS = (0.05, 0.1, 0.3, 0.6, 1.2), (0.2, 0.3, 0.3, 0.4, 0.6)
+_MISSING, _CELLS = 0.25, 0.5
 # The envelope falls no faster in q^2 than this, angstrom^2: form factors and a B of 20 together.
 _STEEPEST = 20.0
 # Log-density of any cell, without the factor that the crystals' lack.
@@ -308,8 +310,8 @@ def log_none(query: Query) -> float:
     value = (logs - np.log(envelope[seen]) - mean[seen] / envelope[seen]).sum()
     both = measured.all(-1)
     ratio = np.diff(np.log(spots.intensity[both] + SOFT), axis=-1)[:, 0]
-    likeness = np.array(_LIKENESS)[:, None]
-    mates = (-0.5 * (ratio / likeness) ** 2 - np.log(likeness)).sum(1)
+    across = 2 * spots.q[both] / np.sqrt(squared[seen].max())
+    mates = [_of_mates(ratio, across, *each) for each in zip(_LIKENESS, _GRADIENTS, strict=True)]
     value += np.logaddexp.reduce(mates) - np.log(len(mates))
     floor = spots.intensity[measured].min()
     below = 1 - np.exp(-floor / envelope[expected])
@@ -319,3 +321,15 @@ def log_none(query: Query) -> float:
     # Half a Gaussian's log for each spot is left out of `log_evidence`, too.
     value += 0.5 * measured.sum() * np.log(2 * np.pi)
     return float(value + LOG_ANY_CELL)
+
+
+def _of_mates(ratio: np.ndarray, across: np.ndarray, error: float, gradient: float) -> float:
+    """Log-density of ratios (n,) that have an error each and grow along `across` (n, 2) together.
+
+    Half a Gaussian's log for each is left out.
+    """
+    columns, rest = gradient / error * across, ratio / error
+    inner = np.eye(2) + columns.T @ columns
+    along = columns.T @ rest
+    square = rest @ rest - along @ np.linalg.solve(inner, along)
+    return float(-0.5 * (square + np.log(np.linalg.det(inner))) - len(ratio) * np.log(error))

@@ -101,15 +101,19 @@ def test_a_crystal_explains_its_own_multislice_whatever_its_side_and_hand(heavy,
     assert explain_in_way(*told, way).value[0] > explain_in_way(*told, other).value[0] + 10
 
 
-def test_the_tilt_of_a_layer_is_found_with_it(heavy):
-    tilted = pattern(heavy, 0, 0.9, tilt=(1.0, -0.7), below=True)
-    query = jax.tree.map(lambda x: x[None], tilted)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("tilt", [(1.0, -0.7), (-0.4, 1.2), (1.5, 0.4)])
+def test_the_tilt_of_a_layer_is_found_whatever_its_side_and_hand(heavy, tilt, turned):
     one, kinds = heavy.take([0]), measured()
-    kinematic = explain(one, query, CONDITIONS, kinds)
-    assert kinematic.r1[0] > 0.05
-    value, r1, way = explain_dynamical(one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean)
-    assert r1[0] < 0.016
-    assert value[0] > kinematic.value[0] + 10
+    for below in (False, True):
+        tilted = pattern(heavy, 0, 0.9, tilt=tilt, below=below, turned=turned)
+        query = jax.tree.map(lambda x: x[None], tilted)
+        kinematic = explain(one, query, CONDITIONS, kinds)
+        assert kinematic.r1[0] > 0.05
+        told = one, query, CONDITIONS, kinds, kinematic.b, kinematic.lean
+        value, r1, _ = explain_dynamical(*told)
+        assert r1[0] < 0.025
+        assert value[0] > kinematic.value[0] + 30
 
 
 def test_a_layer_is_tried_at_its_tilt_though_it_is_far_behind_untilted(heavy):

@@ -239,6 +239,57 @@ def test_a_pattern_of_any_b_is_its_crystals(library):
             assert found.r1[i] < 0.1
 
 
+def graded(query: Spots, gradient: tuple[float, float]) -> Spots:
+    """The query, its intensities growing across the pattern to exp(gradient) at the farthest."""
+    q = np.stack([query.q, -query.q], 1)
+    farthest = np.linalg.norm(query.q[query.measured.any(1)], axis=-1).max()
+    intensity = query.intensity * np.exp(q @ gradient / farthest)
+    return dataclasses.replace(query, intensity=(intensity / intensity.max()).astype(np.float32))
+
+
+def test_a_pattern_with_a_gradient_is_its_crystals(library):
+    none = [dataclasses.replace(h, gradient=0.0) for h in measured()]
+    for i, query in enumerate(at_b(library.take(range(6)), 0.5)):
+        across = graded(query, (1.0, -0.6))
+        found = log_evidence(library, across, CONDITIONS, measured())
+        assert found.argmax() == i
+        assert log_evidence(library.take([i]), across, CONDITIONS, none)[0] < found[i] - 20
+
+
+def test_a_gradient_is_integrated_out(library):
+    """The same as a sum over many, each weighed with its prior."""
+    one = library.take([4])
+    (query,) = at_b(one, 0.5)
+    loose = dataclasses.replace(STRAINED, gradient=0.3)
+    grid = np.linspace(-1.0, 1.0, 41)
+    each = np.array(
+        [
+            log_evidence(one, graded(query, (0.4 - x, -y)), CONDITIONS, [STRAINED])[0]
+            for x in grid
+            for y in grid
+        ]
+    ).reshape(41, 41)
+    prior = -0.5 * (grid / 0.3) ** 2 - np.log(0.3 * np.sqrt(2 * np.pi)) + np.log(grid[1] - grid[0])
+    found = log_evidence(one, graded(query, (0.4, 0.0)), CONDITIONS, [loose])[0]
+    assert found == pytest.approx(logsumexp(each + prior[:, None] + prior), abs=0.5)
+
+
+def test_the_tilt_is_found_however_narrow_the_hypothesis_has_it(library):
+    """By kinematic intensities of thick layers, a gradient across the pattern or not."""
+    tall = dataclasses.replace(library, positions=library.positions * np.float32([1, 1, 3]))
+    (query,) = at_b(tall.take([2]), 0.5)
+    tilt = (0.3, -0.2)
+    pattern = dx.simulate(
+        tall.crystal[2], CONDITIONS.radiation, 2.0, CONDITIONS.b_iso, tilt,
+        np.concatenate([query.hk, -query.hk]),
+    )  # fmt: skip
+    intensity = np.asarray(pattern.intensity).reshape(2, -1).T
+    tilted = dataclasses.replace(query, intensity=intensity / intensity.max())
+    for h in measured()[:3]:
+        found = evidence.explain(tall.take([2]), tilted, CONDITIONS, [h])
+        np.testing.assert_allclose(found.lean[0], tilt, atol=0.06)
+
+
 def test_elements_may_have_a_b_of_their_own(library):
     one = library.take([4])
     symbols = [chemical_symbols[z] for z in set(one.numbers[0][one.numbers[0] > 0].tolist())]

@@ -94,6 +94,23 @@ def test_no_crystal_is_less_probable_than_the_true_and_more_than_a_foreign_one(
         assert foreign < weighed[i][i]
 
 
+def test_a_gradient_across_a_pattern_hardly_speaks_against_a_structure_of_any_kind(library):
+    spots = jax.tree.map(
+        lambda x: np.asarray(x[0]), make_queries(library.take([0]), CONDITIONS, LEVELS["clean"], 0)
+    )
+    farthest = np.linalg.norm(spots.q, axis=-1).max()
+    random = np.random.default_rng(3)
+
+    def of(change: np.ndarray) -> float:
+        """Without a structure, of the spots whose mates' intensities differ so (T,)."""
+        apart = np.exp(0.5 * np.stack([change, -change], -1)).astype(np.float32)
+        return log_none(Query.known(dataclasses.replace(spots, intensity=spots.intensity * apart)))
+
+    along = 2 * spots.q @ (0.5, -0.3) / farthest
+    assert of(0 * along) - of(along) < 10
+    assert of(along) > of(random.permutation(along)) + 20
+
+
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_spots_of_one_ring_have_an_envelope_whatever_their_order(queries, order):
     """Their |q| differ by the errors of a measurement: no slope in q^2 follows from them."""
