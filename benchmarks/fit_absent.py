@@ -4,9 +4,10 @@
 
 Patterns are made of crystals of the training part (random split, seed 0) of the source, as a
 microscope gives them (levels measured and microscope), nearly perfect ones, such of multiple
-scattering, of few spots and of thick flakes. Each is weighed once; left out, its crystal and that
-crystal's twins are taken from the list of what was weighed. `--write` stores weights and limits in
-dd2d_jax/matching/absent.json.
+scattering, of few spots and of thick flakes; every second of them, but for the nearly perfect ones,
+is elliptic, and every second has a gradient across it. Each is weighed once; left out, its crystal
+and that crystal's twins are taken from the list of what was weighed. `--write` stores weights and
+limits in dd2d_jax/matching/absent.json.
 Each eighth of the queries is checked with weights fitted to the others, then all are fitted;
 with `--stored` all are checked with the weights that are stored, and nothing is fitted.
 """
