@@ -10,7 +10,8 @@ them, in a way that only the true crystal explains.
 
 What is beyond first order counts as an error of each spot, of variance (1 - exp(-w))^2 (sum_j
 |f_j|^2)^2 / 2; the factor was not fitted. The scale is the one that fits best, with an error of
-1 in its logarithm. A small tilt is integrated out as the displacements are.
+1 in its logarithm. A small tilt is integrated out as the displacements are, and so is a gradient of
+the intensities across the pattern.
 
 Light atoms' bonds hold electrons that free atoms do not have there (`diffraction.bonds`): measured
 patterns show them, simulated ones mostly do not. Their share is integrated out about one half.
@@ -86,7 +87,7 @@ class Explained(NamedTuple):
         b: (n,) the B that was fitted, beyond that of the conditions, angstrom^2.
         power: (n,) of counts that the intensities are.
         bonds: (n,) the share of the electrons in bonds that fits, one half without bonds.
-        lean: (n, 2) the tilt that is likeliest under the best hypothesis, degrees.
+        lean: (n, 2) the tilt that fits under the best hypothesis, degrees, were it N(0, `_TILT`).
         stretch, shear: (n,) strain from the crystal's cell to the query's.
         cell: (n, H) log-probability of the cell under each of H hypotheses.
         intensities: (n, H) of the intensities, whatever the temperature.
