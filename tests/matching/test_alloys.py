@@ -83,7 +83,7 @@ def test_what_is_weighed_is_the_structure_factor_with_occupancies(crystals):
     crystal = one.crystal[0]
     q, shares = evidence._shares(crystal, query, CONDITIONS, np.zeros(2))
     wanted = np.abs(dx.structure_factor(crystal, q, BEAM, b_iso=0.5)) ** 2
-    response = evidence._response(q, shares, crystal, np.zeros(len(q)))
+    response = evidence._response(q, shares, crystal, np.zeros(len(q)), np.ones(len(q), bool))
     np.testing.assert_allclose(response.coherent, wanted, rtol=1e-4, atol=1e-3)
     b = np.full(len(one.numbers[0]), 0.5, np.float32)
     answer = respond(crystal.numbers, crystal.positions, b, q, BEAM, crystal.occupancy)
