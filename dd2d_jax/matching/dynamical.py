@@ -136,20 +136,20 @@ def explain_dynamical(
         Log-probability (n,) and R1 (n,) in the way that explains most, and that way.
     """
 
+    def of(rows: np.ndarray) -> tuple[CrystalSet, Spots]:
+        return crystals.take(rows), jax.tree.map(lambda x: np.asarray(x)[rows], queries)
+
     def seen(rows: np.ndarray, below: np.ndarray, lean: np.ndarray) -> _Tried:
         """Crystals `rows` in both senses of the scattering vectors."""
         turned = np.repeat([[False], [True]], len(rows), 1)
-        spots = jax.tree.map(lambda x: np.asarray(x)[rows], queries)
         way = Way.single(below, turned, lean)
-        found = _explain(crystals.take(rows), spots, conditions, hypotheses, b[rows], way)
+        found = _explain(*of(rows), conditions, hypotheses, b[rows], way)
         way = Way.single(np.tile(below, 2), turned.ravel(), np.tile(lean, (2, 1)))
         return _Tried(found, way, np.tile(rows, 2))
 
     def at_its_tilt(tried: _Tried) -> _Tried:
         way = tried.way._replace(lean=tried.found.lean)
-        spots = jax.tree.map(lambda x: np.asarray(x)[tried.row], queries)
-        few = crystals.take(tried.row)
-        found = explain_in_way(few, spots, conditions, hypotheses, tried.found.b, way)
+        found = explain_in_way(*of(tried.row), conditions, hypotheses, tried.found.b, way)
         return _Tried(found, way, tried.row)
 
     flat = np.zeros((len(crystals), 2))

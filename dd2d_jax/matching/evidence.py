@@ -252,7 +252,7 @@ def _explain(
                 jnp.log1p(-h.often) - 0.5 * (shear / h.shear) ** 2 - 2 * jnp.log(h.shear),
                 jnp.log(h.often) - 0.5 * (shear / wide) ** 2 - 2 * jnp.log(wide),
             )
-            return cell, *_of_intensities(response, query, floor, h, lean, pairs)
+            return cell, *_of_intensities(response, seen, floor, h, lean, pairs)
 
         cell, intensities, r1, b, power, share, leans = jax.vmap(under)(hypotheses)
         each = cell + intensities / hypotheses.temperature
@@ -484,7 +484,7 @@ def _solved(square: jax.Array, side: jax.Array) -> jax.Array:
 
 def _of_intensities(
     response: _Response,
-    query: Spots,
+    seen: _Seen,
     floor: jax.Array,
     h: Hypothesis,
     lean: jax.Array,
@@ -496,7 +496,6 @@ def _of_intensities(
     (2,) that is likeliest.
     `lean` (2,): the tilt that `response` was computed at. `pairs`: those behind have no spot.
     """
-    seen = _seen(query)
     observed, measured = seen.observed, seen.measured
     count = response.slopes.shape[1]
     size = _sizes(h, count)

@@ -275,7 +275,7 @@ def test_a_gradient_is_integrated_out(library):
 
 
 def test_the_tilt_is_found_however_narrow_the_hypothesis_has_it(library):
-    """By kinematic intensities of thick layers, a gradient across the pattern or not."""
+    """By kinematic intensities of a thick layer, though a gradient may take some of them."""
     tall = dataclasses.replace(library, positions=library.positions * np.float32([1, 1, 3]))
     (query,) = at_b(tall.take([2]), 0.5)
     tilt = (0.3, -0.2)
