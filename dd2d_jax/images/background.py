@@ -21,6 +21,9 @@ WIDER = 2.5
 _COUNTS = 10.0
 # A stop is darker than its surroundings by so many standard deviations, and by this share.
 _DARK, _DARKER = 20.0, 0.4
+# Without a halo nothing shows a stop: where the level is so small a share of what is bright, it is
+# what spots leave between them.
+_DUST = 1e-4
 # The power of the radius with which a beam's flank falls at least.
 _STEEP = 3.5
 # Scatter is taken over squares of so many widths of a spot.
@@ -373,9 +376,10 @@ def stopped(
         spread = np.maximum(spread, passed(width) * np.sqrt(np.maximum(level, 0) * gain))
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
     slope = np.hypot(*np.gradient(level))
-    level = level - np.quantile(image[measured], 0.001)
+    floor, top = np.quantile(image[measured], (0.001, 0.999))
+    level = level - floor
     dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
-    dark &= level > 0
+    dark &= level > _DUST * (top - floor)
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
     # At the radii of its disc hardly anything is bright.

@@ -420,6 +420,31 @@ def test_spots_that_crowd_a_ring_in_an_image_without_background_are_all_found():
     assert len(found.position) == len(places) and distance.max() < 0.5
 
 
+@pytest.mark.parametrize("top", [None, 255])
+@pytest.mark.parametrize(
+    "symbols, sizes",
+    [("MoS2", (3.18, 3.18, 120)), ("PbI2", (4.56, 4.56, 120)), ("SnSe", (4.15, 4.45, 90))],
+)
+def test_every_ring_of_an_ideal_image_is_found(symbols, sizes, top):
+    """The innermost, too, though all around the centre there is nothing but spots' tails."""
+    rows, columns = np.indices((512, 512)).astype(float)
+    a, b, gamma = sizes
+    spacing = 1 / np.array([a, b]) / np.sin(np.deg2rad(gamma))
+    hk = np.stack(np.meshgrid(*[np.arange(-9, 10)] * 2), -1).reshape(-1, 2)
+    angle = np.deg2rad([10.0, 10.0 + 180.0 - gamma])
+    q = hk @ (spacing[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1))
+    length = np.linalg.norm(q, axis=1)
+    q, length = q[(length > 0) & (length < 1.3)], length[(length > 0) & (length < 1.3)]
+    places = 255.5 + q * [1, -1] / 0.006
+    image = np.zeros((512, 512))
+    for (x, y), far in zip(places, length, strict=True):
+        image += np.exp(-far / 0.4 - ((columns - x) ** 2 + (rows - y) ** 2) / 8)
+    if top:
+        image = np.rint(top * image / image.max()).astype(np.uint8)
+    distance, _ = cKDTree(find_spots(image).position).query(places)
+    assert distance.max() < 0.5, f"{symbols}: spots at {length[distance > 0.5]} were missed"
+
+
 def test_few_electrons_give_no_spots_where_there_are_none(mos2):
     pattern = dataclasses.replace(mos2, hk=jnp.zeros(mos2.q.shape, int))
     expected = dx.render(pattern, (512, 512), SCALE, fwhm=0.02)
