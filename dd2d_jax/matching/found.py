@@ -59,7 +59,7 @@ class Candidate:
         shear: the same, its shear.
         entries: uids of this structure in the library, the likeliest first.
         superlattice: such as "3 x 3", where the pattern is of this crystal with a weak
-            superlattice; "" else.
+            superlattice; "" else, and where its spots are so few that they may be false.
         stacked: whether it is read as a stack of its layers, so shifted against each other that
             only some rods of its cell show spots, see `dd2d_jax.matching.stacks`.
         tilt: (2,) degrees about x and y of the pattern, as in `dx.simulate`, where it is read as

@@ -233,6 +233,10 @@ def _search(indexed: Sequence[indexed.Indexed], asked: _Asked) -> Found:
     candidates = _in_all_readings(candidates)
     named = candidates[0].superlattice if candidates else ""
     shown = next((one for one in above if one.name == named), None)
+    told = {one.name for one in above if not one.may_be_false}
+    candidates = [
+        c if c.superlattice in told else dataclasses.replace(c, superlattice="") for c in candidates
+    ]
     # Those of the readings that were left behind come last.
     sets = [weighed.crystals for _, weighed, _ in readings]
     sets += [one.once.short.crystals for one in views if one.once is not None]

@@ -74,7 +74,5 @@ def _name(found: Found) -> str:
         return f"{name}, as a flake of about {candidate.flake.layers} layers"
     if candidate.leans:
         return f"{name} tilted by {candidate.leans:.0f} degrees"
-    if found.superlattice is not None and found.superlattice.may_be_false:
-        return name  # a false spot is nothing of the crystal's
     over = candidate.superlattice
     return f"{name} with a weak {over} superlattice" if over else name
