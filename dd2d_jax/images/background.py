@@ -26,6 +26,8 @@ _DARK, _DARKER = 20.0, 0.4
 _DUST = 1e-4
 # The power of the radius with which a beam's flank falls at least.
 _STEEP = 3.5
+# Where opposite places differ by so much less than the scatter at like radius, this is of spots.
+_ALIKE = 0.5
 # Scatter is taken over squares of so many widths of a spot.
 _SQUARE = 16
 # Where so many standard deviations are exceeded, there is a spot and not noise; a bright one
@@ -93,7 +95,7 @@ def estimate(
     level: np.ndarray,
     measured: np.ndarray,
     width: float,
-    radius: np.ndarray | None,
+    centre: np.ndarray | None,
     gain: float | None,
 ) -> Background:
     """Background and noise of an image, from what is no spot in it.
@@ -103,9 +105,10 @@ def estimate(
         level: (H, W) a first background, from `level_of` or `level_anywhere`.
         measured: (H, W) pixels to be used.
         width: of the filter, pixels.
-        radius: (H, W) distance from the centre, pixels; None before it is known.
+        centre: (2,) column and row; None before it is known.
         gain: of an image of few counts; None finds it where the noise grows with the level.
     """
+    radius = None if centre is None else distance(image.shape, centre)
     share = passed(width)
     residual = np.where(measured, image - level, 0.0)
     if gain:
@@ -122,6 +125,8 @@ def estimate(
         some = spread > 1e-7 * np.ptp(filtered)
         least = max(_LEAST * np.median(spread[some]) if some.any() else 0.0, 1e-12)
         above = filtered / np.maximum(spread, least)
+        if centre is not None and not last:
+            above = np.maximum(above, _paired(filtered, used, width, centre, spread))
         # Of what is bright the wings reach farther.
         used = measured & ~grown(above > _SPOT, 2 * width) & ~grown(above > _BRIGHT, 4 * width)
     variance = (np.maximum(spread, least) / share) ** 2
@@ -132,6 +137,29 @@ def estimate(
         return Background(level, variance, 0.0)
     skew = _skew(filtered, used, width, radius)
     return Background(level, variance, _gain(level[used], variance[used]), False, skew)
+
+
+def distance(shape: tuple[int, ...], centre: np.ndarray) -> np.ndarray:
+    """(H, W) from a column and row, pixels."""
+    rows, columns = np.indices(shape)
+    return np.hypot(columns - centre[0], rows - centre[1])
+
+
+def _paired(
+    filtered: np.ndarray, used: np.ndarray, width: float, centre: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """(H, W) standard deviations of what differs between opposite places, by which both stand out.
+
+    Spots that crowd a ring are most of its `spread`; as they come in pairs, they are none of this.
+    0 where it is not much less.
+    """
+    there = {"matrix": [-1, -1], "offset": 2 * centre[::-1], "output_shape": used.shape}
+    both = used & ndimage.affine_transform(used, **there, order=0, cval=False)
+    mirrored = ndimage.affine_transform(filtered, **there, order=1)
+    radius = distance(used.shape, centre)
+    odd = _scatter((filtered - mirrored) / np.sqrt(2), both, width, radius, False)
+    alike = both & (odd < _ALIKE * spread)
+    return np.where(alike, np.minimum(filtered, mirrored) / np.maximum(odd, 1e-300), 0.0)
 
 
 def _quantised(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -376,10 +404,10 @@ def stopped(
         spread = np.maximum(spread, passed(width) * np.sqrt(np.maximum(level, 0) * gain))
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
     slope = np.hypot(*np.gradient(level))
-    floor, top = np.quantile(image[measured], (0.001, 0.999))
+    floor, top, last = np.quantile(image[measured], (0.001, 0.999, 1))
     level = level - floor
     dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
-    dark &= level > _DUST * (top - floor)
+    dark &= level > _DUST * (top - floor) + 1e-7 * (last - floor)
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
     # At the radii of its disc hardly anything is bright.

@@ -39,6 +39,8 @@ _BRIGHTEST, _PAIRED_BRIGHTEST = (40, 20, 12), 0.7
 # other: they are searched with finer pixels, too. That is kept if so many times as many spots, and
 # so many more, have one opposite.
 _FEW, _NARROW, _BETTER = 300, 0.6, (1.3, 5.0)
+# Where more of its spots are saturated, a narrow filter sees several in each.
+_CLIPPED = 0.5
 # Mates are opposite but for this share of the distance from the centre: distortions of the camera
 # grow with it. Those of single bright pixels, which are many, are to be closer.
 _DISTORTED, _EXACT = 0.03, 0.01
@@ -163,15 +165,16 @@ def find_spots(
             found += _with_narrow(before, hot, first, centre, width, *options)
         share, more = _BETTER
         better = share * max(map(_symmetry, found), default=0.0) + more
-        others = [(one, wide, better) for one, wide in finer]
+        others = [(one, wide, better, _CLIPPED) for one, wide in finer]
         if width is None and (radius := discs.radius(pixels)):
             wide = discs.PEAK * radius * pixels.factor
             # A photograph has round spots of light, too.
-            others.append((discs.summed(pixels, radius), wide, _MATED))
-        for one, wide, least in others:
+            others.append((discs.summed(pixels, radius), wide, _MATED, 1.0))
+        for one, wide, least, most in others:
             with contextlib.suppress(PatternError):
                 new = _found(one, centre, wide, *options)
-                found += [new] * (_symmetry(new) > least)
+                if _symmetry(new) > least and new.saturated.mean() <= most:
+                    found.append(new)
         if found and pixels.negative:
             break
     if not found:
@@ -423,8 +426,7 @@ def _surroundings(
 ) -> tuple[Background, np.ndarray, float]:
     """Background and noise about a centre, the pixels that no stop hides, and the beam's radius."""
     image, measured = pixels.image, pixels.measured
-    rows, columns = np.indices(image.shape)
-    radius = np.hypot(columns - centre[0], rows - centre[1])
+    radius = background.distance(image.shape, centre)
     level = background.level_of(image, measured, radius, pixels.gain)
     beam = background.beam_radius(level, radius)
     if beam_stop:
@@ -432,7 +434,7 @@ def _surroundings(
         if hidden.any():
             measured = measured & ~hidden
             level = background.level_of(image, measured, radius, pixels.gain)
-    under = background.estimate(image, level, measured, width, radius, pixels.gain)
+    under = background.estimate(image, level, measured, width, centre, pixels.gain)
     return under, measured, beam
 
 

@@ -445,6 +445,38 @@ def test_every_ring_of_an_ideal_image_is_found(symbols, sizes, top):
     assert distance.max() < 0.5, f"{symbols}: spots at {length[distance > 0.5]} were missed"
 
 
+@pytest.mark.parametrize("noise", [False, True])
+def test_wide_spots_that_crowd_all_rings_are_found_though_they_are_their_scatter(noise):
+    rows, columns = np.indices((512, 512)).astype(float)
+    hk = np.stack(np.meshgrid(*[np.arange(-8, 9)] * 2), -1).reshape(-1, 2)
+    hk = hk[(hk != 0).any(1)]
+    q = hk @ (29.0 * np.array([[0.5, np.sqrt(0.75)], [-0.5, np.sqrt(0.75)]]))
+    q = q[np.linalg.norm(q, axis=1) < 235]
+    # Rings of one strength: what differs at like radius is spots alone.
+    ring, number = np.unique(np.rint(np.linalg.norm(q, axis=1)), return_inverse=True)
+    strength = 0.03 ** np.random.default_rng(3).random(len(ring))[number]
+    image = np.zeros((512, 512))
+    for (x, y), height in zip(255.5 + q, strength, strict=True):
+        image += height * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 3.4**2))
+    if noise:
+        image = np.random.default_rng(0).poisson(5000 * image + 2).astype(float)
+    found = find_spots(image).position
+    distance, _ = cKDTree(found).query(255.5 + q)
+    assert distance.max() < 0.7, f"{(distance > 0.7).sum()} of {len(q)} were missed"
+    assert cKDTree(255.5 + q).query(found)[0].max() < 1
+
+
+def test_single_bright_pixels_on_nothing_are_spots():
+    image = np.zeros((512, 512))
+    q = np.stack(np.meshgrid(*[np.arange(-5, 6)] * 2), -1).reshape(-1, 2) * [46, 37]
+    q = q[(q != 0).any(1)]
+    image[tuple(256 + q.T)] = np.random.default_rng(1).random(len(q)) + 0.1
+    image[tuple(256 - q.T)] = image[tuple(256 + q.T)]
+    found = find_spots(image).position
+    distance, _ = cKDTree(found[:, ::-1]).query(256 + q)
+    assert distance.max() < 0.5 and len(found) == len(q)
+
+
 def test_few_electrons_give_no_spots_where_there_are_none(mos2):
     pattern = dataclasses.replace(mos2, hk=jnp.zeros(mos2.q.shape, int))
     expected = dx.render(pattern, (512, 512), SCALE, fwhm=0.02)

@@ -70,7 +70,7 @@ def test_a_superlattice_is_found_by_spots_of_which_hardly_one_is_significant(wea
     pixels = image(weak, halves=halves)
     alone = find_spots(pixels)
     index = (alone.position - alone.centre) @ np.linalg.inv(BASIS)
-    assert (np.abs(index - np.rint(index)).max(1) > 0.3).sum() <= 2
+    assert (np.abs(index - np.rint(index)).max(1) > 0.3).sum() <= 3
     assert cell(pixels) == pytest.approx(2, rel=0.01)
 
 
