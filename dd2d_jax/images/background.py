@@ -349,7 +349,8 @@ def _gain(level: np.ndarray, variance: np.ndarray) -> float:
     if x[-1] <= 0:
         return 0.0
     if x[-1] > 2 * max(np.median(x), 0):
-        return max(float(stats.theilslopes(y, x).slope), 0.0)
+        with np.errstate(invalid="ignore"):  # of its uncertainty, which is not used
+            return max(float(stats.theilslopes(y, x).slope), 0.0)
     return float(np.median(y) / x[-1])
 
 
@@ -426,7 +427,7 @@ def disc_radius(level: np.ndarray, variance: np.ndarray, radius: np.ndarray) -> 
     r, (profile, spread) = _inner_profiles(radius, level, np.sqrt(variance))
     peak = int(profile.argmax())
     inside = profile[: peak + 1].min()
-    if inside > _DARKER * profile[peak] or profile[peak] - inside < 3 * spread[peak]:
+    if inside > _DARKER * profile[peak] or profile[peak] - inside <= 3 * spread[peak]:
         return 0.0
     return float(r[np.flatnonzero(profile[: peak + 1] < (inside + profile[peak]) / 2)[-1]])
 

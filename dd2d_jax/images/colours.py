@@ -47,23 +47,30 @@ def grey(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     coloured = spread > _COLOURED
     if not coloured.any():
         return mean, ""
+    name, place = _on_map(pixels * (255 / top), coloured)
+    if name:
+        return place, f"the image is in false colours: numbers were read from the colour map {name}"
     if coloured.mean() < _MARKS:
         marks = ndimage.binary_dilation(coloured, iterations=_EDGE)
         return np.where(marks, np.nan, mean), "coloured marks on the image were left out"
-    name, place = _on_map(pixels * (255 / top))
-    if not name:
-        return mean, "the image is in colour: the mean of red, green and blue was taken"
-    return place, f"the image is in false colours: numbers were read from the colour map {name}"
+    return mean, "the image is in colour: the mean of red, green and blue was taken"
 
 
-def _on_map(pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    """The map that a picture's colours (H, W, 3) lie on and their places there; "" for none."""
+def _on_map(pixels: np.ndarray, coloured: np.ndarray) -> tuple[str, np.ndarray]:
+    """The map that a picture's colours (H, W, 3) lie on and their places there; "" for none.
+
+    Both those that are `coloured` (H, W) and those that are not black: most of a picture may be.
+    """
     flat = pixels.reshape(-1, 3)
-    some = np.random.default_rng(0).permutation(len(flat))[:_SAMPLE]
+    random = np.random.default_rng(0)
+    samples = [
+        flat[random.permutation(np.flatnonzero(some))[:_SAMPLE]]
+        for some in (coloured, pixels.max(-1) > _COLOURED)
+    ]
     best, share = "", _OTHER
     for name in _MAPS:
-        away, _ = cKDTree(_line(name)).query(flat[some])
-        far = float((away > _NEAR).mean())
+        line = cKDTree(_line(name))
+        far = max(float((line.query(one)[0] > _NEAR).mean()) for one in samples)
         if far < share:
             best, share = name, far
     if not best:

@@ -17,6 +17,7 @@ from dd2d_jax.images import frames
 from dd2d_jax.images.colours import grey
 from dd2d_jax.images.image import HIGHEST_ENERGY, Image, check_pixels
 from dd2d_jax.images.microscopy import MICROSCOPY, read_microscopy
+from dd2d_jax.images.page import around
 from dd2d_jax.images.tiff import read_tiff
 from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
@@ -51,11 +52,12 @@ def read_image(path: str | Path) -> Image:
         raise PatternError(f"{path}: cannot be read as an image ({first_line(error)})") from error
     pixels = image.pixels
     notes = image.notes
-    if pixels.ndim == 3 and pixels.shape[2] == 2:
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]  # how opaque they are
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    elif pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-        pixels, note = grey(pixels[..., :3])
-        notes = (*notes, f"{path}: {note}") if note else notes
+    pixels, more = _of_figure(pixels)
+    notes = (*notes, *(f"{path}: {note}" for note in more))
     if pixels.ndim != 2:
         raise PatternError(f"{path}: an image of shape {pixels.shape}; one single image is needed")
     energy = _sound(image.energy)
@@ -70,6 +72,24 @@ def read_image(path: str | Path) -> Image:
         notes=notes,
         angle=_sound(image.angle),
     )
+
+
+def _of_figure(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Levels of grey or of false colours, NaN around the picture of a figure, and what was done."""
+    colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    if not colour and (pixels.ndim != 2 or pixels.dtype != np.uint8):
+        return pixels, []
+    picture, notes = ..., []
+    if pixels.dtype == np.uint8 and (outside := around(pixels)).any():
+        picture = np.ix_(~outside.all(1), ~outside.all(0))
+        rows, columns = pixels[picture].shape[:2]
+        notes.append(f"the picture in a figure was used, {columns} x {rows} pixels")
+    levels, note = grey(pixels[picture]) if colour else (pixels[picture], "")
+    if picture is ...:
+        return levels, [note] if note else []
+    out = np.full(pixels.shape[:2], np.nan)
+    out[picture] = levels
+    return out, [*notes, note] if note else notes
 
 
 def _sound(value: Any) -> Any:

@@ -46,6 +46,8 @@ _CLIPPED = 0.5
 _DISTORTED, _EXACT = 0.03, 0.01
 # Of discs so many more have one opposite than have none.
 _MATED = 2.5
+# Of spots that are parts of discs this share lies within so many radii of a disc's middle.
+_ON_DISCS, _RIM = 0.7, 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,21 +167,29 @@ def find_spots(
             found += _with_narrow(before, hot, first, centre, width, *options)
         share, more = _BETTER
         better = share * max(map(_symmetry, found), default=0.0) + more
-        others = [(one, wide, better, _CLIPPED) for one, wide in finer]
-        if width is None and (radius := discs.radius(pixels)):
-            wide = discs.PEAK * radius * pixels.factor
-            # A photograph has round spots of light, too.
-            others.append((discs.summed(pixels, radius), wide, _MATED, 1.0))
-        for one, wide, least, most in others:
+        for one, wide in finer:
             with contextlib.suppress(PatternError):
                 new = _found(one, centre, wide, *options)
-                if _symmetry(new) > least and new.saturated.mean() <= most:
+                if _symmetry(new) > better and new.saturated.mean() <= _CLIPPED:
                     found.append(new)
+        if width is None and (radius := discs.radius(pixels)):
+            summed, radius = discs.summed(pixels, radius), radius * pixels.factor
+            with contextlib.suppress(PatternError):
+                new = _found(summed, centre, discs.PEAK * radius, *options)
+                # A photograph has round spots of light, too.
+                if _symmetry(new) > _MATED:
+                    found = [one for one in found if not _parts(one, new, radius)] + [new]
         if found and pixels.negative:
             break
     if not found:
         raise errors[0]
     return max(found, key=_symmetry)
+
+
+def _parts(found: SpotList, whole: SpotList, radius: float) -> bool:
+    """Whether spots are mostly parts of discs of a radius, such as their rims."""
+    distance, _ = cKDTree(whole.position).query(found.position)
+    return bool((distance < _RIM * radius).mean() > _ON_DISCS)
 
 
 def _copied(pixels: Pixels) -> Pixels:
