@@ -59,6 +59,10 @@ class Background:
     few: bool = False
     skew: np.ndarray | float = 0.0
 
+    def above(self) -> np.ndarray:
+        """(H, W) the level above that of the darkest places."""
+        return np.maximum(self.level - np.quantile(self.level, 0.05), 0)
+
 
 def mad(values: np.ndarray) -> float:
     """Standard deviation by the median absolute deviation."""
@@ -126,7 +130,7 @@ def estimate(
         least = max(_LEAST * np.median(spread[some]) if some.any() else 0.0, 1e-12)
         above = filtered / np.maximum(spread, least)
         if centre is not None and not last:
-            above = np.maximum(above, _paired(filtered, used, width, centre, spread))
+            above = np.maximum(above, _paired(filtered, used, width, centre, radius, spread))
         # Of what is bright the wings reach farther.
         used = measured & ~grown(above > _SPOT, 2 * width) & ~grown(above > _BRIGHT, 4 * width)
     variance = (np.maximum(spread, least) / share) ** 2
@@ -146,7 +150,12 @@ def distance(shape: tuple[int, ...], centre: np.ndarray) -> np.ndarray:
 
 
 def _paired(
-    filtered: np.ndarray, used: np.ndarray, width: float, centre: np.ndarray, spread: np.ndarray
+    filtered: np.ndarray,
+    used: np.ndarray,
+    width: float,
+    centre: np.ndarray,
+    radius: np.ndarray,
+    spread: np.ndarray,
 ) -> np.ndarray:
     """(H, W) standard deviations of what differs between opposite places, by which both stand out.
 
@@ -156,7 +165,6 @@ def _paired(
     there = {"matrix": [-1, -1], "offset": 2 * centre[::-1], "output_shape": used.shape}
     both = used & ndimage.affine_transform(used, **there, order=0, cval=False)
     mirrored = ndimage.affine_transform(filtered, **there, order=1)
-    radius = distance(used.shape, centre)
     odd = _scatter((filtered - mirrored) / np.sqrt(2), both, width, radius, False)
     alike = both & (odd < _ALIKE * spread)
     return np.where(alike, np.minimum(filtered, mirrored) / np.maximum(odd, 1e-300), 0.0)
@@ -405,10 +413,10 @@ def stopped(
         spread = np.maximum(spread, passed(width) * np.sqrt(np.maximum(level, 0) * gain))
     # Where the beam falls off steeply, radii of half a pixel more are darker, too.
     slope = np.hypot(*np.gradient(level))
-    floor, top, last = np.quantile(image[measured], (0.001, 0.999, 1))
+    floor, top, highest = np.quantile(image[measured], (0.001, 0.999, 1))
     level = level - floor
     dark = residual < -np.maximum(_DARK * spread, _DARKER * level + 2 * slope)
-    dark &= level > _DUST * (top - floor) + 1e-7 * (last - floor)
+    dark &= level > _DUST * (top - floor) + 1e-7 * (highest - floor)
     # Single dead pixels are no beam stop.
     dark = ndimage.binary_opening(dark, iterations=int(np.ceil(width)))
     # At the radii of its disc hardly anything is bright.

@@ -16,32 +16,27 @@ _FILLS, _FULL = 0.9, 0.5
 _EDGE, _MORE = 0.006, 1
 
 
-def around(levels: np.ndarray) -> np.ndarray:
-    """(H, W) True for what surrounds the largest picture on a white page; nowhere without one.
+def picture(levels: np.ndarray) -> tuple[slice, slice] | None:
+    """Rows and columns of the largest picture on a white page; None without a page.
 
     Args:
-        levels: (H, W) or (H, W, 3), 0 to 255, also wider where only 0 to 255 are meant.
+        levels: (H, W) of grey or (H, W, 3) of red, green and blue, 0 to 255.
     """
-    outside = np.zeros(levels.shape[:2], bool)
     white = levels.min(-1) >= _WHITE if levels.ndim == 3 else levels >= _WHITE
     which, _ = ndimage.label(white)
     rim = np.concatenate([which[0], which[-1], which[:, 0], which[:, -1]])
     page = np.isin(which, np.unique(rim[rim > 0]))
-    if page.mean() < _PAGE:
-        return outside
+    if page.mean() < _PAGE or page.all():
+        return None
     areas, _ = ndimage.label(~page, np.ones((3, 3)))
-    sizes = np.bincount(areas.ravel())[1:]
-    if not sizes.size:
-        return outside
-    part = ndimage.find_objects(areas)[int(sizes.argmax())]
-    own = areas[part] == sizes.argmax() + 1
+    largest = int(np.bincount(areas.ravel())[1:].argmax())
+    part = ndimage.find_objects(areas)[largest]
+    own = areas[part] == largest + 1
     if own.mean() < _FILLS or own.size < _PICTURE * page.size:
-        return outside
+        return None
     sides = []
     for axis, lines in ((1, part[0]), (0, part[1])):
         full = np.flatnonzero(own.mean(axis) > _FULL)
         cut = _MORE + int(np.ceil(_EDGE * full.size))
         sides.append(slice(lines.start + full[cut], lines.start + full[-cut]))
-    outside[:] = True
-    outside[tuple(sides)] = False
-    return outside
+    return sides[0], sides[1]

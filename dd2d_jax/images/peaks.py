@@ -116,8 +116,7 @@ def significance(residual: np.ndarray, under: Background, width: float) -> np.nd
 
 def error(residual: np.ndarray, under: Background, width: float) -> np.ndarray:
     """(H, W) one standard deviation of the noise in the light of a spot at a pixel."""
-    above = np.maximum(under.level - np.quantile(under.level, 0.05), 0)
-    noise = np.hypot(np.sqrt(under.variance) * background.passed(width), _CONTRAST * above)
+    noise = np.hypot(np.sqrt(under.variance) * background.passed(width), _CONTRAST * under.above())
     return noise + 1e-9 * np.ptp(residual) + 1e-30
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dd2d_jax.images import frames
+from dd2d_jax.images import frames, page
 from dd2d_jax.images.colours import grey
 from dd2d_jax.images.image import HIGHEST_ENERGY, Image, check_pixels
 from dd2d_jax.images.microscopy import MICROSCOPY, read_microscopy
-from dd2d_jax.images.page import around
 from dd2d_jax.images.tiff import read_tiff
 from dd2d_jax.util.errors import PatternError
 from dd2d_jax.util.files import new_file
@@ -79,17 +78,16 @@ def _of_figure(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     colour = pixels.ndim == 3 and pixels.shape[2] == 3
     if not colour and (pixels.ndim != 2 or pixels.dtype != np.uint8):
         return pixels, []
-    picture, notes = ..., []
-    if pixels.dtype == np.uint8 and (outside := around(pixels)).any():
-        picture = np.ix_(~outside.all(1), ~outside.all(0))
-        rows, columns = pixels[picture].shape[:2]
-        notes.append(f"the picture in a figure was used, {columns} x {rows} pixels")
-    levels, note = grey(pixels[picture]) if colour else (pixels[picture], "")
-    if picture is ...:
-        return levels, [note] if note else []
+    part = page.picture(pixels) if pixels.dtype == np.uint8 else None
+    levels = pixels if part is None else pixels[part]
+    levels, note = grey(levels) if colour else (levels, "")
+    notes = [note] if note else []
+    if part is None:
+        return levels, notes
     out = np.full(pixels.shape[:2], np.nan)
-    out[picture] = levels
-    return out, [*notes, note] if note else notes
+    out[part] = levels
+    rows, columns = levels.shape
+    return out, [f"the picture in a figure was used, {columns} x {rows} pixels", *notes]
 
 
 def _sound(value: Any) -> Any:

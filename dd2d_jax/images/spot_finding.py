@@ -404,13 +404,12 @@ def _around(
         under, measured, beam = pixels.under, pixels.measured, 0.0
     residual = np.where(measured, image - under.level, 0.0)
     found = peaks.find(residual, measured, under, width, threshold)
-    floor = np.quantile(under.level, 0.05)
     away = np.linalg.norm(found.position - centre, axis=1)
     found, away = found[away <= max_radius], away[away <= max_radius]
     place = np.clip(np.rint(found.position[:, ::-1]), 0, np.array(image.shape) - 1).astype(int)
     place = tuple(place.T)
     # Higher than the beam's flank, it is no unevenness of it.
-    over_flank = found.intensity / (2 * np.pi * width**2) > (under.level - floor)[place]
+    over_flank = found.intensity / (2 * np.pi * width**2) > under.above()[place]
     clear = found.spot & (away > 4 * width) & ((away > beam) | over_flank)
     spots = found[clear]
     over = background.grown(pixels.full, np.ceil(width))[place][clear]

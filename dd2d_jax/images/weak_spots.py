@@ -72,9 +72,8 @@ class _Light:
         height = ndimage.gaussian_filter(found.residual, found.width) / noise
         known = averaged(np.concatenate([spots.position, spots.rejected]), factor)
         clear = found.measured & ~within(height.shape, known, _CLEAR * found.width)
-        rows, columns = np.indices(clear.shape)
         middle = averaged(spots.centre, factor)
-        clear &= np.hypot(columns - middle[0], rows - middle[1]) > _BEAM * found.width
+        clear &= background.distance(clear.shape, middle) > _BEAM * found.width
         edge = int(np.ceil((_RING + 1) * found.width))
         clear[:edge] = clear[-edge:] = clear[:, :edge] = clear[:, -edge:] = False
         return cls(height, noise, found.width, clear)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dd2d_jax.images.image import Image
 from dd2d_jax.images.measurement import measure
-from dd2d_jax.images.page import around
+from dd2d_jax.images.page import picture
 from dd2d_jax.images.readers import read_image
 from dd2d_jax.lattices import lattice
 
@@ -52,7 +52,7 @@ def test_a_picture_that_fills_its_file_is_used_whole():
     rows, columns = np.indices(levels.shape)
     halo = np.hypot(rows - 255, columns - 255) < 200  # round, on white, as in a negative
     for whole in (levels, 255 - levels, np.where(halo, 90, 255).astype(np.uint8)):
-        assert not around(whole).any()
+        assert picture(whole) is None
 
 
 def test_false_colours_that_are_mostly_black_are_read_from_their_map(tmp_path):
